@@ -1,0 +1,12 @@
+"""mmvim: vision state-space backbones for MMSegmentation and MMDetection.
+
+This module is imported by MMEngine while it looks for a registry, and MMEngine hides an ImportError there behind
+"mmvim.Vim is not in the registry". It therefore imports nothing heavy: no torch, no mmcv, no triton.
+"""
+
+from ._config_bases import register_config_bases
+
+__version__ = '0.1.0'
+__all__ = ['__version__']
+
+register_config_bases()

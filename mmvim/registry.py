@@ -1,0 +1,39 @@
+"""mmvim's registries: children of MMEngine's, found by the prefix ``mmvim.`` from any default scope.
+
+``type='mmvim.Vim'`` makes MMEngine import this module and then the modules in ``locations``; no ``custom_imports`` is
+needed. A child exists for every registry that a config can reach, because a config inherited through ``mmvim::`` gets
+``_scope_='mmvim'`` on its dicts and MMEngine warns about each registry that lacks the scope.
+
+Heavy modules belong in ``locations``: an ImportError there is shown, one raised here is hidden by MMEngine.
+"""
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=root.MODELS, locations=['mmvim.models'])
+MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, locations=['mmvim.models'])
+WEIGHT_INITIALIZERS = Registry('weight initializer', parent=root.WEIGHT_INITIALIZERS, locations=['mmvim.models'])
+FUNCTIONS = Registry('function', parent=root.FUNCTIONS, locations=['mmvim.models'])
+
+DATASETS = Registry('dataset', parent=root.DATASETS, locations=['mmvim.datasets'])
+DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, locations=['mmvim.datasets'])
+TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, locations=['mmvim.datasets'])
+
+HOOKS = Registry('hook', parent=root.HOOKS, locations=['mmvim.engine'])
+LOOPS = Registry('loop', parent=root.LOOPS, locations=['mmvim.engine'])
+RUNNERS = Registry('runner', parent=root.RUNNERS, locations=['mmvim.engine'])
+RUNNER_CONSTRUCTORS = Registry('runner constructor', parent=root.RUNNER_CONSTRUCTORS, locations=['mmvim.engine'])
+STRATEGIES = Registry('strategy', parent=root.STRATEGIES, locations=['mmvim.engine'])
+OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, locations=['mmvim.engine'])
+OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, locations=['mmvim.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optim wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmvim.engine'])
+PARAM_SCHEDULERS = Registry('parameter scheduler', parent=root.PARAM_SCHEDULERS, locations=['mmvim.engine'])
+LOG_PROCESSORS = Registry('log processor', parent=root.LOG_PROCESSORS, locations=['mmvim.engine'])
+VISUALIZERS = Registry('visualizer', parent=root.VISUALIZERS, locations=['mmvim.engine'])
+VISBACKENDS = Registry('vis_backend', parent=root.VISBACKENDS, locations=['mmvim.engine'])
+
+EVALUATORS = Registry('evaluator', parent=root.EVALUATOR, locations=['mmvim.engine'])
+METRICS = Registry('metric', parent=root.METRICS, locations=['mmvim.engine'])
+INFERENCERS = Registry('inferencer', parent=root.INFERENCERS, locations=['mmvim.engine'])
+TASK_UTILS = Registry('task util', parent=root.TASK_UTILS, locations=['mmvim.models'])
