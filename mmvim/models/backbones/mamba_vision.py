@@ -1,0 +1,292 @@
+"""MambaVision: 'MambaVision: A Hybrid Mamba-Transformer Vision Backbone', Hatamizadeh and Kautz, CVPR 2025,
+https://arxiv.org/abs/2407.08083.
+
+Written from the paper and from recorded outputs of the authors' models; parameter names are those of the published
+checkpoints. What those were trained with is kept: windows larger than the map, whose zero padding takes part in scan
+and attention, and the doubled bias of delta (see :class:`MambaVisionMixer`).
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
+from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
+from mmvim.models.layers.norm import build_norm
+from mmvim.models.layers.window_attention import WindowAttention, merge_windows, split_windows
+from mmvim.registry import MODELS
+
+
+class Stem(nn.Module):
+    """Two 3x3 convolutions of stride 2 with batch norm and ReLU: (B, in_channels, H, W) -> (B, dim, H / 4, W / 4)."""
+
+    def __init__(self, in_channels: int, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.conv_down = nn.Sequential(
+            nn.Conv2d(in_channels, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(),
+            nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reduce the image fourfold."""
+        return self.conv_down(x)
+
+
+class ConvBlock(nn.Module):
+    """Residual block of the first two levels: conv, BN, GELU (tanh form), conv, BN (paper, Eq. 1)."""
+
+    def __init__(self, dim: int, drop_path_rate: float) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(dim, dim, 3, 1, 1), nn.BatchNorm2d(dim, eps=1e-5)
+        self.conv2, self.norm2 = nn.Conv2d(dim, dim, 3, 1, 1), nn.BatchNorm2d(dim, eps=1e-5)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        y = F.gelu(self.norm1(self.conv1(x)), approximate='tanh')
+        return x + self.drop_path(self.norm2(self.conv2(y)))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to the same shape."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class MixerBlock(nn.Module):
+    """Token mixer and MLP of the last two levels, each pre-normed, scaled and residual (paper, Eq. 2 and 3).
+
+    Args:
+        dim: Channels of a token.
+        mixer: :class:`MambaVisionMixer` or :class:`WindowAttention`.
+        mlp_ratio: Hidden channels of the MLP over `dim`.
+        drop_path_rate: Stochastic depth rate.
+        layer_scale: Initial value of the learned channel scales; None for no scales.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, mlp_ratio: float, drop_path_rate: float,
+                 layer_scale: float | None) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.mixer, self.mlp = mixer, Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+        self.gamma_1 = self.gamma_2 = None
+        if layer_scale is not None:
+            self.gamma_1 = nn.Parameter(layer_scale * self.norm1.weight.detach().clone())
+            self.gamma_2 = nn.Parameter(layer_scale * self.norm2.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, L, C) to the same shape."""
+        for norm, branch, gamma in ((self.norm1, self.mixer, self.gamma_1), (self.norm2, self.mlp, self.gamma_2)):
+            y = branch(norm(x))
+            x = x + self.drop_path(y if gamma is None else gamma * y)
+        return x
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2 that doubles the channels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, 2, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 2 C, ceil(H / 2), ceil(W / 2))."""
+        return self.reduction(x)
+
+
+class Level(nn.Module):
+    """Blocks of one resolution, on the map itself or on the tokens of its windows, and the way to the next level."""
+
+    def __init__(self, blocks: Sequence[nn.Module], window_size: int | None, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.window_size = window_size
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, with_cp: bool) -> Tensor:
+        """Run the blocks on (B, C, H, W), same shape out; zeros pad the map to whole windows."""
+        size = x.shape[2:]
+        if self.window_size is not None:
+            x, padded = split_windows(x, self.window_size)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if with_cp and x.requires_grad else block(x)
+        if self.window_size is not None:
+            x = merge_windows(x, self.window_size, padded)[:, :, :size[0], :size[1]]
+        return x
+
+
+@MODELS.register_module()
+class MambaVision(BaseModule):
+    """MambaVision: two levels of convolutions, two of windowed selective scans followed by windowed attention.
+
+    Args:
+        arch: 'tiny', 'tiny2', 'small', 'base', 'large', 'large2', 'large3', or a dict with `depths`, `dim`, `in_dim`,
+            `num_heads`, and any of `window_sizes` ((8, 8, 14, 7)), `mlp_ratio` (4), `drop_path_rate` (0.2),
+            `layer_scale` (None), `d_state` (8), `d_conv` (3). Defaults to 'tiny'.
+        in_channels: Channels of the image. Defaults to 3.
+        window_sizes: Sides of the square windows of the four levels, in cells of the level's map; the first two
+            levels have none and ignore theirs. A window may be larger than the map, which is then padded with zeros that
+            take part, so a model is only itself at the windows that it was trained with. Defaults to None, the
+            architecture's (those of the classifiers).
+        out_indices: Levels whose maps are returned. Defaults to (0, 1, 2, 3).
+        out_norm: Normalise each output by a LayerNorm over channels (`outnorm0..3` of the published dense models).
+            Defaults to True.
+        final_norm: Normalise the last level by the batch norm `norm` of the published classifiers. Defaults to False.
+        drop_path_rate: Stochastic depth rate of the last block, rising linearly from 0. Defaults to None, the
+            architecture's. (The published dense models all ran at 0.2, whatever their configs say.)
+        layer_scale: Initial value of the learned scales of the last two levels' branches. Defaults to None, the
+            architecture's.
+        frozen_stages: -1 freezes nothing, 0 the stem, n also the first n levels; frozen parts stay in eval mode.
+            Defaults to -1.
+        norm_eval: Keep every batch norm in eval mode. Defaults to False.
+        with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
+        scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
+        init_cfg: MMEngine initialisation, for example ``dict(type='Pretrained', checkpoint=...)``. Defaults to None.
+
+    Raises:
+        ValueError: If an argument is outside what is listed here; the message names it and the choices.
+    """
+
+    arch_zoo = {
+        'tiny': {'depths': (1, 3, 8, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
+        'tiny2': {'depths': (1, 3, 11, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
+        'small': {'depths': (3, 3, 7, 5), 'dim': 96, 'in_dim': 64, 'num_heads': (2, 4, 8, 16)},
+        'base': {'depths': (3, 3, 10, 5), 'dim': 128, 'in_dim': 64, 'num_heads': (2, 4, 8, 16),
+                 'drop_path_rate': .3, 'layer_scale': 1e-5},
+        'large': {'depths': (3, 3, 10, 5), 'dim': 196, 'in_dim': 64, 'num_heads': (4, 8, 16, 32),
+                  'drop_path_rate': .3, 'layer_scale': 1e-5},
+        'large2': {'depths': (3, 3, 12, 5), 'dim': 196, 'in_dim': 64, 'num_heads': (4, 8, 16, 32),
+                   'drop_path_rate': .3, 'layer_scale': 1e-5},
+        'large3': {'depths': (3, 3, 20, 10), 'dim': 256, 'in_dim': 64, 'num_heads': (4, 8, 16, 32),
+                   'window_sizes': (8, 8, 16, 8), 'drop_path_rate': .5, 'layer_scale': 1e-5},
+    }
+    arch_defaults = {'window_sizes': (8, 8, 14, 7), 'mlp_ratio': 4, 'drop_path_rate': .2, 'layer_scale': None,
+                     'd_state': 8, 'd_conv': 3}
+
+    def __init__(self,
+                 arch: str | dict = 'tiny',
+                 in_channels: int = 3,
+                 window_sizes: Sequence[int] | None = None,
+                 out_indices: int | Sequence[int] = (0, 1, 2, 3),
+                 out_norm: bool = True,
+                 final_norm: bool = False,
+                 drop_path_rate: float | None = None,
+                 layer_scale: float | None = None,
+                 frozen_stages: int = -1,
+                 norm_eval: bool = False,
+                 with_cp: bool = False,
+                 scan_backend: str | None = None,
+                 init_cfg: dict | list | None = None) -> None:
+        super().__init__(init_cfg)
+        settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
+        depths, heads = settings['depths'], settings['num_heads']
+        windows = settings['window_sizes'] if window_sizes is None else window_sizes
+        for name, value in (('depths', depths), ('num_heads', heads), ('window_sizes', windows)):
+            if len(value) != 4 or any(not isinstance(v, int) or v < 1 for v in value):
+                raise ValueError(f'{name}={value!r} must be four positive ints, one a level')
+        if not -1 <= frozen_stages <= 4:
+            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..4, the number of levels')
+        self.out_indices = normalize_out_indices(out_indices, 4)
+        if final_norm and 3 not in self.out_indices:
+            raise ValueError(f'final_norm=True normalises level 3, which out_indices={out_indices!r} leaves out')
+        self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
+        self.dims = tuple(settings['dim'] * 2 ** i for i in range(4))
+        scale = settings['layer_scale'] if layer_scale is None else layer_scale
+        rate = settings['drop_path_rate'] if drop_path_rate is None else drop_path_rate
+        rates = iter(block_drop_path_rates(rate, sum(depths)))
+
+        self.patch_embed = Stem(in_channels, settings['in_dim'], self.dims[0])
+        self.levels = nn.ModuleList()
+        for i, (dim, depth) in enumerate(zip(self.dims, depths, strict=True)):
+            if i < 2:
+                blocks = [ConvBlock(dim, next(rates)) for _ in range(depth)]
+            else:
+                blocks = [
+                    MixerBlock(dim,
+                               # The scan mixes the first half of the blocks (the larger one), attention the others.
+                               MambaVisionMixer(dim, settings['d_state'], settings['d_conv'], scan_backend=scan_backend)
+                               if j < (depth + 1) // 2 else WindowAttention(dim, heads[i]),
+                               settings['mlp_ratio'], next(rates), scale)
+                    for j in range(depth)]
+            self.levels.append(Level(blocks, windows[i] if i >= 2 else None, Downsample(dim) if i < 3 else None))
+        self.norm = nn.BatchNorm2d(self.dims[3]) if final_norm else None
+        for i in self.out_indices if out_norm else ():
+            self.add_module(f'outnorm{i}', build_norm({'type': 'mmvim.LN2d', 'eps': 1e-5}, self.dims[i]))
+        self.out_norm = out_norm
+        self._init_parameters()
+        self._freeze()
+
+    def _init_parameters(self) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not name.endswith('dt_proj'):
+                nn.init.trunc_normal_(module.weight, std=.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of `out_indices`.
+
+        Args:
+            x: Images (B, in_channels, H, W), any H and W.
+
+        Returns:
+            Maps (B, dim * 2 ** i, ceil(H / 2 ** (i + 2)), ceil(W / 2 ** (i + 2))), i the level.
+        """
+        x = self.patch_embed(x)
+        outputs = []
+        for i, level in enumerate(self.levels):
+            x = level(x, self.with_cp and self.training)
+            if i in self.out_indices:
+                y = self.norm(x) if i == 3 and self.norm is not None else x
+                outputs.append(getattr(self, f'outnorm{i}')(y) if self.out_norm else y.contiguous())
+            if i == self.out_indices[-1]:
+                break
+            x = level.downsample(x)
+        return tuple(outputs)
+
+    def _freeze(self) -> None:
+        if self.frozen_stages >= 0:
+            frozen(self.patch_embed, *self.levels[:self.frozen_stages])
+
+    def train(self, mode: bool = True) -> 'MambaVision':
+        """Set the training mode; frozen parts, and with `norm_eval` every batch norm, stay in eval mode."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning rates: the stem 0, then one a block, output norms last.
+
+        Args:
+            param_name: Full name of the parameter.
+            prefix: What stands before this backbone's own names. Defaults to ''.
+
+        Returns:
+            The parameter's depth, and the number of depths (blocks + 2). A level's downsampling has the depth of its
+            last block.
+        """
+        sizes = [len(level.blocks) for level in self.levels]
+        depths = sum(sizes) + 2
+        name = param_name[len(prefix):] if param_name.startswith(prefix) else ''
+        if name.startswith('patch_embed.'):
+            return 0, depths
+        if name.startswith('levels.'):
+            _, level, part, index, *_ = name.split('.')
+            block = int(index) if part == 'blocks' else sizes[int(level)] - 1
+            return sum(sizes[:int(level)]) + block + 1, depths
+        return depths - 1, depths

@@ -1,0 +1,313 @@
+"""Vision Mamba: 'Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model',
+Zhu, Liao, Zhang, Wang, Liu and Wang, ICML 2024, https://arxiv.org/abs/2401.09417.
+
+Written from the paper and from recorded outputs of the authors' models; parameter names are those of the published
+checkpoints. Done right here where the authors' dense code is not: any height and width, a class token in the middle
+that is treated as such, a layer decay that finds the layers.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+from torch.utils.checkpoint import checkpoint
+
+from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
+from mmvim.models.layers.norm import build_norm
+from mmvim.models.layers.patch_embed import PatchEmbed
+from mmvim.models.layers.pos_embed import insert_rows, resize_grid, rope_tables, rotate, split_rows
+from mmvim.models.layers.vim_mixer import VimMixer
+from mmvim.registry import MODELS
+
+CLASS_TOKENS = {'none': (), 'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cls_token_head', 'cls_token_tail')}
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """`x` in float32, or in its own dtype if that is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class VimBlock(nn.Module):
+    """Add what the last block computed to the stream, normalise, mix.
+
+    The stream (`residual`) and the last mixer's output (`hidden`) travel apart, as in the published models, whose
+    dense features are taken from either of the two.
+
+    Args:
+        embed_dims: Channels of a token.
+        norm_cfg: Norm before the mixer.
+        mixer_cfg: Arguments of :class:`VimMixer` beside `embed_dims`.
+        drop_path_rate: Probability of dropping this block's own output from the stream of a sample.
+        residual_in_fp32: Keep the stream in float32 under autocast.
+    """
+
+    def __init__(self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float,
+                 residual_in_fp32: bool) -> None:
+        super().__init__()
+        self.residual_in_fp32 = residual_in_fp32
+        self.norm = build_norm(norm_cfg, embed_dims)
+        self.mixer = VimMixer(embed_dims, **mixer_cfg)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """Compute the mixer's output (B, L, C) from the stream (B, L, C)."""
+        return self.mixer(self.norm(residual.to(self.mixer.in_proj.weight.dtype)))
+
+    def add(self, residual: Tensor, hidden: Tensor) -> Tensor:
+        """Add this block's output to the stream, in the stream's dtype."""
+        hidden = self.drop_path(hidden)
+        return residual + (at_least_fp32(hidden) if self.residual_in_fp32 else hidden)
+
+
+@MODELS.register_module()
+class Vim(BaseModule):
+    """Vision Mamba as a plain backbone: every output has the stride of the patches.
+
+    A pyramid, where a head wants one, is a neck's work (``mmseg.Feature2Pyramid``).
+
+    Args:
+        arch: 'tiny' (192 channels), 'small' (384), 'base' (768), all of 24 blocks, or a dict with `embed_dims` and
+            `depth`, and any of `d_state` (16), `d_conv` (4), `expand` (2), `dt_rank` ('auto'). Defaults to 'tiny'.
+        img_size: Pixels (int or (H, W)) for which the learned positions are stored; inputs of any other size resize
+            them on the fly. Defaults to 224.
+        patch_size: Side of a patch in pixels. Defaults to 16.
+        stride: Distance of patches in pixels. Defaults to None, `patch_size`.
+        in_channels: Channels of the image. Defaults to 3.
+        cls_token: Where class tokens stand in the sequence: 'none', 'middle' (the published classifiers), 'head', or
+            'double' (head and tail). Maps never contain them. Defaults to 'none'.
+        pos_embed: Add learned positions. Defaults to True.
+        rope: Rotate the input of every block by a 2-D rotary embedding. Defaults to False.
+        rope_residual: Rotate the stream too, as the published dense models with RoPE do (they turn the sum of stream
+            and block output). Needs `rope`. Defaults to False.
+        rope_pt_size: Side, in patches, of the grid whose angles a full image spans. Defaults to 14.
+        norm_cfg: Norm layer. Defaults to ``dict(type='mmvim.RMSNorm', eps=1e-5)``.
+        residual_in_fp32: Keep the stream in float32 under autocast. Defaults to True.
+        if_divide_out: Average the two scan directions rather than add them. Defaults to True.
+        feature: 'residual', the stream after a block, or 'mixer', the block's own output. Defaults to 'residual'.
+        final_norm: Normalise the last output (`norm_f` of the checkpoints). Defaults to False.
+        out_indices: Blocks after which an output is taken, int or sequence, negative from the end. Defaults to -1.
+        out_type: 'featmap' for maps (B, C, h, w), 'cls_token' for class tokens (B, C) ('double': their mean).
+            Defaults to 'featmap'.
+        drop_path_rate: Stochastic depth rate of the last block, rising linearly from 0. Defaults to 0.
+        frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n blocks; frozen parts stay in eval
+            mode. Defaults to -1.
+        with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
+        scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
+        init_cfg: MMEngine initialisation, for example ``dict(type='Pretrained', checkpoint=...)``. Defaults to None.
+
+    Raises:
+        ValueError: If an argument is outside what is listed here; the message names it and the choices.
+    """
+
+    arch_zoo = {
+        'tiny': {'embed_dims': 192, 'depth': 24},
+        'small': {'embed_dims': 384, 'depth': 24},
+        'base': {'embed_dims': 768, 'depth': 24},
+    }
+    arch_defaults = {'d_state': 16, 'd_conv': 4, 'expand': 2, 'dt_rank': 'auto'}
+
+    def __init__(self,
+                 arch: str | dict = 'tiny',
+                 img_size: int | tuple[int, int] = 224,
+                 patch_size: int = 16,
+                 stride: int | None = None,
+                 in_channels: int = 3,
+                 cls_token: str = 'none',
+                 pos_embed: bool = True,
+                 rope: bool = False,
+                 rope_residual: bool = False,
+                 rope_pt_size: int = 14,
+                 norm_cfg: dict | None = None,
+                 residual_in_fp32: bool = True,
+                 if_divide_out: bool = True,
+                 feature: str = 'residual',
+                 final_norm: bool = False,
+                 out_indices: int | Sequence[int] = -1,
+                 out_type: str = 'featmap',
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 scan_backend: str | None = None,
+                 init_cfg: dict | list | None = None) -> None:
+        super().__init__(init_cfg)
+        settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
+        self.embed_dims, self.depth = settings.pop('embed_dims'), settings.pop('depth')
+        norm_cfg = norm_cfg or {'type': 'mmvim.RMSNorm', 'eps': 1e-5}
+        for name, value, choices in (('cls_token', cls_token, tuple(CLASS_TOKENS)),
+                                     ('feature', feature, ('residual', 'mixer')),
+                                     ('out_type', out_type, ('featmap', 'cls_token'))):
+            if value not in choices:
+                raise ValueError(f'{name}={value!r} is not one of {choices}')
+        if out_type == 'cls_token' and cls_token == 'none':
+            raise ValueError("out_type='cls_token' needs a class token: set cls_token to 'middle', 'head' or 'double'")
+        if rope_residual and not rope:
+            raise ValueError('rope_residual=True rotates the stream as well: it needs rope=True')
+        if not -1 <= frozen_stages <= self.depth:
+            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{self.depth}, the number of blocks')
+
+        self.cls_token_type, self.feature, self.out_type = cls_token, feature, out_type
+        self.rope, self.rope_residual, self.rope_pt_size = rope, rope_residual, rope_pt_size
+        self.residual_in_fp32, self.frozen_stages, self.with_cp = residual_in_fp32, frozen_stages, with_cp
+        self.out_indices = normalize_out_indices(out_indices, self.depth)
+
+        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size, patch_size if stride is None else stride)
+        self.grid_size = self.patch_embed.grid(*_pair(img_size))
+        for name in CLASS_TOKENS[cls_token]:
+            setattr(self, name, nn.Parameter(torch.zeros(1, 1, self.embed_dims)))
+        self.pos_embed = None
+        if pos_embed:
+            tokens = self.grid_size[0] * self.grid_size[1] + len(CLASS_TOKENS[cls_token])
+            self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
+            self._register_load_state_dict_pre_hook(self._fit_pos_embed)
+
+        mixer_cfg = dict(settings, if_divide_out=if_divide_out, scan_backend=scan_backend)
+        self.layers = nn.ModuleList(
+            VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate, residual_in_fp32)
+            for rate in block_drop_path_rates(drop_path_rate, self.depth))
+        self.norm_f = build_norm(norm_cfg, self.embed_dims) if final_norm else None
+        self._init_parameters()
+        self._freeze()
+
+    def _init_parameters(self) -> None:
+        """Small random embeddings; output projections scaled by depth (https://arxiv.org/abs/2312.00752, App. E.2)."""
+        for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'):
+            if getattr(self, name) is not None:
+                trunc_normal_(getattr(self, name), std=.02)
+        nn.init.kaiming_normal_(self.patch_embed.proj.weight, nonlinearity='linear')
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        with torch.no_grad():
+            for layer in self.layers:
+                layer.mixer.out_proj.weight /= self.depth ** .5
+
+    def class_rows(self, patches: int) -> tuple[int, ...]:
+        """Places of the class tokens in a sequence of `patches` patches."""
+        return {'none': (), 'head': (0,), 'middle': (patches // 2,), 'double': (0, patches + 1)}[self.cls_token_type]
+
+    def _fit_pos_embed(self, state_dict: dict, prefix: str, *_: object) -> None:
+        """Before loading: drop the class token's position if this model has none, and resize the grid.
+
+        The published classifiers keep the class token in the middle of the sequence, so that row 98 of their 197
+        positions is its own, not row 0.
+        """
+        key = prefix + 'pos_embed'
+        stored = state_dict.get(key)
+        if self.pos_embed is None or stored is None or stored.shape == self.pos_embed.shape:
+            return
+        if stored.ndim != 3 or stored.shape[2] != self.embed_dims:
+            return  # another width: load_state_dict reports it
+        own = self.class_rows(stored.shape[1] - len(CLASS_TOKENS[self.cls_token_type]))
+        if not own and (prefix + 'cls_token') in state_dict:
+            state_dict.pop(prefix + 'cls_token')
+            own = ((stored.shape[1] - 1) // 2,)
+            grid, extra = split_rows(stored, own)[0], None
+        else:
+            grid, extra = split_rows(stored, own)
+        side = round(grid.shape[1] ** .5)
+        if side * side != grid.shape[1]:
+            raise ValueError(
+                f'{key} of the checkpoint has {grid.shape[1]} positions, not a square grid; it cannot be resized to '
+                f'{self.grid_size}. Build the model with the img_size and cls_token that the checkpoint was saved with')
+        grid = resize_grid(grid, (side, side), self.grid_size)
+        state_dict[key] = grid if extra is None else insert_rows(
+            grid, extra.split(1, dim=1)[:len(own)], self.class_rows(grid.shape[1]))
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Learned positions (1, L, C) of the sequence for a grid of patches."""
+        assert self.pos_embed is not None
+        if grid == self.grid_size:
+            return self.pos_embed
+        embedding, extra = split_rows(self.pos_embed, self.class_rows(self.grid_size[0] * self.grid_size[1]))
+        embedding = resize_grid(embedding, self.grid_size, grid)
+        rows = self.class_rows(embedding.shape[1])
+        return insert_rows(embedding, extra.split(1, dim=1)[:len(rows)], rows)
+
+    def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Shape tokens (B, L, C) into a map (B, C, h, w), or the class token (B, C), in the weights' dtype."""
+        tokens = tokens.to(self.patch_embed.proj.weight.dtype)
+        patches, classes = split_rows(tokens, self.class_rows(grid[0] * grid[1]))
+        if self.out_type == 'cls_token':
+            return classes.mean(dim=1)
+        return patches.transpose(1, 2).unflatten(2, grid).contiguous()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute one output for each of `out_indices`.
+
+        Args:
+            x: Images (B, in_channels, H, W), any H and W.
+
+        Returns:
+            Maps (B, embed_dims, h, w) with h, w the grid of patches, or class tokens (B, embed_dims).
+        """
+        tokens, grid = self.patch_embed(x)
+        rows = self.class_rows(tokens.shape[1])
+        classes = [getattr(self, name).expand(len(x), -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
+        tokens = insert_rows(tokens, [c.to(tokens.dtype) for c in classes], rows)
+        if self.pos_embed is not None:
+            tokens = tokens + self._positions(grid)
+        tables = None
+        if self.rope:
+            tables = rope_tables(*grid, self.embed_dims, self.rope_pt_size, rows, tokens.device)
+
+        stream = at_least_fp32(tokens) if self.residual_in_fp32 else tokens
+        hidden: Tensor | None = None
+        outputs: dict[int, Tensor] = {}
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            if hidden is not None:
+                before = self.layers[index - 1]
+                stream, hidden = self._turn(stream, tables, self.rope_residual), self._turn(hidden, tables)
+                stream = before.add(stream, hidden)
+            else:
+                stream = self._turn(stream, tables)
+            if self.feature == 'residual' and index - 1 in self.out_indices:
+                outputs[index - 1] = stream
+            if self.with_cp and self.training and stream.requires_grad:
+                hidden = checkpoint(layer, stream, use_reentrant=False)
+            else:
+                hidden = layer(stream)
+            if self.feature == 'mixer' and index in self.out_indices:
+                outputs[index] = hidden
+        if self.feature == 'residual' and last in self.out_indices:
+            outputs[last] = self.layers[last].add(stream, hidden)
+        if self.norm_f is not None and last in outputs:
+            outputs[last] = self.norm_f(outputs[last])
+        return tuple(self._output(outputs[index], grid) for index in self.out_indices)
+
+    @staticmethod
+    def _turn(x: Tensor, tables: tuple[Tensor, Tensor] | None, apply: bool = True) -> Tensor:
+        return x if tables is None or not apply else rotate(x, *tables)
+
+    def _freeze(self) -> None:
+        if self.frozen_stages >= 0:
+            embeddings = [name for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed')]
+            frozen(self.patch_embed, *(getattr(self, name) for name in embeddings), *self.layers[:self.frozen_stages])
+
+    def train(self, mode: bool = True) -> 'Vim':
+        """Set the training mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning rates: embeddings 0, block i at i + 1, the final norm last.
+
+        Args:
+            param_name: Full name of the parameter.
+            prefix: What stands before this backbone's own names. Defaults to ''.
+
+        Returns:
+            The parameter's depth, and the number of depths (blocks + 2).
+        """
+        depths = self.depth + 2
+        if not param_name.startswith(prefix):
+            return depths - 1, depths
+        name = param_name[len(prefix):]
+        if name.startswith(('patch_embed.', 'pos_embed', 'cls_token')):
+            return 0, depths
+        if name.startswith('layers.'):
+            return int(name.split('.')[1]) + 1, depths
+        return depths - 1, depths

@@ -1,0 +1,65 @@
+"""The mixer of MambaVision (Hatamizadeh and Kautz, https://arxiv.org/abs/2407.08083, Sec. 3.2, Eq. 4).
+
+Written from the paper. Parameter names are the published checkpoints'.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
+from mmvim.ops import selective_scan
+from mmvim.ops.depthwise_conv import depthwise_conv1d
+from mmvim.registry import MODELS
+
+
+@MODELS.register_module()
+class MambaVisionMixer(nn.Module):
+    """Two halves of the channels, each behind a centred depthwise convolution: one is scanned, one is not.
+
+    As in the published models the bias of `dt_proj` enters delta twice, once in the layer and once in the scan. The
+    weights were trained with it, so it is kept.
+
+    Args:
+        embed_dims: Channels of a token.
+        d_state: States of a channel. Defaults to 8.
+        d_conv: Taps of the depthwise convolutions. Defaults to 3.
+        expand: Inner channels (both halves) over `embed_dims`. Defaults to 1.
+        dt_rank: Rank of the projection to delta. Defaults to 'auto', ``ceil(embed_dims / 16)``.
+        scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
+
+    Raises:
+        ValueError: If the inner channels are odd.
+    """
+
+    def __init__(self, embed_dims: int, d_state: int = 8, d_conv: int = 3, expand: int = 1,
+                 dt_rank: int | str = 'auto', scan_backend: str | None = None) -> None:
+        super().__init__()
+        d_inner = int(expand * embed_dims)
+        if d_inner % 2:
+            raise ValueError(f'expand * embed_dims = {d_inner} must be even: one half of it is scanned')
+        self.d_half, self.d_state, self.d_conv = d_inner // 2, d_state, d_conv
+        self.dt_rank = resolve_dt_rank(dt_rank, embed_dims)
+        self.scan_backend = scan_backend
+
+        self.in_proj = nn.Linear(embed_dims, d_inner, bias=False)
+        self.x_proj = nn.Linear(self.d_half, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = init_dt_proj(self.dt_rank, self.d_half)
+        self.A_log = init_a_log(self.d_half, d_state)
+        self.D = init_skip(self.d_half)
+        self.out_proj = nn.Linear(d_inner, embed_dims, bias=False)
+        self.conv1d_x = nn.Conv1d(self.d_half, self.d_half, d_conv, groups=self.d_half, bias=False)
+        self.conv1d_z = nn.Conv1d(self.d_half, self.d_half, d_conv, groups=self.d_half, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens (B, L, embed_dims); same shape and order out."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        left = (self.d_conv - 1) // 2
+        u = F.silu(depthwise_conv1d(u, self.conv1d_x.weight, left=left))
+        z = F.silu(depthwise_conv1d(z, self.conv1d_z.weight, left=left))
+        dt, b, c = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        y = selective_scan(
+            u.transpose(1, 2), self.dt_proj(dt).transpose(1, 2), -torch.exp(self.A_log.float()),
+            b.transpose(1, 2), c.transpose(1, 2), self.D.float(),
+            delta_bias=self.dt_proj.bias.float(), delta_softplus=True, backend=self.scan_backend)
+        return self.out_proj(torch.cat([y.transpose(1, 2), z], dim=-1))

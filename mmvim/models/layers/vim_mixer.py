@@ -1,0 +1,76 @@
+"""The bidirectional Mamba mixer of Vision Mamba (Zhu et al., https://arxiv.org/abs/2401.09417, Alg. 1; 'v2' in its code).
+
+Written from the paper. Parameter names are the published checkpoints': `A_log`, `D`, `conv1d`, `x_proj`, `dt_proj` for the
+forward direction, `A_b_log`, `D_b`, `conv1d_b`, `x_proj_b`, `dt_proj_b` for the backward one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
+from mmvim.ops import selective_scan_paths
+from mmvim.ops.depthwise_conv import depthwise_conv1d
+from mmvim.registry import MODELS
+
+
+@MODELS.register_module()
+class VimMixer(nn.Module):
+    """Mix tokens by two selective scans, one along the sequence and one against it, gated and averaged.
+
+    The backward direction reads the sequence through a stride sign: no flipped copy of it exists, and both directions
+    run in one call of the scan.
+
+    Args:
+        embed_dims: Channels of a token.
+        d_state: States of a channel. Defaults to 16.
+        d_conv: Taps of the causal depthwise convolution before each scan. Defaults to 4.
+        expand: Inner channels over `embed_dims`. Defaults to 2.
+        dt_rank: Rank of the projection to delta. Defaults to 'auto', ``ceil(embed_dims / 16)``.
+        if_divide_out: Average the two directions rather than add them. Defaults to True.
+        scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
+    """
+
+    def __init__(self, embed_dims: int, d_state: int = 16, d_conv: int = 4, expand: int = 2,
+                 dt_rank: int | str = 'auto', if_divide_out: bool = True, scan_backend: str | None = None) -> None:
+        super().__init__()
+        self.d_inner = int(expand * embed_dims)
+        self.d_state, self.d_conv = d_state, d_conv
+        self.dt_rank = resolve_dt_rank(dt_rank, embed_dims)
+        self.if_divide_out, self.scan_backend = if_divide_out, scan_backend
+
+        self.in_proj = nn.Linear(embed_dims, 2 * self.d_inner, bias=False)
+        for suffix in ('', '_b'):
+            setattr(self, f'conv1d{suffix}', nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner))
+            setattr(self, f'x_proj{suffix}', nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False))
+            setattr(self, f'dt_proj{suffix}', init_dt_proj(self.dt_rank, self.d_inner))
+            setattr(self, f'A{suffix}_log', init_a_log(self.d_inner, d_state))
+            setattr(self, f'D{suffix}', init_skip(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, embed_dims, bias=False)
+
+    def _direction(self, x: Tensor, suffix: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One direction's (u, delta, B, C), channels last, at the tokens' own places, from x (B, L, d_inner)."""
+        conv, x_proj = getattr(self, f'conv1d{suffix}'), getattr(self, f'x_proj{suffix}')
+        # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
+        weight, left = (conv.weight.flip(-1), 0) if suffix else (conv.weight, self.d_conv - 1)
+        u = F.silu(depthwise_conv1d(x, weight, conv.bias, left=left))
+        dt, b, c = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return u, F.linear(dt, getattr(self, f'dt_proj{suffix}').weight), b, c
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens (B, L, embed_dims); same shape and order out."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        # Channels stay the fastest axis in memory; the scan takes (B, K, D, L) views of it.
+        u, delta, b, c = (torch.stack(pair, dim=1).transpose(2, 3)
+                          for pair in zip(self._direction(x, ''), self._direction(x, '_b'), strict=True))
+        y = selective_scan_paths(
+            u, delta,
+            -torch.exp(torch.stack([self.A_log, self.A_b_log]).float()), b, c,
+            torch.stack([self.D, self.D_b]).float(),
+            z=z.transpose(1, 2),
+            delta_bias=torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]).float(),
+            delta_softplus=True,
+            paths=('forward', 'reverse'),
+            backend=self.scan_backend)
+        y = y.transpose(1, 2)
+        return self.out_proj(y / 2 if self.if_divide_out else y)

@@ -1,0 +1,53 @@
+"""Square windows of a map as rows of tokens, and plain multi-head attention within them."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def split_windows(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, int]]:
+    """Cut (B, C, H, W), zero-padded at its bottom and right, into windows.
+
+    Returns:
+        Tokens (B * windows, window_size ** 2, C), windows and the tokens inside each in raster order, and the padded
+        (H, W).
+    """
+    batch, channels, height, width = x.shape
+    x = F.pad(x, (0, -width % window_size, 0, -height % window_size))
+    rows, cols = x.shape[2] // window_size, x.shape[3] // window_size
+    x = x.reshape(batch, channels, rows, window_size, cols, window_size)
+    tokens = x.permute(0, 2, 4, 3, 5, 1).reshape(batch * rows * cols, window_size ** 2, channels)
+    return tokens, (rows * window_size, cols * window_size)
+
+
+def merge_windows(tokens: Tensor, window_size: int, size: tuple[int, int]) -> Tensor:
+    """Put the tokens of `split_windows` back into a map (B, C, *size)."""
+    rows, cols, channels = size[0] // window_size, size[1] // window_size, tokens.shape[-1]
+    x = tokens.reshape(-1, rows, cols, window_size, window_size, channels)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, *size)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention over all tokens of a row (https://arxiv.org/abs/1706.03762, Sec. 3.2.2).
+
+    Args:
+        dim: Channels of a token.
+        num_heads: Heads, a divisor of `dim`.
+
+    Raises:
+        ValueError: If `num_heads` does not divide `dim`.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f'num_heads={num_heads} must divide the {dim} channels')
+        self.num_heads = num_heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, L, C) to the same shape."""
+        batch, length, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, C / heads)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(batch, length, channels))

@@ -1,0 +1,243 @@
+"""Check the arguments of the public functions and bring them into the one form that every backend takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmvim.ops.scan_paths import ScanPath
+
+FOLLOWERS = ('u', 'delta', 'B', 'C')
+COMBINE = ('sum', 'stack')
+
+
+@dataclass(frozen=True)
+class ScanArguments:
+    """K scans over L tokens of a batch (b), in the shapes that the backends take.
+
+    An axis "1|K" has size K, or 1 where all paths share the tensor. Gradients of shared tensors are sums over paths.
+
+    Attributes:
+        u, delta: (b, 1|K, D, L), any floating dtype.
+        A: (1|K, D, N), state dtype.
+        B, C: (1|b, 1|K, G, N, 1|L), any floating dtype; channel d belongs to group d * G // D.
+        D, delta_bias: (1|K, D) or None, state dtype.
+        z: (b, D, L) or None.
+        initial_state: (b, K, D, N) or None, state dtype.
+        maps: Index maps, int64 (M, L), or None.
+        map_ids: Row of `maps` that each path walks, -1 for the raster order; K numbers.
+        reverse: Whether each path walks its map backwards; K flags.
+        follow: Whether u, delta, B, C are read through the path (else at the step's own number); 4 flags.
+        delta_softplus: Apply softplus to delta + delta_bias.
+        stack: Return each path's output rather than their sum.
+        out_dtype: dtype of the output.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    initial_state: Tensor | None
+    maps: Tensor | None
+    map_ids: tuple[int, ...]
+    reverse: tuple[bool, ...]
+    follow: tuple[bool, bool, bool, bool]
+    delta_softplus: bool
+    stack: bool
+    out_dtype: torch.dtype
+
+    @property
+    def num_paths(self) -> int:
+        return len(self.map_ids)
+
+    def tensors(self) -> dict[str, Tensor]:
+        names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def single_path(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+                delta_bias: Tensor | None, initial_state: Tensor | None, delta_softplus: bool, reverse: bool,
+                out_dtype: torch.dtype | None) -> ScanArguments:
+    """Arguments of :func:`mmvim.ops.selective_scan` in the common form."""
+    _check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
+    _check_dim('u', u, (3,), '(B, D, L)')
+    batch, dim, length = u.shape
+    _check_shape('delta', delta, (batch, dim, length), '(B, D, L), that of u')
+    _check_dim('A', A, (2,), '(D, N)')
+    d_state = A.shape[1]
+    _check_shape('A', A, (dim, d_state), '(D, N)')
+    B, C = (_single_path_projection(name, x, batch, dim, d_state, length) for name, x in (('B', B), ('C', C)))
+    _check_optional('D', D, (dim,), '(D,)')
+    _check_optional('delta_bias', delta_bias, (dim,), '(D,)')
+    _check_optional('z', z, (batch, dim, length), '(B, D, L), that of u')
+    _check_optional('initial_state', initial_state, (batch, dim, d_state), '(B, D, N)')
+    state = _state_dtype(u, delta, A, B, C)
+    return ScanArguments(
+        u[:, None], delta[:, None], A[None].to(state), B, C,
+        None if D is None else D[None].to(state), z, None if delta_bias is None else delta_bias[None].to(state),
+        None if initial_state is None else initial_state[:, None].to(state),
+        None, (-1,), (bool(reverse),), (True,) * 4, bool(delta_softplus), False, _out_dtype(u, out_dtype))
+
+
+def several_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+                  delta_bias: Tensor | None, delta_softplus: bool, paths: Sequence[ScanPath | Tensor | str],
+                  follow: Sequence[str], combine: str, out_dtype: torch.dtype | None) -> ScanArguments:
+    """Arguments of :func:`mmvim.ops.selective_scan_paths` in the common form."""
+    _check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
+    if isinstance(paths, (str, ScanPath, Tensor)) or len(paths) == 0:
+        raise ValueError(f'paths must be a sequence of at least one scan path, got {paths!r}')
+    num = len(paths)
+    _check_dim('u', u, (3, 4), '(B, D, L) or (B, K, D, L)')
+    batch, dim, length = u.shape[0], u.shape[-2], u.shape[-1]
+    u, delta = (_per_path(name, x, num, (batch,), (dim, length), '(B, D, L) or (B, K, D, L)')
+                for name, x in (('u', u), ('delta', delta)))
+    _check_dim('A', A, (2, 3), '(D, N) or (K, D, N)')
+    d_state = A.shape[-1]
+    A = _per_path('A', A, num, (), (dim, d_state), '(D, N) or (K, D, N)')
+    B, C = (_paths_projection(name, x, num, batch, dim, d_state, length) for name, x in (('B', B), ('C', C)))
+    if D is not None:
+        D = _per_path('D', D, num, (), (dim,), '(D,) or (K, D)')
+    if delta_bias is not None:
+        delta_bias = _per_path('delta_bias', delta_bias, num, (), (dim,), '(D,) or (K, D)')
+    _check_optional('z', z, (batch, dim, length), '(B, D, L)')
+    if combine not in COMBINE:
+        raise ValueError(f'combine must be one of {COMBINE}, got {combine!r}')
+    unknown = sorted(set(follow) - set(FOLLOWERS)) if not isinstance(follow, str) else [follow]
+    if unknown:
+        raise ValueError(f'follow must be a sequence out of {FOLLOWERS}, got {follow!r}')
+    maps, map_ids, reverse = _resolve_paths(paths, length, u.device)
+    state = _state_dtype(u, delta, A, B, C)
+    return ScanArguments(
+        u, delta, A.to(state), B, C, None if D is None else D.to(state), z,
+        None if delta_bias is None else delta_bias.to(state), None, maps, map_ids, reverse,
+        tuple(name in follow for name in FOLLOWERS), bool(delta_softplus), combine == 'stack', _out_dtype(u, out_dtype))
+
+
+def _resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device: torch.device
+                   ) -> tuple[Tensor | None, tuple[int, ...], tuple[bool, ...]]:
+    """Stack the distinct index maps; a path and its reverse share one."""
+    maps: list[Tensor] = []
+    map_ids, reverse = [], []
+    for k, path in enumerate(paths):
+        if isinstance(path, Tensor):
+            path = ScanPath.from_index(path)
+        elif isinstance(path, str):
+            if path not in ('forward', 'reverse'):
+                raise ValueError(f"paths[{k}] must be 'forward', 'reverse', a ScanPath or an index tensor, got {path!r}; "
+                                 'orders over a map come from mmvim.ops.scan_paths(names, H, W, device)')
+            path = ScanPath.forward(length) if path == 'forward' else ScanPath.backward(length)
+        elif not isinstance(path, ScanPath):
+            raise TypeError(f'paths[{k}] must be a ScanPath, an index tensor or a string, got {type(path).__name__}')
+        if path.length != length:
+            raise ValueError(f'paths[{k}] ({path.name}) visits {path.length} positions, but u has L={length}')
+        reverse.append(path.reverse)
+        if path.index is None:
+            map_ids.append(-1)
+            continue
+        if path.index.device != device:
+            raise ValueError(f'paths[{k}] ({path.name}) has its index map on {path.index.device}, but u is on {device}; '
+                             'make the path with device=u.device')
+        known = [i for i, index in enumerate(maps) if index is path.index]
+        if not known:
+            known = [len(maps)]
+            maps.append(path.index)
+        map_ids.append(known[0])
+    if not maps:
+        return None, tuple(map_ids), tuple(reverse)
+    return maps[0][None] if len(maps) == 1 else torch.stack(maps), tuple(map_ids), tuple(reverse)
+
+
+def _single_path_projection(name: str, x: Tensor, batch: int, dim: int, d_state: int, length: int) -> Tensor:
+    """(D, N), (b, N, L) or (b, G, N, L) to (1|b, 1, G, N, 1|L)."""
+    expected = '(D, N), (B, N, L) or (B, G, N, L)'
+    _check_dim(name, x, (2, 3, 4), expected)
+    if x.dim() == 2:
+        _check_shape(name, x, (dim, d_state), expected)
+        return x[None, None, :, :, None]
+    if x.dim() == 3:
+        _check_shape(name, x, (batch, d_state, length), expected)
+        return x[:, None, None]
+    _check_groups(name, x, x.shape[1], dim)
+    _check_shape(name, x, (batch, x.shape[1], d_state, length), expected)
+    return x[:, None]
+
+
+def _paths_projection(name: str, x: Tensor, num: int, batch: int, dim: int, d_state: int, length: int) -> Tensor:
+    """(b, N, L), (b, K, N, L) or (b, 1|K, G, N, L) to (b, 1|K, G, N, L)."""
+    expected = '(B, N, L), (B, K, N, L) or (B, K, G, N, L)'
+    _check_dim(name, x, (3, 4, 5), expected)
+    if x.dim() == 3:
+        x = x[:, None, None]
+    elif x.dim() == 4:
+        x = x[:, :, None]
+    _check_groups(name, x, x.shape[2], dim)
+    if x.shape[1] not in (1, num) or x.shape[0] != batch or x.shape[3] != d_state or x.shape[4] != length:
+        raise ValueError(f'{name} must have shape {expected} with B={batch}, K={num}, N={d_state}, L={length}, '
+                         f'got {tuple(x.shape)} as (B, K, G, N, L)')
+    return x
+
+
+def _per_path(name: str, x: Tensor, num: int, before: tuple[int, ...], after: tuple[int, ...], expected: str) -> Tensor:
+    """Put the path axis into `x` where it is shared, and check the shape."""
+    if x.dim() == len(before) + len(after):
+        _check_shape(name, x, (*before, *after), expected)
+        return x.unsqueeze(len(before))
+    if x.dim() == len(before) + len(after) + 1 and x.shape[len(before)] == 1:
+        _check_shape(name, x, (*before, 1, *after), expected)
+        return x
+    _check_shape(name, x, (*before, num, *after), f'{expected} with K={num} paths')
+    return x
+
+
+def _check_tensors(**tensors: Tensor | None) -> None:
+    u = tensors['u']
+    for name, x in tensors.items():
+        if x is None and name not in ('u', 'delta', 'A', 'B', 'C'):
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f'{name} must be a tensor, got {type(x).__name__}')
+        if not x.is_floating_point():
+            remedy = ('complex A is not supported: pass a real A' if x.is_complex() else 'convert it with .float()')
+            raise TypeError(f'{name} must be a real floating-point tensor, got {x.dtype}; {remedy}')
+        if x.device != u.device:
+            raise ValueError(f'{name} is on {x.device}, but u is on {u.device}; move it with .to(u.device)')
+
+
+def _check_dim(name: str, x: Tensor, dims: tuple[int, ...], expected: str) -> None:
+    if x.dim() not in dims:
+        raise ValueError(f'{name} must have shape {expected}, got {tuple(x.shape)}')
+
+
+def _check_shape(name: str, x: Tensor, shape: tuple[int, ...], expected: str) -> None:
+    if tuple(x.shape) != shape:
+        raise ValueError(f'{name} must have shape {expected}, here {shape}, got {tuple(x.shape)}')
+
+
+def _check_optional(name: str, x: Tensor | None, shape: tuple[int, ...], expected: str) -> None:
+    if x is not None:
+        _check_shape(name, x, shape, expected)
+
+
+def _check_groups(name: str, x: Tensor, groups: int, dim: int) -> None:
+    if groups < 1 or dim % groups:
+        raise ValueError(f'{name} has {groups} groups (shape {tuple(x.shape)}), which do not divide the {dim} channels '
+                         'of u')
+
+
+def _state_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def _out_dtype(u: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:
+    if out_dtype is None:
+        return u.dtype
+    if not isinstance(out_dtype, torch.dtype) or not out_dtype.is_floating_point:
+        raise TypeError(f'out_dtype must be a floating-point torch.dtype or None, got {out_dtype!r}')
+    return out_dtype

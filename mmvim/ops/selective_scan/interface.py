@@ -1,0 +1,106 @@
+"""The two public functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmvim.ops.scan_paths import ScanPath
+from mmvim.ops.selective_scan.arguments import FOLLOWERS, several_paths, single_path
+from mmvim.ops.selective_scan.backends import choose
+
+
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+                   z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False,
+                   return_last_state: bool = False, *, reverse: bool = False, initial_state: Tensor | None = None,
+                   out_dtype: torch.dtype | None = None, backend: str | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    """Selective scan (Mamba-1, S6), a superset of ``mamba_ssm``'s ``selective_scan_fn``.
+
+    Gu and Dao, Mamba, https://arxiv.org/abs/2312.00752, Alg. 2. The definition is in ``reference.py``.
+
+    ============= ================================= ==================================================================
+    tensor        shape                             dtype
+    ============= ================================= ==================================================================
+    u, delta      (B, D, L), any strides            any floating point
+    A             (D, N)                            kept in float32 (float64 if any of u, delta, A, B, C is)
+    B, C          (D, N), (B, N, L), (B, G, N, L)   any floating point; G divides D
+    D, delta_bias (D,)                              as A
+    z             (B, D, L)                         any floating point
+    initial_state (B, D, N)                         as A
+    ============= ================================= ==================================================================
+
+    The state is float32 (float64 if any of u, delta, A, B, C is float64), whatever the inputs or autocast. Inputs are
+    read through their strides: channels-last views cost no copy. Every tensor gets its gradient; a second derivative
+    raises a RuntimeError. A batch or a sequence of length 0 gives an empty output.
+
+    Args:
+        u: Input.
+        delta: Step size.
+        A: State decay, real, usually negative.
+        B: Input projection; constant in time if (D, N).
+        C: Output projection; likewise.
+        D: Skip connection. Defaults to None.
+        z: Gate: the output is multiplied by silu(z). Defaults to None.
+        delta_bias: Added to delta before softplus. Defaults to None.
+        delta_softplus: Pass delta through softplus. Defaults to False.
+        return_last_state: Return the state after the last step, too. Defaults to False.
+        reverse: Scan from L-1 to 0; outputs stay at their own positions, and the last state is that after position 0.
+            Defaults to False.
+        initial_state: State before the first step. Defaults to None, zeros.
+        out_dtype: dtype of the output; float32 spares half-precision training an overflow. Defaults to None, u's.
+        backend: A name out of :func:`backends`. Defaults to None, 'auto': the environment variable
+            ``MMVIM_SCAN_BACKEND`` if set, else the fastest.
+
+    Returns:
+        Output (B, D, L), or (output, last state (B, D, N) in the state's dtype).
+
+    Raises:
+        TypeError: If an argument is no floating-point tensor.
+        ValueError: If shapes or devices do not fit, or the backend is unknown.
+    """
+    run = choose(backend)
+    args = single_path(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, out_dtype)
+    out, last_state = run(args)
+    return (out, last_state[:, 0]) if return_last_state else out
+
+
+def selective_scan_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+                         z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False, *,
+                         paths: Sequence[ScanPath | Tensor | str], follow: Sequence[str] = FOLLOWERS,
+                         combine: str = 'sum', out_dtype: torch.dtype | None = None,
+                         backend: str | None = None) -> Tensor:
+    """K = len(paths) selective scans of the same tokens along different orders, in one call.
+
+    All tensors stand in raster order; path k visits raster position ``order[t]`` at step t, and its outputs are put back
+    to raster order. No flipped, permuted or merged copy of a tensor is made: the scan reads through the path.
+
+    ============= ===============================================================
+    tensor        shape
+    ============= ===============================================================
+    u, delta      (B, D, L), shared by all paths, or (B, K, D, L)
+    A             (D, N), shared, or (K, D, N)
+    B, C          (B, N, L), shared, or (B, K, N, L), or (B, K, G, N, L)
+    D, delta_bias (D,), shared, or (K, D)
+    z             (B, D, L)
+    ============= ===============================================================
+
+    Args:
+        u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, backend: See :func:`selective_scan`.
+        z: Gate of the combined output (of each one if stacked). Defaults to None.
+        paths: A :class:`ScanPath` each (see :func:`scan_paths`), an index tensor, int64 (L,), or 'forward' or 'reverse'.
+        follow: Which of u, delta, B, C are read through the path; the others are read in raster order at every step.
+            PlainMamba permutes u alone: ``('u',)``. Defaults to all.
+        combine: 'sum' adds the K outputs, 'stack' returns each. Defaults to 'sum'.
+
+    Returns:
+        (B, D, L), or (B, K, D, L) if stacked, in raster order.
+
+    Raises:
+        TypeError: If an argument is no floating-point tensor, or a path is none.
+        ValueError: If shapes, devices, paths, `follow` or `combine` do not fit, or the backend is unknown.
+    """
+    run = choose(backend)
+    args = several_paths(u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, follow, combine, out_dtype)
+    return run(args)[0]

@@ -1,0 +1,83 @@
+"""The selective scan by its definition: a loop over tokens, differentiated by autograd.
+
+For each channel d and state n, with delta already biased and passed through softplus,
+
+    h[t, d, n] = exp(delta[t, d] * A[d, n]) * h[t-1, d, n] + delta[t, d] * B[t, n] * u[t, d]
+    y[t, d]    = sum over n of C[t, n] * h[t, d, n]  +  D[d] * u[t, d]
+    out[t, d]  = y[t, d] * silu(z[t, d])
+
+(Gu and Dao, https://arxiv.org/abs/2312.00752, Eq. 2 and Alg. 2). Along a path, "t" counts steps, and what is read at step
+t stands at position ``path[t]``. Every fast backend is tested against this file, in float64.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmvim.ops.selective_scan.arguments import ScanArguments
+
+
+def scan_reference(args: ScanArguments) -> tuple[Tensor, Tensor]:
+    """Run all K scans one after the other.
+
+    Returns:
+        out: (b, D, L), or (b, K, D, L) if `args.stack`, in `args.out_dtype`.
+        last_state: (b, K, D, N), in the state dtype (that of A).
+    """
+    outputs, last_states = [], []
+    for k in range(args.num_paths):
+        y, last_state = _scan_path(args, k)
+        outputs.append(y)
+        last_states.append(last_state)
+    out = torch.stack(outputs, dim=1)
+    if not args.stack:
+        out = out.sum(dim=1)
+    if args.z is not None:
+        gate = F.silu(args.z.to(out.dtype))
+        out = out * (gate[:, None] if args.stack else gate)
+    return out.to(args.out_dtype), torch.stack(last_states, dim=1)
+
+
+def _scan_path(args: ScanArguments, k: int) -> tuple[Tensor, Tensor]:
+    """Path k alone: its output (b, D, L) at raster positions, and its last state (b, D, N)."""
+    dtype = args.A.dtype
+    batch, _, dim, length = args.u.shape
+    d_state = args.A.shape[-1]
+    order = _order(args, k)
+
+    def read(x: Tensor, follows: bool) -> Tensor:
+        x = x[:, k if x.shape[1] > 1 else 0].to(dtype)
+        return x.index_select(-1, order) if follows and x.shape[-1] == length else x
+
+    u, delta = read(args.u, args.follow[0]), read(args.delta, args.follow[1])                    # (b, D, L)
+    B, C = (per_channel(read(x, follows), batch, dim, length)                                    # (b, D, N, L)
+            for x, follows in zip((args.B, args.C), args.follow[2:], strict=True))
+    A = args.A[k if args.A.shape[0] > 1 else 0]                                                  # (D, N)
+
+    if args.delta_bias is not None:
+        delta = delta + args.delta_bias[k if args.delta_bias.shape[0] > 1 else 0][:, None]
+    if args.delta_softplus:
+        delta = F.softplus(delta)
+
+    h = u.new_zeros(batch, dim, d_state) if args.initial_state is None else args.initial_state[:, k]
+    y = []
+    for t in range(length):
+        h = torch.exp(delta[..., t, None] * A) * h + (delta[..., t] * u[..., t])[..., None] * B[..., t]
+        y.append((h * C[..., t]).sum(dim=-1))
+    y = torch.stack(y, dim=-1) if y else u
+    if args.D is not None:
+        y = y + args.D[k if args.D.shape[0] > 1 else 0][:, None] * u
+    return torch.zeros_like(y).index_copy(-1, order, y), h
+
+
+def _order(args: ScanArguments, k: int) -> Tensor:
+    """Raster position of each step of path k, int64 (L,)."""
+    length = args.u.shape[-1]
+    m = args.map_ids[k]
+    order = torch.arange(length, device=args.u.device) if m < 0 else args.maps[m]
+    return order.flip(0) if args.reverse[k] else order
+
+
+def per_channel(x: Tensor, batch: int, dim: int, length: int) -> Tensor:
+    """B or C of each channel, (b, D, N, L), from that of each group, (1|b, G, N, 1|L)."""
+    return x.repeat_interleave(dim // x.shape[1], dim=1).expand(batch, -1, -1, length)
