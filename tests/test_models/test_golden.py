@@ -59,7 +59,8 @@ def build(name):
     if name == 'vim_tiny_seg':
         return Pyramid(Vim('tiny', img_size=256, feature='mixer', out_indices=ALL_FOUR)), _pyramid_name
     if name == 'vim_small_seg':
-        return Pyramid(Vim('small', rope=True, rope_residual=True, feature='mixer', out_indices=ALL_FOUR)), _pyramid_name
+        backbone = Vim('small', rope=True, rope_residual=True, feature='mixer', out_indices=ALL_FOUR)
+        return Pyramid(backbone), _pyramid_name
     if name == 'vim_small_seg_residual':
         return Pyramid(Vim('small', rope=True, rope_residual=True, out_indices=ALL_FOUR)), _pyramid_name
     if name == 'mambavision_tiny_cls':

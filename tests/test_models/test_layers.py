@@ -10,7 +10,8 @@ from mmvim.registry import MODELS
 
 @pytest.mark.parametrize('cfg', [
     {'type': 'mmvim.VimMixer', 'embed_dims': 12},
-    {'type': 'mmvim.VimMixer', 'embed_dims': 12, 'd_state': 4, 'd_conv': 3, 'expand': 1, 'dt_rank': 5, 'if_divide_out': False},
+    {'type': 'mmvim.VimMixer', 'embed_dims': 12, 'd_state': 4, 'd_conv': 3, 'expand': 1, 'dt_rank': 5,
+     'if_divide_out': False},
     {'type': 'mmvim.MambaVisionMixer', 'embed_dims': 12},
 ])
 def test_token_mixers_keep_the_shape_and_train(cfg):

@@ -40,7 +40,7 @@ def test_class_rows_and_the_sequence(kind, rows):
 
 
 def test_a_published_classifier_gives_each_cell_its_own_position():
-    """197 rows with the class token at row 98: the dense model must lose that row, not row 0, and not shift the rest."""
+    """197 rows, the class token's at 98: the dense model must lose that row, not row 0, and not shift the rest."""
     published = Vim(SMALL, cls_token='middle', final_norm=True).state_dict()
     cells = raster(14, 14)
     published['pos_embed'] = insert_rows(cells, [torch.full((1, 1, 16), 99.)], (98,))

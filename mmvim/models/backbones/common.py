@@ -58,7 +58,8 @@ def block_drop_path_rates(drop_path_rate: float, depth: int) -> list[float]:
     """
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate} must lie in [0, 1)')
-    return torch.linspace(0, drop_path_rate, depth, dtype=torch.float64).tolist()
+    # On the CPU whatever the default device, so that a model can be built on 'meta'.
+    return torch.linspace(0, drop_path_rate, depth, dtype=torch.float64, device='cpu').tolist()
 
 
 def frozen(*parts: nn.Module | nn.Parameter | None) -> None:

@@ -7,6 +7,7 @@ and attention, and the doubled bias of delta (see :class:`MambaVisionMixer`).
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
@@ -136,8 +137,8 @@ class MambaVision(BaseModule):
             `layer_scale` (None), `d_state` (8), `d_conv` (3). Defaults to 'tiny'.
         in_channels: Channels of the image. Defaults to 3.
         window_sizes: Sides of the square windows of the four levels, in cells of the level's map; the first two
-            levels have none and ignore theirs. A window may be larger than the map, which is then padded with zeros that
-            take part, so a model is only itself at the windows that it was trained with. Defaults to None, the
+            levels have none and ignore theirs. A window may be larger than the map, which is then padded with zeros
+            that take part, so a model is only itself at the windows that it was trained with. Defaults to None, the
             architecture's (those of the classifiers).
         out_indices: Levels whose maps are returned. Defaults to (0, 1, 2, 3).
         out_norm: Normalise each output by a LayerNorm over channels (`outnorm0..3` of the published dense models).
@@ -158,7 +159,7 @@ class MambaVision(BaseModule):
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
     """
 
-    arch_zoo = {
+    arch_zoo: ClassVar[dict[str, dict]] = {
         'tiny': {'depths': (1, 3, 8, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
         'tiny2': {'depths': (1, 3, 11, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
         'small': {'depths': (3, 3, 7, 5), 'dim': 96, 'in_dim': 64, 'num_heads': (2, 4, 8, 16)},
@@ -171,8 +172,9 @@ class MambaVision(BaseModule):
         'large3': {'depths': (3, 3, 20, 10), 'dim': 256, 'in_dim': 64, 'num_heads': (4, 8, 16, 32),
                    'window_sizes': (8, 8, 16, 8), 'drop_path_rate': .5, 'layer_scale': 1e-5},
     }
-    arch_defaults = {'window_sizes': (8, 8, 14, 7), 'mlp_ratio': 4, 'drop_path_rate': .2, 'layer_scale': None,
-                     'd_state': 8, 'd_conv': 3}
+    arch_defaults: ClassVar[dict] = {
+        'window_sizes': (8, 8, 14, 7), 'mlp_ratio': 4, 'drop_path_rate': .2, 'layer_scale': None, 'd_state': 8, 'd_conv': 3,
+    }
 
     def __init__(self,
                  arch: str | dict = 'tiny',

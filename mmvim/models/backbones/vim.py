@@ -7,6 +7,7 @@ that is treated as such, a layer decay that finds the layers.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -23,7 +24,12 @@ from mmvim.models.layers.pos_embed import insert_rows, resize_grid, rope_tables,
 from mmvim.models.layers.vim_mixer import VimMixer
 from mmvim.registry import MODELS
 
-CLASS_TOKENS = {'none': (), 'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cls_token_head', 'cls_token_tail')}
+CLASS_TOKENS = {
+    'none': (),
+    'middle': ('cls_token',),
+    'head': ('cls_token',),
+    'double': ('cls_token_head', 'cls_token_tail'),
+}
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -103,12 +109,12 @@ class Vim(BaseModule):
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
     """
 
-    arch_zoo = {
+    arch_zoo: ClassVar[dict[str, dict]] = {
         'tiny': {'embed_dims': 192, 'depth': 24},
         'small': {'embed_dims': 384, 'depth': 24},
         'base': {'embed_dims': 768, 'depth': 24},
     }
-    arch_defaults = {'d_state': 16, 'd_conv': 4, 'expand': 2, 'dt_rank': 'auto'}
+    arch_defaults: ClassVar[dict] = {'d_state': 16, 'd_conv': 4, 'expand': 2, 'dt_rank': 'auto'}
 
     def __init__(self,
                  arch: str | dict = 'tiny',
@@ -154,7 +160,8 @@ class Vim(BaseModule):
         self.residual_in_fp32, self.frozen_stages, self.with_cp = residual_in_fp32, frozen_stages, with_cp
         self.out_indices = normalize_out_indices(out_indices, self.depth)
 
-        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size, patch_size if stride is None else stride)
+        stride = patch_size if stride is None else stride
+        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size, stride)
         self.grid_size = self.patch_embed.grid(*_pair(img_size))
         for name in CLASS_TOKENS[cls_token]:
             setattr(self, name, nn.Parameter(torch.zeros(1, 1, self.embed_dims)))
@@ -283,8 +290,8 @@ class Vim(BaseModule):
 
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
-            embeddings = [name for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed')]
-            frozen(self.patch_embed, *(getattr(self, name) for name in embeddings), *self.layers[:self.frozen_stages])
+            embeddings = (getattr(self, name) for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'))
+            frozen(self.patch_embed, *embeddings, *self.layers[:self.frozen_stages])
 
     def train(self, mode: bool = True) -> 'Vim':
         """Set the training mode; frozen parts stay in eval mode."""

@@ -1,5 +1,6 @@
 """Absolute and rotary position embeddings on grids of any size."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +25,7 @@ def split_rows(tokens: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     if not rows:
         return tokens, tokens[:, :0]
     edges = [-1, *rows, tokens.shape[1]]
-    grid = torch.cat([tokens[:, a + 1:b] for a, b in zip(edges, edges[1:], strict=False)], dim=1)
+    grid = torch.cat([tokens[:, a + 1:b] for a, b in itertools.pairwise(edges)], dim=1)
     return grid, torch.cat([tokens[:, row:row + 1] for row in rows], dim=1)
 
 

@@ -13,7 +13,9 @@ def keep_undecayed(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def init_a_log(channels: int, d_state: int) -> nn.Parameter:
-    """``log(n)`` for n = 1..d_state on every channel, so that A = -exp(A_log) is S4D-Real (https://arxiv.org/abs/2206.11893, Sec. 4.1).
+    """``log(n)`` for n = 1..d_state on every channel: A = -exp(A_log) is S4D-Real.
+
+    https://arxiv.org/abs/2206.11893, Sec. 4.1.
 
     Returns:
         float32 (channels, d_state), marked for no weight decay.
@@ -28,7 +30,10 @@ def init_skip(channels: int) -> nn.Parameter:
 
 
 def init_dt_bias(channels: int, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> Tensor:
-    """Bias (channels,) whose softplus is log-uniform in [dt_min, dt_max] (https://arxiv.org/abs/2312.00752, Sec. 3.6)."""
+    """Bias (channels,) whose softplus is log-uniform in [dt_min, dt_max].
+
+    https://arxiv.org/abs/2312.00752, Sec. 3.6.
+    """
     dt = torch.exp(torch.rand(channels) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min))
     dt = dt.clamp_min(dt_floor)
     return dt + torch.log(-torch.expm1(-dt))

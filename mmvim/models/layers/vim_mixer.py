@@ -1,7 +1,7 @@
-"""The bidirectional Mamba mixer of Vision Mamba (Zhu et al., https://arxiv.org/abs/2401.09417, Alg. 1; 'v2' in its code).
+"""The bidirectional Mamba mixer of Vision Mamba (Zhu et al., https://arxiv.org/abs/2401.09417, Alg. 1).
 
-Written from the paper. Parameter names are the published checkpoints': `A_log`, `D`, `conv1d`, `x_proj`, `dt_proj` for the
-forward direction, `A_b_log`, `D_b`, `conv1d_b`, `x_proj_b`, `dt_proj_b` for the backward one.
+Written from the paper. Parameter names are the published checkpoints': `A_log`, `D`, `conv1d`, `x_proj`, `dt_proj` for
+the forward direction, `A_b_log`, `D_b`, `conv1d_b`, `x_proj_b`, `dt_proj_b` for the backward one.
 """
 
 import torch

@@ -1,8 +1,9 @@
 from mmvim.ops.selective_scan.backends import backends, register_backend
 from mmvim.ops.selective_scan.interface import selective_scan, selective_scan_paths
+from mmvim.ops.selective_scan.operator import run_operator
 from mmvim.ops.selective_scan.reference import scan_reference
 
-register_backend('torch', scan_reference, lambda: (True, 'plain PyTorch, any device'))
+register_backend('torch', run_operator, lambda: (True, 'plain PyTorch, any device'))
 register_backend('reference', scan_reference, lambda: (True, 'the definition, any device; slow'))
 
 __all__ = ['backends', 'register_backend', 'selective_scan', 'selective_scan_paths']

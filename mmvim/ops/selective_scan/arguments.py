@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class ScanArguments:
     Attributes:
         u, delta: (b, 1|K, D, L), any floating dtype.
         A: (1|K, D, N), state dtype.
-        B, C: (1|b, 1|K, G, N, 1|L), any floating dtype; channel d belongs to group d * G // D.
+        B, C: (b, 1|K, G, N, L), any floating dtype, one G for both; channel d belongs to group d * G // D. Or, constant
+            in time, (1, D, N), state dtype.
         D, delta_bias: (1|K, D) or None, state dtype.
         z: (b, D, L) or None.
         initial_state: (b, K, D, N) or None, state dtype.
@@ -79,6 +81,7 @@ def single_path(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     _check_optional('z', z, (batch, dim, length), '(B, D, L), that of u')
     _check_optional('initial_state', initial_state, (batch, dim, d_state), '(B, D, N)')
     state = _state_dtype(u, delta, A, B, C)
+    B, C = _one_grouping(B, C, state)
     return ScanArguments(
         u[:, None], delta[:, None], A[None].to(state), B, C,
         None if D is None else D[None].to(state), z, None if delta_bias is None else delta_bias[None].to(state),
@@ -114,6 +117,7 @@ def several_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
         raise ValueError(f'follow must be a sequence out of {FOLLOWERS}, got {follow!r}')
     maps, map_ids, reverse = _resolve_paths(paths, length, u.device)
     state = _state_dtype(u, delta, A, B, C)
+    B, C = _one_grouping(B, C, state)
     return ScanArguments(
         u, delta, A.to(state), B, C, None if D is None else D.to(state), z,
         None if delta_bias is None else delta_bias.to(state), None, maps, map_ids, reverse,
@@ -155,12 +159,12 @@ def _resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device
 
 
 def _single_path_projection(name: str, x: Tensor, batch: int, dim: int, d_state: int, length: int) -> Tensor:
-    """(D, N), (b, N, L) or (b, G, N, L) to (1|b, 1, G, N, 1|L)."""
+    """(D, N) to (1, D, N); (b, N, L) or (b, G, N, L) to (b, 1, G, N, L)."""
     expected = '(D, N), (B, N, L) or (B, G, N, L)'
     _check_dim(name, x, (2, 3, 4), expected)
     if x.dim() == 2:
         _check_shape(name, x, (dim, d_state), expected)
-        return x[None, None, :, :, None]
+        return x[None]
     if x.dim() == 3:
         _check_shape(name, x, (batch, d_state, length), expected)
         return x[:, None, None]
@@ -182,6 +186,13 @@ def _paths_projection(name: str, x: Tensor, num: int, batch: int, dim: int, d_st
         raise ValueError(f'{name} must have shape {expected} with B={batch}, K={num}, N={d_state}, L={length}, '
                          f'got {tuple(x.shape)} as (B, K, G, N, L)')
     return x
+
+
+def _one_grouping(B: Tensor, C: Tensor, state: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Give B and C one number of groups, and the state dtype where they are constant."""
+    groups = math.lcm(*(x.shape[2] for x in (B, C) if x.dim() == 5))
+    return tuple(x.to(state) if x.dim() == 3 else
+                 x if x.shape[2] == groups else x.repeat_interleave(groups // x.shape[2], dim=2) for x in (B, C))
 
 
 def _per_path(name: str, x: Tensor, num: int, before: tuple[int, ...], after: tuple[int, ...], expected: str) -> Tensor:

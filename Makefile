@@ -1,0 +1,43 @@
+# `make help` lists what there is. Every target does the set-up it needs; tools/setup_env.sh tells how it is done.
+SHELL := bash
+STACK ?= onedl
+ifeq ($(STACK),openmmlab)
+VENV ?= .venv-openmmlab
+else
+VENV ?= .venv
+endif
+PY := $(VENV)/bin/python
+export STACK VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint setup clean distclean
+
+help: ## list the targets and their variables
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Variables:  ARGS=... is passed on to demo and test, as in: make test ARGS="-k vim -x"'
+	@echo '            STACK=openmmlab takes the original OpenMMLab packages instead of the maintained ones (onedl)'
+	@echo '            PYTHON, VENV, KEEP_TORCH, MAX_JOBS: see tools/setup_env.sh --help'
+
+demo: ## make pictures, train a small Vim on them, draw the result in work_dirs/demo/
+	@tools/setup_env.sh demo
+	@$(PY) tools/demo.py $(ARGS)
+
+test: ## run the test suite; the first time this compiles mmcv's operators (about 13 minutes on two cores)
+	@tools/setup_env.sh test
+	@$(PY) -m pytest $(ARGS)
+
+lint: ## check style and types
+	@tools/setup_env.sh lint
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+setup: ## only the set-up that `make test` does
+	@tools/setup_env.sh test
+
+clean: ## remove build leftovers and caches
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## the same, and the environment that the set-up made
+	@if [ -f $(VENV)/.setup/made_here ]; then rm -rf $(VENV); fi

@@ -1,0 +1,120 @@
+"""Learning curves from the scalars that MMEngine records."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+class Curve(NamedTuple):
+    """Values of one quantity over the iterations."""
+
+    steps: np.ndarray
+    """(n,) int64."""
+    values: np.ndarray
+    """(n,) float64."""
+
+
+def read_curve(path: str | os.PathLike, name: str) -> Curve:
+    """Read one quantity from a ``scalars.json`` of MMEngine's ``LocalVisBackend``.
+
+    Args:
+        path (str | os.PathLike): The file: one JSON object a line, each with a ``step``.
+        name (str): The quantity, for example ``'loss'`` or ``'mIoU'``.
+
+    Returns:
+        Curve: Its values, by rising step; the last value where a step occurs twice (a resumed training).
+
+    Raises:
+        ValueError: If the file has no such quantity, or a line is no JSON.
+    """
+    found: dict[int, float] = {}
+    for number, line in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{path}, line {number}: not a JSON object ({error})') from error
+        if name in entry and 'step' in entry:
+            found[int(entry['step'])] = float(entry[name])
+    if not found:
+        raise ValueError(f'{path} records no {name!r}')
+    steps = sorted(found)
+    return Curve(np.array(steps, np.int64), np.array([found[step] for step in steps], np.float64))
+
+
+def plot_curves(
+    path: str | os.PathLike,
+    losses: Mapping[str, Curve],
+    scores: Mapping[str, Curve],
+    score_name: str = 'mIoU (%)',
+    floors: Mapping[str, float] | None = None,
+    title: str = '',
+    colours: Sequence[str] = ('#2a6fb0', '#d1495b', '#3a8f5c', '#7a5195'),
+) -> None:
+    """Draw losses on the left and scores on the right over the iterations, as PNG.
+
+    Args:
+        path (str | os.PathLike): The file; its folder must exist.
+        losses (Mapping[str, Curve]): Training loss of each run, by its name.
+        scores (Mapping[str, Curve]): Validation score of each run, by the same names.
+        score_name (str): What the score is. Defaults to ``'mIoU (%)'``.
+        floors (Mapping[str, float], optional): Levels to mark among the scores, by their description. Defaults to None.
+        title (str): A line above. Defaults to ''.
+        colours (Sequence[str]): Colours of the runs, in turn.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if not losses and not scores:
+        raise ValueError('there is no curve to draw')
+    figure = Figure(figsize=(9.6, 3.6), dpi=100, layout='constrained', facecolor='white')
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    names = list(dict.fromkeys([*losses, *scores]))
+    for number, name in enumerate(names):
+        colour = colours[number % len(colours)]
+        if name in losses:
+            left.plot(losses[name].steps, losses[name].values, color=colour, linewidth=1.6, label=name)
+        if name in scores:
+            right.plot(
+                scores[name].steps,
+                scores[name].values,
+                color=colour,
+                linewidth=1.8,
+                marker='o',
+                markersize=4,
+                label=name,
+            )
+            last = scores[name].values[-1]
+            right.annotate(
+                f'{last:.1f}',
+                (scores[name].steps[-1], last),
+                textcoords='offset points',
+                xytext=(-4, 7),
+                ha='right',
+                color=colour,
+            )
+    for description, level in (floors or {}).items():
+        right.axhline(level, color='0.45', linewidth=1.2, linestyle='--', label=f'{description}: {level:.1f}')
+    for axes, label in ((left, 'training loss'), (right, score_name)):
+        axes.set_xlabel('iteration')
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.25)
+        for side in ('top', 'right'):
+            axes.spines[side].set_visible(False)
+    right.set_ylim(top=max(right.get_ylim()[1] * 1.08, 1))
+    if names:
+        right.legend(frameon=False, loc='center right', fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    with Path(path).open('wb') as file:
+        canvas.print_png(file)

@@ -1,0 +1,43 @@
+"""The score of a model that has learned nothing but which class is most frequent."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def majority_floor(
+    train_labels: Iterable[np.ndarray], val_labels: Iterable[np.ndarray], num_classes: int, ignore_index: int = 255
+) -> dict[str, float | int]:
+    """Scores of predicting the training set's most frequent class everywhere.
+
+    Args:
+        train_labels (Iterable[np.ndarray]): Label maps, integers, any shape; they decide the class.
+        val_labels (Iterable[np.ndarray]): Label maps that the constant prediction is scored on.
+        num_classes (int): Number of classes; labels are 0 to ``num_classes - 1``.
+        ignore_index (int): Label that is not scored. Defaults to 255.
+
+    Returns:
+        dict: ``class`` (its index), ``mIoU`` and ``aAcc`` in percent. As in MMSegmentation, the mean is taken over the
+        classes that occur in the truth or the prediction.
+
+    Raises:
+        ValueError: If there is no labelled pixel in either set, or a label outside the classes.
+    """
+    train = _count(train_labels, num_classes, ignore_index, 'train_labels')
+    val = _count(val_labels, num_classes, ignore_index, 'val_labels')
+    majority = int(train.argmax())
+    share = float(val[majority] / val.sum())  # its intersection over its union, which is every pixel
+    occurring = np.count_nonzero(val) + (val[majority] == 0)
+    return {'class': majority, 'mIoU': 100 * share / int(occurring), 'aAcc': 100 * share}
+
+
+def _count(labels: Iterable[np.ndarray], num_classes: int, ignore_index: int, name: str) -> np.ndarray:
+    total = np.zeros(num_classes, np.int64)
+    for label in labels:
+        values = label[label != ignore_index].astype(np.int64)
+        if values.size and not 0 <= values.min() <= values.max() < num_classes:
+            raise ValueError(f'{name} holds a label outside 0 to {num_classes - 1}: {values.min()} to {values.max()}')
+        total += np.bincount(values, minlength=num_classes)
+    if not total.sum():
+        raise ValueError(f'{name} holds no labelled pixel')
+    return total

@@ -1,0 +1,6 @@
+"""Hooks: what is done between the iterations of a training."""
+
+from .progress_bar_hook import ProgressBarHook
+from .random_state import RandomStateHook
+
+__all__ = ['ProgressBarHook', 'RandomStateHook']

@@ -1,0 +1,148 @@
+"""Resume training as if it had never stopped, random numbers included."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from mmvim.registry import HOOKS
+
+_KEY = 'random_state'
+
+
+def capture_random_state() -> dict:
+    """The states of Python's, NumPy's and PyTorch's generators, as tensors, tuples and numbers only.
+
+    Returns:
+        dict: ``python`` (tuple), ``numpy`` (tuple with a uint8 tensor), ``torch`` and, with CUDA, ``cuda`` (list of
+        uint8 tensors, one a device).
+    """
+    name, keys, *rest = np.random.get_state()
+    state = {
+        'python': random.getstate(),
+        'numpy': (name, torch.from_numpy(keys.view(np.uint8).copy()), *rest),
+        'torch': torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict) -> None:
+    """Put the generators into a state that :func:`capture_random_state` returned.
+
+    CUDA's states are restored if there are as many devices as there were.
+    """
+    random.setstate(state['python'])
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().view(np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu())
+    cuda = state.get('cuda', [])
+    if cuda and torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in cuda])
+
+
+class _RestoringIterator:
+    """Restore the random state between what the loop skips on resuming and the first batch it trains on.
+
+    Args:
+        iterator (Iterator): The loop's own iterator over batches.
+        skips (int): How many batches the loop will draw and drop.
+        restore (Callable): Restores the state.
+    """
+
+    def __init__(self, iterator: Iterator, skips: int, restore) -> None:
+        self._iterator = iterator
+        self._skips = skips
+        self._restore = restore
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> dict:
+        if self._skips > 0:
+            self._skips -= 1
+        elif self._restore is not None:
+            # Making the data loader's iterator draws a number; in the interrupted run it was drawn long before.
+            if hasattr(self._iterator, '_ensure_iterator'):
+                self._iterator._ensure_iterator()
+            self._restore()
+            self._restore = None
+        return next(self._iterator)
+
+    def __getattr__(self, name: str):
+        return getattr(self._iterator, name)
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Keep the states of the random number generators in checkpoints, and take them up again on resuming.
+
+    MMEngine restores weights, optimizer, schedulers and the order of the data; dropout, stochastic depth and random
+    augmentation start over from the seed. With this hook the first step after resuming is the one the interrupted run
+    would have made, to the bit where the machine's kernels are deterministic. Validation no longer changes the numbers
+    that training draws, either.
+
+    Limits: with ``num_workers > 0`` augmentation draws its numbers in worker processes, whose states are not kept: it
+    starts over there. Runs of several processes resume as MMEngine does it.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self._resumed: dict | None = None
+        self._before_val: dict | None = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the states to the checkpoint."""
+        if get_world_size() == 1:
+            checkpoint[_KEY] = capture_random_state()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remember the states of the checkpoint."""
+        self._resumed = checkpoint.get(_KEY)
+
+    def before_train(self, runner: Runner) -> None:
+        """Arrange for the states to return before the first batch is drawn."""
+        if runner.iter == 0 or get_world_size() > 1:  # weights were loaded, training was not resumed
+            self._resumed = None
+        loop = runner.train_loop
+        if self._resumed is None or self._in_workers(runner) or not isinstance(loop, IterBasedTrainLoop):
+            return
+        state, self._resumed = self._resumed, None
+        iterator = loop.dataloader_iterator
+        # Before onedl-mmengine 0.10.12 the loop draws and drops as many batches as have been trained on.
+        skips = 0 if hasattr(iterator, 'skip_iter') else runner.iter
+        loop.dataloader_iterator = _RestoringIterator(iterator, skips, lambda: restore_random_state(state))
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Epoch by epoch: the data loader's iterator is made after this, in the interrupted run as in this one."""
+        if not self._in_workers(runner):
+            self._restore()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """With workers, batches are drawn in other processes, and this process's numbers go to the model alone."""
+        self._restore()
+
+    def before_val(self, runner: Runner) -> None:
+        """Remember the states before validation, which draws from them."""
+        self._before_val = capture_random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        """Go on as if there had been no validation."""
+        if self._before_val is not None:
+            restore_random_state(self._before_val)
+            self._before_val = None
+
+    @staticmethod
+    def _in_workers(runner: Runner) -> bool:
+        return getattr(runner.train_dataloader, 'num_workers', 0) > 0
+
+    def _restore(self) -> None:
+        if self._resumed is not None:
+            restore_random_state(self._resumed)
+            self._resumed = None

@@ -1,0 +1,24 @@
+"""What the command-line tools do before a runner exists: read the command, check what it needs, say what is wrong.
+
+Every check runs before anything is written, and raises :class:`UserError`, which a tool prints as one line.
+"""
+
+from .arguments import OneLineParser, add_run_arguments, config_parser, publish_local_rank
+from .config import load_config, set_work_dir
+from .data import check_data
+from .device import check_launcher, has_accelerator, prepare_cpu_distribution, set_precision
+from .errors import ENVIRONMENT, USAGE, UserError, run_tool, warn
+from .evaluation import set_output, set_tta, set_visualization
+from .model import build_model
+from .ops import check_compiled_ops
+from .resume import check_start, set_resume
+from .safe_globals import allow_checkpoint_globals, checkpoint_globals
+from .weights import check_fit, check_pretrained, is_remote, read_checkpoint, state_dict_of
+
+__all__ = [
+    'ENVIRONMENT', 'USAGE', 'OneLineParser', 'UserError', 'add_run_arguments', 'allow_checkpoint_globals',
+    'build_model', 'check_compiled_ops', 'check_data', 'check_fit', 'check_launcher', 'check_pretrained',
+    'check_start', 'checkpoint_globals', 'config_parser', 'has_accelerator', 'is_remote', 'load_config',
+    'prepare_cpu_distribution', 'publish_local_rank', 'read_checkpoint', 'run_tool', 'set_output', 'set_precision',
+    'set_resume', 'set_tta', 'set_visualization', 'set_work_dir', 'state_dict_of', 'warn'
+]

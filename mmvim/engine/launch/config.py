@@ -1,0 +1,108 @@
+"""Read a config file and settle what follows from the command line alone."""
+
+import argparse
+import contextlib
+import io
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .errors import ENVIRONMENT, UserError, describe
+from .ops import missing_ops
+from .options import merge_options
+
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+# What to install for a default_scope, as the README's installation section names it.
+_EXTRAS = {'mmseg': 'pip install "mmvim[seg]"', 'mmdet': 'pip install "mmvim[det]"'}
+
+
+def load_config(filename: str, options: dict | None = None) -> Config:
+    """Read a config with its bases and merge ``--cfg-options`` into it.
+
+    Args:
+        filename (str): Path of the config.
+        options (dict, optional): Dotted keys and their values. Defaults to None.
+
+    Returns:
+        Config: The merged config.
+
+    Raises:
+        UserError: If the file or a base is missing, cannot be executed or is only a fragment, if the library of its
+            ``default_scope`` cannot be imported, or if an option names a key that nothing reads.
+    """
+    path = Path(filename)
+    if not path.is_file():
+        kind = 'is a directory' if path.is_dir() else 'does not exist'
+        raise UserError(f'config {filename} {kind}', _similar_configs(path))
+    if path.suffix not in SUFFIXES:
+        raise UserError(f'config {filename} does not end in {", ".join(SUFFIXES)}', 'CONFIG comes first')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is the user's program: whatever it raises is theirs to put right
+        raise UserError(
+            f'cannot read config {filename}: {describe(error)}',
+            'correct the file or its _base_ (MMVIM_DEBUG=1 shows where)') from error
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(f'config {filename} has no model', 'it is a fragment; give a config that inherits it')
+    check_scope(cfg.get('default_scope'))
+    return merge_options(cfg, options or {})
+
+
+def _similar_configs(path: Path) -> str:
+    folder = path.parent
+    names = sorted(p.name for p in folder.glob('*.py')) if folder.is_dir() else []
+    if not names:
+        return f'there is no config in {folder}; give the path of an existing one'
+    listed = ', '.join(names[:4]) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
+    return f'{folder} holds {listed}'
+
+
+def check_scope(scope: str | None) -> None:
+    """Import the library that ``default_scope`` names.
+
+    MMEngine would hide a failure behind "... is not in the registry".
+
+    Args:
+        scope (str, optional): ``default_scope`` of the config.
+
+    Raises:
+        UserError: If it is unset, or the library is missing or fails to import.
+    """
+    if scope is None:
+        raise UserError('the config sets no default_scope', "add default_scope = 'mmseg' or 'mmdet' to it")
+    if find_spec(scope) is None:
+        remedy = _EXTRAS.get(scope, 'install the library of that name')
+        raise UserError(f'default_scope is {scope!r}, but {scope} is not installed', remedy, ENVIRONMENT)
+    try:
+        # Some print a line for each optional package that they do without.
+        with contextlib.redirect_stdout(io.StringIO()):
+            for module in ('mmcv', scope, f'{scope}.registry', f'{scope}.models', f'{scope}.datasets'):
+                if find_spec(module) is not None:
+                    import_module(module)
+    except (ImportError, AssertionError) as error:  # AssertionError: their own check of mmcv's version
+        if 'mmcv._ext' in str(error):
+            raise missing_ops(scope) from error
+        remedy = f'{_EXTRAS.get(scope, "install what it needs")} (MMVIM_DEBUG=1 shows where it fails)'
+        raise UserError(f'{scope} cannot be imported: {describe(error)}', remedy, ENVIRONMENT) from error
+
+
+def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
+    """Settle ``work_dir``: command line, then config, then ``work_dirs/<config name>``. Creates nothing.
+
+    Raises:
+        UserError: If the path is taken by something that is not a directory.
+    """
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    work_dir = Path(cfg.work_dir)
+    taken = next((p for p in (work_dir, *work_dir.parents) if p.exists()), None)
+    if taken is not None and not taken.is_dir():
+        raise UserError(f'work dir {work_dir} cannot be made: {taken} is a file', 'pass another --work-dir')
+    if taken is not None and not os.access(taken, os.W_OK):
+        raise UserError(f'work dir {work_dir} cannot be made: {taken} is not writable', 'pass another --work-dir')

@@ -1,0 +1,155 @@
+"""Are the data there? Asked before the runner exists, because it makes directories first and looks for data later.
+
+Paths are put together as MMEngine's ``BaseDataset`` does: ``ann_file`` and each ``data_prefix`` under ``data_root``.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .errors import ENVIRONMENT, UserError
+from .signatures import default_of, find_type
+
+# Prefixes that hold images: an empty folder there gives an empty data set, on which a sampler may wait for ever.
+_IMAGE_PREFIXES = ('img', 'img_path')
+
+
+@dataclass
+class _Problem:
+    path: str
+    reason: str
+    option: str
+
+
+def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
+    """Check that the files of every data set a run will read exist.
+
+    Args:
+        cfg (Config): The config, options merged.
+        stages (tuple[str]): Of 'train', 'val' and 'test'.
+
+    Raises:
+        UserError: If a config lacks the data loader of a stage, if a folder or annotation file is missing, or a folder
+            of images holds none, or the first image has no mask. It names the options that point elsewhere.
+    """
+    problems = []
+    for stage in stages:
+        loader = f'{stage}_dataloader'
+        if not isinstance(cfg.get(loader), dict):
+            raise UserError(f'the config has no {loader}', f'give a config that can {stage}, or add one')
+        for node, path in _datasets(cfg[loader].get('dataset'), (loader, 'dataset')):
+            problems += _dataset_problems(node, path, cfg.get('default_scope'))
+        problems += _evaluator_problems(cfg.get(f'{stage}_evaluator'), f'{stage}_evaluator')
+    if problems:
+        first = problems[0]
+        options = ' '.join(dict.fromkeys(f'{p.option}=PATH' for p in problems))
+        raise UserError(
+            f'{first.path} {first.reason}',
+            f'download or make the data, or pass --cfg-options {options}', ENVIRONMENT)
+
+
+def _datasets(node: object, path: tuple[str, ...]) -> Iterator[tuple[dict, tuple[str, ...]]]:
+    """Data sets that read files: the innermost ones of RepeatDataset, ConcatDataset and other wrappers."""
+    if isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            yield from _datasets(item, (*path, str(index)))
+    elif isinstance(node, dict):
+        inner = [key for key in ('dataset', 'datasets') if isinstance(node.get(key), (dict, list, tuple))]
+        for key in inner:
+            yield from _datasets(node[key], (*path, key))
+        if not inner:
+            yield node, path
+
+
+def _is_remote(path: str, backend_args: dict | None) -> bool:
+    return '://' in path or (bool(backend_args) and backend_args.get('backend', 'local') not in ('local', 'disk'))
+
+
+def _is_absolute(path: str) -> bool:
+    return os.path.isabs(path) or '://' in path
+
+
+def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator[_Problem]:
+    target = find_type(node, path, scope)
+
+    def setting(name: str) -> object:
+        return node[name] if name in node else default_of(target, name)
+
+    root, backend_args = setting('data_root') or '', setting('backend_args')
+    dotted = '.'.join(path)
+    # Where everything hangs under one root, that root is the option to give.
+    option = f'{dotted}.data_root' if root else f'{dotted}.data_prefix'
+
+    def join(name: str) -> str:
+        return name if _is_absolute(name) or not root else os.path.join(root, name)
+
+    ann_file = setting('ann_file') or ''
+    prefixes = setting('data_prefix') or {}
+    prefixes = {key: value for key, value in prefixes.items() if isinstance(value, str)}
+    named = [join(ann_file)] if ann_file else []
+    folders = {key: join(value) for key, value in prefixes.items() if value or root}
+    if any(_is_remote(p, backend_args) for p in (root, *named, *folders.values())):
+        return
+    if root and not os.path.isdir(root) and not all(_is_absolute(p) for p in (ann_file, *prefixes.values()) if p):
+        # The root itself is the clearer thing to name only where nothing more precise is expected below it.
+        missing = next(iter([*folders.values(), *named]), root)
+        yield _Problem(missing, 'does not exist', option)
+        return
+    for file in named:
+        if not os.path.exists(file):
+            yield _Problem(file, 'does not exist', option if not _is_absolute(ann_file) else f'{dotted}.ann_file')
+    for key, folder in folders.items():
+        where = option if not _is_absolute(prefixes[key]) else f'{dotted}.data_prefix.{key}'
+        if not os.path.isdir(folder):
+            yield _Problem(folder, 'does not exist' if not os.path.exists(folder) else 'is not a folder', where)
+            continue
+        if key in _IMAGE_PREFIXES:
+            yield from _image_problems(folder, folders.get('seg_map_path'), bool(ann_file), node, setting, where)
+
+
+def _image_problems(folder, masks, listed, node, setting, option) -> Iterator[_Problem]:
+    suffix = setting('img_suffix')
+    suffix = suffix if isinstance(suffix, (str, tuple)) and not listed else ''
+    image = _first_file(folder, suffix)
+    if image is None:
+        yield _Problem(folder, f'holds no {suffix or "file"}', option)
+        return
+    mask_suffix = setting('seg_map_suffix')
+    reads_masks = any('LoadAnnotations' in str(step.get('type')) for step in _steps(node.get('pipeline')))
+    if masks and os.path.isdir(masks) and reads_masks and isinstance(suffix, str) and suffix and mask_suffix:
+        name = os.path.relpath(image, folder)
+        mask = os.path.join(masks, name[:len(name) - len(suffix)] + mask_suffix)
+        if not os.path.isfile(mask):
+            yield _Problem(mask, f'does not exist, though {image} does', option)
+
+
+def _steps(pipeline: object) -> Iterator[dict]:
+    """Every transform of a pipeline, those inside others too."""
+    if isinstance(pipeline, dict):
+        yield pipeline
+        for value in pipeline.values():
+            yield from _steps(value)
+    elif isinstance(pipeline, (list, tuple)):
+        for item in pipeline:
+            yield from _steps(item)
+
+
+def _first_file(folder: str, suffix: str | tuple[str, ...]) -> str | None:
+    for current, _, names in os.walk(folder, followlinks=True):
+        name = next((n for n in names if n.endswith(suffix)), None)
+        if name is not None:
+            return os.path.join(current, name)
+    return None
+
+
+def _evaluator_problems(evaluator: object, option: str) -> Iterator[_Problem]:
+    many = isinstance(evaluator, (list, tuple))
+    for index, metric in enumerate(evaluator if many else [evaluator]):
+        file = metric.get('ann_file') if isinstance(metric, dict) else None
+        if not isinstance(file, str) or not file or _is_remote(file, metric.get('backend_args')):
+            continue
+        if not Path(file).is_file():
+            yield _Problem(file, 'does not exist', f'{option}.{index}.ann_file' if many else f'{option}.ann_file')

@@ -1,0 +1,103 @@
+"""Fit a run to the machine: mixed precision and distributed training without an accelerator."""
+
+import os
+
+import torch
+from mmengine.config import Config
+from mmengine.device import is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
+
+from .errors import ENVIRONMENT, UserError, warn
+
+_AMP = 'AmpOptimWrapper'
+_AMP_ONLY = ('loss_scale', 'dtype', 'use_fsdp')
+
+
+def has_accelerator() -> bool:
+    """Whether MMEngine's ``AmpOptimWrapper`` can run here: on CUDA, NPU, MLU or MUSA."""
+    return is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()
+
+
+def set_precision(cfg: Config, amp: bool) -> None:
+    """Settle mixed precision: switch it on for ``--amp``; train in fp32 where a config asks for it in vain.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        amp (bool): Whether ``--amp`` was given.
+
+    Raises:
+        UserError: If ``--amp`` was given without an accelerator, or for an optimizer wrapper of another kind.
+    """
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = str(wrapper.get('type', 'OptimWrapper'))
+    is_amp = kind.split('.')[-1] == _AMP
+    if amp:
+        if not has_accelerator():
+            raise UserError('--amp needs a GPU (CUDA, NPU, MLU or MUSA) and there is none',
+                            'leave it out: training then runs in fp32', ENVIRONMENT)
+        if is_amp:
+            warn('--amp: the config enables mixed precision already')
+        elif kind.split('.')[-1] == 'OptimWrapper':
+            cfg.optim_wrapper.type = _AMP
+            cfg.optim_wrapper.loss_scale = 'dynamic'
+        else:
+            raise UserError(f'--amp works with OptimWrapper, and the config has {kind}', 'leave out --amp')
+    elif is_amp and not has_accelerator():
+        warn('no GPU: the config asks for mixed precision (AmpOptimWrapper); training in fp32 instead')
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        for key in _AMP_ONLY:
+            cfg.optim_wrapper.pop(key, None)
+
+
+def check_launcher(launcher: str) -> None:
+    """Check that a launcher has set the variables that MMEngine reads.
+
+    Raises:
+        UserError: If one is missing.
+    """
+    needed = {
+        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'),
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+        'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'MASTER_ADDR'),
+    }.get(launcher, ())
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        start = {'pytorch': 'torchrun or tools/dist_*.sh', 'slurm': 'srun', 'mpi': 'mpirun'}[launcher]
+        raise UserError(f'--launcher {launcher}: {missing[0]} is not set', f'start with {start}, or leave it out')
+
+
+def prepare_cpu_distribution(cfg: Config) -> None:
+    """Make several processes on CPUs train together, which MMEngine's set-up does not provide for.
+
+    It chooses gloo, keeps ``DistributedDataParallel`` from naming a device, and replaces SyncBN, which PyTorch has for
+    GPUs only, by BatchNorm. Nothing happens with an accelerator, or without ``--launcher pytorch``.
+
+    Args:
+        cfg (Config): The config, changed in place.
+    """
+    if cfg.get('launcher', 'none') != 'pytorch' or has_accelerator():
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+    }
+    wrapper['device_ids'] = None
+    cfg.model_wrapper_cfg = wrapper
+    if _replace_sync_bn(cfg.model):
+        warn('no GPU: SyncBN works on GPUs only; using BatchNorm, whose statistics each process keeps for itself')
+
+
+def _replace_sync_bn(node: object) -> bool:
+    replaced = False
+    if isinstance(node, dict):
+        if node.get('type') in ('SyncBN', 'MMSyncBN'):
+            node['type'] = 'BN'
+            replaced = True
+        children = list(node.values())
+    else:
+        children = list(node) if isinstance(node, (list, tuple)) else []
+    for child in children:
+        replaced = _replace_sync_bn(child) or replaced
+    return replaced

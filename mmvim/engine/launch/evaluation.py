@@ -1,0 +1,114 @@
+"""The options of ``tools/test.py`` that MMSegmentation and MMDetection understand differently."""
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from .errors import UserError
+
+
+def _library(cfg: Config, option: str) -> str:
+    scope = cfg.get('default_scope')
+    if scope not in ('mmseg', 'mmdet'):
+        raise UserError(f'{option} is known for mmseg and mmdet, and default_scope is {scope!r}', f'leave out {option}')
+    return scope
+
+
+def set_output(cfg: Config, out: str) -> None:
+    """``--out``: a folder of label maps (mmseg) or a pickle of predictions (mmdet).
+
+    Args:
+        cfg (Config): The config, changed in place.
+        out (str): The path.
+
+    Raises:
+        UserError: If the path does not suit the library, or no metric of the config writes label maps.
+    """
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    if _library(cfg, '--out') == 'mmdet':
+        if not out.endswith(('.pkl', '.pickle')):
+            raise UserError(f'--out {out} must end in .pkl or .pickle with an mmdet config', f'pass --out {out}.pkl')
+        cfg.test_evaluator = [*evaluators, {'type': 'DumpDetResults', 'out_file_path': out}]
+        return
+    if Path(out).is_file() or out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {out} must be a folder with an mmseg config: it receives one label map per image',
+                        'pass a folder')
+    metric = next((m for m in evaluators if str(m.get('type')).split('.')[-1] == 'IoUMetric'), None)
+    if metric is None:
+        raise UserError(f'--out {out} needs IoUMetric in test_evaluator', 'add it, or leave out --out')
+    metric['output_dir'] = out
+    metric['keep_results'] = True
+
+
+def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """``--show``, ``--show-dir`` and ``--wait-time``: draw every prediction.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        show (bool): Open a window.
+        show_dir (str, optional): Folder for the drawings.
+        wait_time (float): Seconds a window stays.
+
+    Raises:
+        UserError: If the config has no visualization hook or ``show`` finds no display.
+    """
+    if not show and show_dir is None:
+        return
+    library = _library(cfg, '--show-dir' if show_dir else '--show')
+    has_display = any(os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY'))
+    if show and sys.platform.startswith('linux') and not has_display:
+        raise UserError('--show finds no display', 'pass --show-dir DIR to save the drawings instead')
+    if show_dir is not None and Path(show_dir).is_file():
+        raise UserError(f'--show-dir {show_dir} is a file', 'pass a folder')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise UserError('the config has no default_hooks.visualization, which draws',
+                        f"add visualization=dict(type='{'Seg' if library == 'mmseg' else 'Det'}VisualizationHook')")
+    hook['draw'] = True
+    if show:
+        hook['show'] = True
+        hook['wait_time'] = wait_time
+    if show_dir is not None and library == 'mmdet':
+        hook['test_out_dir'] = show_dir
+    elif show_dir is not None:
+        cfg.visualizer['save_dir'] = show_dir
+
+
+def set_tta(cfg: Config, model: nn.Module) -> None:
+    """``--tta``: test-time augmentation by ``tta_model`` and ``tta_pipeline``; mmdet configs have a default (flips).
+
+    Args:
+        cfg (Config): The config, changed in place.
+        model (nn.Module): The model, built for such questions.
+
+    Raises:
+        UserError: If an mmseg config lacks one of them, or an mmdet model predicts masks, which mmdet cannot merge.
+    """
+    library = _library(cfg, '--tta')
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    if library == 'mmdet' and getattr(model, 'with_mask', False):
+        raise UserError(f'--tta: mmdet merges boxes only, and this {type(model).__name__} predicts masks',
+                        'leave out --tta')
+    if library == 'mmseg':
+        for name in ('tta_model', 'tta_pipeline'):
+            if not cfg.get(name):
+                raise UserError(f'--tta needs {name} in the config',
+                                'inherit it from the dataset and runtime bases of mmseg')
+    if not cfg.get('tta_model'):
+        nms = {'type': 'nms', 'iou_threshold': 0.5}
+        cfg.tta_model = {'type': 'DetTTAModel', 'tta_cfg': {'nms': nms, 'max_per_img': 100}}
+    if not cfg.get('tta_pipeline'):
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1., 0.)]
+        packing = [{'type': 'PackDetInputs', 'meta_keys': keys}]
+        augmentation = {'type': 'TestTimeAug', 'transforms': [flips, packing]}
+        cfg.tta_pipeline = [*copy.deepcopy(dataset['pipeline'][:-1]), augmentation]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset['pipeline'] = cfg.tta_pipeline

@@ -1,0 +1,117 @@
+"""Progress on the console: bars in a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class ProgressDisplay:
+    """Shows how far several tasks are.
+
+    In a terminal every task is a bar with its count, a note and the time left. Elsewhere (a log file, a pipe) a task
+    prints a line whenever another part of it is done.
+
+    Args:
+        console (rich.console.Console, optional): Where to show it. Defaults to None, a console on standard output.
+        parts (int): Lines that a task prints where there is no terminal. Defaults to 10.
+    """
+
+    def __init__(self, console: Console | None = None, parts: int = 10) -> None:
+        if parts < 1:
+            raise ValueError(f'parts must be 1 or greater, got {parts}')
+        self.console = console or Console()
+        self.parts = parts
+        self.bars = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[note]}'),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[int, _Lines] = {}
+        self._next = 0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether bars are drawn."""
+        return self.console.is_terminal
+
+    def __enter__(self) -> ProgressDisplay:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def add(self, description: str, total: int) -> int:
+        """Begin a task of ``total`` steps; return its number."""
+        if self.is_terminal:
+            return int(self.bars.add_task(description, total=total, note=''))
+        self._next += 1
+        self._tasks[self._next] = _Lines(description, total, self.parts, time.monotonic())
+        return self._next
+
+    def update(self, task: int, done: int, note: str = '') -> None:
+        """Say how many steps of a task are done, and what else to show beside it."""
+        if self.is_terminal:
+            self.bars.update(TaskID(task), completed=done, note=note)
+            return
+        line = self._tasks[task].line(done, note)
+        if line:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def remove(self, task: int) -> None:
+        """Take a task off the display."""
+        if self.is_terminal:
+            self.bars.remove_task(TaskID(task))
+        else:
+            self._tasks.pop(task)
+
+
+class _Lines:
+    """Decides when a task that is shown as lines prints the next one."""
+
+    def __init__(self, description: str, total: int, parts: int, begin: float) -> None:
+        self.description, self.total, self.parts, self.begin = description, max(total, 1), parts, begin
+        self.shown = 0
+        self.first: int | None = None
+
+    def line(self, done: int, note: str) -> str | None:
+        part = done * self.parts // self.total
+        if self.first is None:
+            self.first = done - 1  # a resumed run does not begin at 0; the rate counts only what was done here
+        if part <= self.shown:
+            return None
+        self.shown = part
+        rate = (time.monotonic() - self.begin) / max(done - self.first, 1)
+        left = f', {clock(rate * (self.total - done))} left' if done < self.total else ''
+        return f'{self.description}: {done}/{self.total}{", " + note if note else ""}{left}'
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, or hours, minutes and seconds."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'
+
+
+@contextmanager
+def progress_display(description: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """Show one task while the block runs; yields the function that takes the number of steps done."""
+    with ProgressDisplay(console) as display:
+        task = None
+
+        def advance(done: int) -> None:
+            nonlocal task
+            if task is None:  # nothing is shown for work that turns out to be done already
+                task = display.add(description, total)
+            display.update(task, done)
+
+        yield advance

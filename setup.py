@@ -1,0 +1,168 @@
+"""Build and install mmvim.
+
+Besides the package this ships ``mmvim/.mim`` with ``configs/``, ``tools/`` and ``model-index.yml``: that is where
+MMEngine looks for ``mmvim::vim/...`` in ``_base_``, and MIM for ``mim train mmvim``. A wheel and an sdist hold a copy;
+an editable install gets links into the checkout, so that an edited config counts at once. Building a wheel therefore
+never touches the checkout, and an editable install survives it.
+
+Neither OpenMMLab family is required by default: both install the same import names under different distribution names,
+and only the user knows which is there. The extras ``seg`` and ``det`` bring the maintained family (onedl-*), the extras
+``seg-openmmlab`` and ``det-openmmlab`` the original one; they exclude each other.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.develop import develop
+from setuptools.command.sdist import sdist
+
+ROOT = Path(__file__).resolve().parent
+MIM = Path('mmvim', '.mim')
+IGNORED = shutil.ignore_patterns('__pycache__', '*.pyc', '.*')
+
+
+def mim_sources() -> dict[str, Path]:
+    """Return what ``.mim`` holds, by name: from the checkout, or from the ``.mim`` that an unpacked sdist carries."""
+    checkout = {'configs': ROOT / 'configs', 'tools': ROOT / 'tools', 'model-index.yml': ROOT / 'configs/model-index.yml'}
+    shipped = {name: ROOT / MIM / name for name in checkout}
+    sources = checkout if (ROOT / 'configs').exists() else shipped
+    missing = [str(path.relative_to(ROOT)) for path in sources.values() if not path.exists()]
+    if missing:
+        raise SystemExit(f'mmvim cannot be built: {", ".join(missing)} is missing from {ROOT}. '
+                         'This tree is incomplete: clone the repository again, or unpack the sdist again.')
+    return sources
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def copy_mim(target: Path) -> None:
+    """Put a fresh copy at ``target``, replacing whatever an earlier build left there."""
+    sources = mim_sources()
+    remove(target)
+    target.mkdir(parents=True)
+    for name, source in sources.items():
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=IGNORED)
+        else:
+            shutil.copyfile(source, target / name)
+
+
+def link_mim() -> None:
+    """Link ``mmvim/.mim`` of this checkout to its ``configs/`` and ``tools/``; copy where links are not allowed."""
+    target = ROOT / MIM
+    sources = mim_sources()
+    if any(target in source.parents for source in sources.values()):
+        return  # an unpacked sdist: its copy is the only one there is
+    try:
+        remove(target)
+        target.mkdir(parents=True)
+    except OSError as error:
+        raise SystemExit(f'mmvim cannot be installed in editable mode: {target} cannot be replaced ({error.strerror}). '
+                         'Make the checkout writable, or install without -e.') from error
+    try:
+        for name, source in sources.items():
+            (target / name).symlink_to(os.path.relpath(source, target), target_is_directory=source.is_dir())
+    except OSError as error:
+        copy_mim(target)
+        print(f'mmvim: {target} is a copy because links are not possible here ({error.strerror}): '
+              'repeat the installation after changing configs/ or tools/.')
+
+
+class BuildPy(build_py):
+    """Add ``.mim`` to what is built, or to the checkout of an editable install."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            link_mim()
+        else:
+            copy_mim(Path(self.build_lib) / MIM)
+
+    def _mim_files(self) -> Iterator[tuple[str, str]]:
+        for name, source in mim_sources().items():
+            for file in (source.rglob('*') if source.is_dir() else (source, )):
+                inside = file.relative_to(source)
+                if file.is_file() and not any(p.startswith('.') or p == '__pycache__' for p in inside.parts):
+                    yield str(Path(self.build_lib) / MIM / name / inside), os.path.relpath(file)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return super().get_outputs(include_bytecode) + [built for built, _ in self._mim_files()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        # read by editable installs in strict mode, which link file by file
+        return {**super().get_output_mapping(), **dict(self._mim_files())}
+
+
+class Develop(develop):
+    """``setup.py develop`` of older setuptools does not build, so the links are made here."""
+
+    def run(self) -> None:
+        link_mim()
+        super().run()
+
+
+class Sdist(sdist):
+    """Ship ``.mim`` as a copy."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        copy_mim(Path(base_dir) / MIM)
+
+
+def version() -> str:
+    """Read the version without importing the package."""
+    return re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmvim/__init__.py').read_text('utf-8'), re.MULTILINE)[1]
+
+
+def long_description() -> str:
+    """Return the README, or nothing where there is none."""
+    readme = ROOT / 'README.md'
+    return readme.read_text('utf-8') if readme.exists() else ''
+
+
+ONEDL = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3']
+# mmengine 0.10.7 needs pkg_resources, which setuptools 81 dropped; mmsegmentation 1.2.2 does not name ftfy and regex
+OPENMMLAB = ['mmengine>=0.10.5', 'mmcv>=2.0.0,<2.2.0', 'setuptools<81']
+SEG_OPENMMLAB = [*OPENMMLAB, 'mmsegmentation>=1.2.2', 'ftfy', 'regex']
+
+setup(
+    name='mmvim',
+    version=version(),
+    description='Vision state-space backbones for MMSegmentation and MMDetection',
+    long_description=long_description(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords='computer vision, state-space models, Mamba, semantic segmentation, object detection',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+    packages=find_packages(include=['mmvim', 'mmvim.*']),
+    package_data={'mmvim': ['py.typed']} if (ROOT / 'mmvim/py.typed').exists() else {},
+    cmdclass={'build_py': BuildPy, 'develop': Develop, 'sdist': Sdist},
+    python_requires='>=3.10',
+    install_requires=['torch>=2.4', 'einops>=0.7', 'numpy>=1.24'],
+    extras_require={
+        'seg': [*ONEDL, 'onedl-mmsegmentation>=1.4'],
+        'det': [*ONEDL, 'onedl-mmdetection>=3.5'],
+        'seg-openmmlab': SEG_OPENMMLAB,
+        'det-openmmlab': [*OPENMMLAB, 'mmdet>=3.3.0'],
+        'triton': ['triton>=3.0; platform_system == "Linux" and platform_machine == "x86_64"'],
+        'dev': ['mypy', 'pytest', 'ruff', 'setuptools', 'wheel'],
+    },
+)

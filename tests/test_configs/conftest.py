@@ -1,0 +1,195 @@
+"""Configs under ``configs/``, and a way to make a config and its data small."""
+
+import copy
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import mmengine
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from mmseg.datasets import ADE20KDataset
+
+import mmvim  # noqa: F401  (makes `mmseg::` and `mmvim::` bases resolve)
+from mmvim.models.backbones import MambaVision, Vim
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs'
+CROP = 64
+
+
+def config_files() -> list[str]:
+    """Every config, relative to ``configs/``; ``_base_`` holds parts of configs, not configs."""
+    return sorted(str(f.relative_to(CONFIGS)) for f in CONFIGS.rglob('*.py') if '_base_' not in f.parts)
+
+
+def full_named(files: list[str]) -> list[str]:
+    """Those in family folders; the others are one-line entries to them."""
+    return [f for f in files if os.sep in f]
+
+
+def pytest_generate_tests(metafunc):
+    files = config_files()
+    choices = {
+        'config_file': files,
+        'full_config': full_named(files),
+        'entry': sorted(set(files) - set(full_named(files))),
+        'recipe': [f for f in full_named(files) if f.startswith(('vim/', 'mambavision/'))],
+    }
+    for name, values in choices.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, values)
+
+
+_read_once = functools.cache(mmengine.load)
+
+
+@functools.cache
+def _load(file: str) -> Config:
+    with mock.patch('mmengine.config.utils.load', _read_once):  # MMSegmentation's fifty metafiles, for each `mmseg::`
+        return Config.fromfile(CONFIGS / file)
+
+
+@pytest.fixture(scope='session')
+def load():
+    """Read a config by its path below ``configs/``; the caller owns the copy."""
+    return lambda file: copy.deepcopy(_load(file))
+
+
+@pytest.fixture(autouse=True)
+def quick_and_clean_runners(monkeypatch):
+    """Write configs unformatted (formatting takes longer than the step), and leave no global of a runner behind."""
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
+    yield
+    for cls in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        cls._instance_dict.clear()
+
+
+def _labels(dataset: dict, num_classes: int) -> list[int]:
+    """Values that an annotation of the data set may hold: its classes', and 0 where that means unlabelled."""
+    if dataset['type'] == 'ADE20KDataset':
+        names = ADE20KDataset.METAINFO['classes']
+        return [0, *(names.index(name) + 1 for name in dataset.get('metainfo', ADE20KDataset.METAINFO)['classes'])]
+    return list(range(num_classes + bool(dataset.get('reduce_zero_label'))))
+
+
+def _write_pictures(dataset: dict, root: Path, labels: list[int], shapes: list[tuple[int, int]]) -> None:
+    """Write noise in the places and formats in which a data set's config expects its pictures."""
+    rng = np.random.default_rng(0)
+    prefix = dataset['data_prefix']
+    for i, (height, width) in enumerate(shapes):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        label = rng.choice(np.array(labels, dtype=np.uint8), (4, 4))
+        label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+        for folder, suffix, array in ((prefix['img_path'], dataset.get('img_suffix', '.jpg'), image),
+                                      (prefix['seg_map_path'], dataset.get('seg_map_suffix', '.png'), label)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(root / folder / f'{i}{suffix}'), array)
+    dataset['data_root'] = str(root)
+
+
+def _scaled(size: int | Sequence[int], ratio: float) -> int | tuple[int, ...]:
+    return round(size * ratio) if isinstance(size, int) else tuple(round(side * ratio) for side in size)
+
+
+def _narrow(model: dict, ratio: float) -> None:
+    """Make a segmentor with a named, hence large, backbone of mmvim narrow; depth, outputs and switches stay."""
+    backbone, arch = model['backbone'], model['backbone'].get('arch')
+    if not isinstance(arch, str):
+        return  # written for a CPU
+    if backbone['type'] == 'mmvim.Vim':
+        backbone.update(arch={'embed_dims': 16, 'depth': Vim.arch_zoo[arch]['depth'], 'd_state': 4},
+                        img_size=_scaled(backbone['img_size'], ratio))
+        channels = [16] * len(backbone['out_indices'])
+    else:
+        assert backbone['type'] == 'mmvim.MambaVision', f'no rule to make {backbone["type"]} narrow'
+        backbone.update(arch={**MambaVision.arch_zoo[arch], 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)},
+                        window_sizes=_scaled(backbone['window_sizes'], ratio))
+        channels = [8, 16, 32, 64]
+    if model.get('neck'):
+        model['neck']['embed_dim'] = channels[0]
+    model['decode_head'].update(in_channels=channels, channels=16)
+    model['auxiliary_head'].update(in_channels=channels[model['auxiliary_head']['in_index']], channels=16)
+
+
+def shrink_config(cfg: Config, work_dir: Path) -> Config:
+    """Turn a segmentation config into one that a CPU steps through in a second or two, on pictures written for it.
+
+    Widths, sizes of pictures and windows shrink; everything else (types, depths, outputs, pipelines, optimizer,
+    schedules, evaluator) stays as the config says.
+    """
+    cfg = copy.deepcopy(cfg)
+    model = cfg.model
+    size = model.data_preprocessor['size']
+    resizes = any(t['type'] in ('RandomCrop', 'Resize') for t in cfg.train_dataloader.dataset.pipeline)
+    ratio = CROP / min(size) if resizes else 1.
+    _narrow(model, ratio)
+    model.data_preprocessor['size'] = _scaled(size, ratio)
+    if model.test_cfg.mode == 'slide':
+        model.test_cfg.update(crop_size=_scaled(model.test_cfg.crop_size, ratio),
+                              stride=_scaled(model.test_cfg.stride, ratio))
+
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader, train = cfg[name], name == 'train_dataloader'
+        loader.update(num_workers=0, persistent_workers=False, batch_size=2 if train else 1)
+        shapes = [(80, 64), (64, 96), (70, 110)] if train else [(72, 100)]
+        labels = _labels(loader.dataset, model.decode_head.num_classes)
+        _write_pictures(loader.dataset, work_dir / 'data', labels, shapes)
+        for transform in loader.dataset.pipeline:
+            for key in {'crop_size', 'scale'} & set(transform):
+                transform[key] = _scaled(transform[key], ratio)
+    cfg.train_cfg.update(max_iters=1, val_interval=10)
+    if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # needs a GPU
+        cfg.optim_wrapper.type = 'OptimWrapper'
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = Path(work_dir).name
+    return cfg
+
+
+@pytest.fixture
+def shrink(tmp_path):
+    """Make a config small, with pictures and a work directory of its own."""
+    return lambda cfg: shrink_config(cfg, tmp_path / 'work')
+
+
+@pytest.fixture(scope='session')
+def read_as_installed(tmp_path_factory):
+    """Read configs in a new process in which mmvim looks installed, ``.mim`` and all, and return them as dicts."""
+    site = tmp_path_factory.mktemp('site')
+    package, mim = site / 'mmvim', site / 'mmvim' / '.mim'
+    mim.mkdir(parents=True)
+    for part in (ROOT / 'mmvim').iterdir():
+        if part.name not in ('.mim', '__pycache__'):
+            (package / part.name).symlink_to(part)
+    (mim / 'configs').symlink_to(CONFIGS)
+    (mim / 'model-index.yml').symlink_to(CONFIGS / 'model-index.yml')
+    script = (f'import pickle, sys; import mmvim; from mmengine.config import Config; out, *files = sys.argv[1:]; '
+              f'assert mmvim.__file__.startswith({str(site)!r}), mmvim.__file__; '
+              f'pickle.dump([Config.fromfile(f).to_dict() for f in files], open(out, "wb"))')
+
+    def read(files: list[Path]) -> list[dict]:
+        out = tmp_path_factory.mktemp('out') / 'configs.pkl'
+        command = [sys.executable, '-c', script, str(out), *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=site,
+                              env={**os.environ, 'PYTHONPATH': str(site)})
+        assert done.returncode == 0, done.stderr[-3000:]
+        return pickle.loads(out.read_bytes())
+
+    return read
+
+
+@pytest.fixture(scope='session')
+def index() -> dict:
+    """``configs/model-index.yml`` with the metafiles it imports, by path."""
+    paths = mmengine.load(CONFIGS / 'model-index.yml')['Import']
+    return {path: mmengine.load(ROOT / path) for path in paths}

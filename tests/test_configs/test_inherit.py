@@ -1,0 +1,130 @@
+"""A user's own repository builds on mmvim's configs."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
+from mmengine.runner import Runner
+
+BASES = ['vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py',
+         'mambavision/mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py']
+
+OWN_CLASSES = """
+_base_ = 'mmvim::{base}'
+
+data_root = 'data/plants'
+own_data = dict(
+    type='BaseSegDataset',
+    data_root=data_root,
+    reduce_zero_label=True,  # 0 in the pictures means: not labelled
+    metainfo=dict(classes=('leaf', 'stem', 'soil'), palette=[[0, 255, 0], [0, 128, 0], [128, 64, 0]]))
+train_dataloader = dict(dataset=own_data)
+val_dataloader = dict(dataset=own_data)
+test_dataloader = val_dataloader
+model = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
+optim_wrapper = dict(optimizer=dict(lr=3e-5))
+"""
+
+OWN_PIPELINE = """
+_base_ = '{level_one}'
+
+train_pipeline = _base_.train_pipeline
+train_pipeline.insert(-1, dict(type='CLAHE'))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+model = dict(backbone=dict(frozen_stages=2))
+"""
+
+
+@pytest.fixture(scope='module')
+def repository(tmp_path_factory, read_as_installed):
+    """Configs of a user: one level above mmvim's, and a second that takes a variable over and changes it."""
+    root = tmp_path_factory.mktemp('repository') / 'my-project' / 'configs'
+    root.mkdir(parents=True)
+    files = []
+    for i, base in enumerate(BASES):
+        files += [root / f'own{i}.py', root / f'own{i}_contrast.py']
+        files[-2].write_text(OWN_CLASSES.format(base=base))
+        files[-1].write_text(OWN_PIPELINE.format(level_one=files[-2].name))
+    cfgs = [Config(cfg) for cfg in read_as_installed(files)]
+    return list(zip(cfgs[::2], cfgs[1::2], strict=True))
+
+
+@pytest.mark.parametrize('index', range(len(BASES)), ids=BASES)
+def test_two_levels(index, repository, load):
+    base, (own, contrast) = load(BASES[index]), repository[index]
+    assert own.model.decode_head.num_classes == 3
+    assert own.train_dataloader.dataset.data_root == own.test_dataloader.dataset.data_root == 'data/plants'
+    assert own.optim_wrapper.optimizer.lr == 3e-5
+    assert own.optim_wrapper.optimizer.weight_decay == base.optim_wrapper.optimizer.weight_decay
+    assert own.model.backbone == base.model.backbone
+
+    pipeline = contrast.train_dataloader.dataset.pipeline
+    assert [t['type'] for t in pipeline] == [
+        *(t['type'] for t in base.train_dataloader.dataset.pipeline[:-1]), 'CLAHE', 'PackSegInputs']
+    init_default_scope('mmseg')
+    for transform in pipeline:
+        TRANSFORMS.build(copy.deepcopy(transform))
+    assert contrast.model.backbone.frozen_stages == 2
+    assert contrast.model.decode_head.num_classes == 3
+
+
+@pytest.mark.parametrize('index', range(len(BASES)), ids=BASES)
+def test_one_step_from_a_users_config(index, repository, shrink):
+    cfg = shrink(repository[index][1])
+    assert cfg.optim_wrapper['_scope_'] == 'mmvim', 'read through mmvim::, where every scope must resolve'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.test().keys() >= {'mIoU', 'aAcc'}
+    assert runner.model.decode_head.num_classes == 3
+    assert not any(p.requires_grad for p in runner.model.backbone.patch_embed.parameters())
+
+
+@pytest.fixture(scope='module')
+def readme_configs(tmp_path_factory, read_as_installed):
+    """The configs printed in the families' READMEs, read as a user's who pastes them into a file, by their text."""
+    root, snippets = tmp_path_factory.mktemp('pasted'), []
+    for readme in sorted((Path(__file__).resolve().parents[2] / 'configs').rglob('README.md')):
+        blocks = re.findall(r'^```python\n(.*?)^```', readme.read_text(), re.MULTILINE | re.DOTALL)
+        snippets += [block for block in blocks if block.startswith('_base_ = ')]
+    files = [root / f'snippet{i}.py' for i in range(len(snippets))]
+    for file, snippet in zip(files, snippets, strict=True):
+        file.write_text(snippet)
+    return dict(zip(snippets, map(Config, read_as_installed(files)), strict=True))
+
+
+def settings(cfg, shrink):
+    """Map the parameters' names of the small model to (lr / base lr, weight decay), with their dimensions."""
+    cfg = shrink(cfg)
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg.model)
+    base_lr = cfg.optim_wrapper.optimizer.lr
+    groups = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper)).optimizer.param_groups
+    of = {id(p): (g['lr'] / base_lr, g['weight_decay']) for g in groups for p in g['params']}
+    return {name: (*of[id(p)], p.ndim) for name, p in model.named_parameters()}
+
+
+def test_readme_snippets_build(readme_configs, shrink):
+    assert len(readme_configs) == 4
+    for cfg in readme_configs.values():
+        assert settings(cfg, shrink)
+
+
+def test_readme_snippet_with_the_published_optimizer_of_vim(readme_configs, shrink):
+    cfg, = [cfg for text, cfg in readme_configs.items() if 'layer_decay_scope' in text]
+    decayed = cfg.optim_wrapper.optimizer.weight_decay
+    for name, (scale, weight_decay, ndim) in settings(cfg, shrink).items():
+        embedding = name.startswith(('backbone.patch_embed', 'backbone.pos_embed'))
+        assert scale == pytest.approx(0.92**25 if embedding else 1), name
+        assert weight_decay == (0 if ndim == 1 or name.endswith('.bias') else decayed), name
+
+
+def test_readme_snippet_with_the_published_optimizer_of_mambavision(readme_configs, shrink):
+    cfg, = [cfg for text, cfg in readme_configs.items() if 'DefaultOptimWrapperConstructor' in text]
+    decayed = cfg.optim_wrapper.optimizer.weight_decay
+    for name, (scale, weight_decay, _) in settings(cfg, shrink).items():
+        assert scale == 1, name
+        assert weight_decay == (0 if 'norm' in name else decayed), name

@@ -1,0 +1,55 @@
+"""The model index that MIM and MMEngine read."""
+
+from pathlib import Path
+
+import pytest
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+ROOT = CONFIGS.parent
+
+
+def models(index):
+    return [(path, model) for path, metafile in index.items() for model in metafile['Models']]
+
+
+def test_index_names_every_metafile(index):
+    assert sorted(index) == sorted(str(f.relative_to(ROOT)) for f in CONFIGS.rglob('metafile.yml'))
+
+
+def test_every_recipe_is_listed_once(index, recipe):
+    listed = [model['Config'] for _, model in models(index)]
+    assert listed.count(f'configs/{recipe}') == 1
+
+
+def test_entries_of_the_metafiles(index):
+    for path, model in models(index):
+        config = ROOT / model['Config']
+        assert config.is_file(), model['Config']
+        assert config.parent == (ROOT / path).parent, f'{path} lists a config of another folder'
+        assert model['Name'] == config.stem
+        assert model['In Collection'] in {c['Name'] for c in index[path]['Collections']}
+        assert {'Training Data', 'Batch Size', 'Architecture'} <= set(model['Metadata'])
+    names = [model['Name'] for _, model in models(index)]
+    assert len(names) == len(set(names))
+
+
+def test_batch_size_is_the_configs(index, load):
+    for _, model in models(index):
+        cfg = load(str(Path(model['Config']).relative_to('configs')))
+        if 'auto_scale_lr' in cfg:
+            assert model['Metadata']['Batch Size'] == cfg.auto_scale_lr.base_batch_size, model['Name']
+
+
+def test_no_result_or_weights_that_nobody_measured(index):
+    """mmvim has published no weights: an entry with them, or with results, would be somebody else's."""
+    for _, model in models(index):
+        assert not {'Weights', 'Results'} & set(model), model['Name']
+
+
+@pytest.mark.parametrize('key', ['Paper', 'README', 'Code'])
+def test_collections_are_complete(index, key):
+    for path, metafile in index.items():
+        for collection in metafile['Collections']:
+            assert key in collection, f'{path}: {collection["Name"]}'
+            if key == 'README':
+                assert (ROOT / collection['README']).is_file()
