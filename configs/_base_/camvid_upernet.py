@@ -56,8 +56,8 @@ test_dataloader = dict(
 val_evaluator = dict(_scope_='mmseg', type='IoUMetric', iou_metrics=['mIoU'], ignore_index=void)
 test_evaluator = val_evaluator
 
-# 1000 it x 8 images / 367 images = 21.8 epochs
-max_iters, warmup = 1000, 100
+# 500 it x 8 images / 367 images = 10.9 epochs
+max_iters, warmup = 500, 50
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
@@ -67,7 +67,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=max_iters, eta_min=0.),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=250)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=125)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(

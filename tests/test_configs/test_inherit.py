@@ -85,11 +85,12 @@ def test_one_step_from_a_users_config(index, repository, shrink):
 
 @pytest.fixture(scope='module')
 def readme_configs(tmp_path_factory, read_as_installed):
-    """The configs printed in the families' READMEs, read as a user's who pastes them into a file, by their text."""
+    """The configs printed in the project's README and the families', read as a user's who pastes them into a file, by their text."""
     root, snippets = tmp_path_factory.mktemp('pasted'), []
-    for readme in sorted((Path(__file__).resolve().parents[2] / 'configs').rglob('README.md')):
+    project = Path(__file__).resolve().parents[2]
+    for readme in [project / 'README.md', *sorted((project / 'configs').rglob('README.md'))]:
         blocks = re.findall(r'^```python\n(.*?)^```', readme.read_text(), re.MULTILINE | re.DOTALL)
-        snippets += [block for block in blocks if block.startswith('_base_ = ')]
+        snippets += [block for block in blocks if re.search('^_base_ = ', block, re.MULTILINE)]
     files = [root / f'snippet{i}.py' for i in range(len(snippets))]
     for file, snippet in zip(files, snippets, strict=True):
         file.write_text(snippet)
@@ -108,7 +109,7 @@ def settings(cfg, shrink):
 
 
 def test_readme_snippets_build(readme_configs, shrink):
-    assert len(readme_configs) == 4
+    assert len(readme_configs) == 6
     for cfg in readme_configs.values():
         assert settings(cfg, shrink)
 

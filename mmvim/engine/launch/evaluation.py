@@ -70,6 +70,8 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
         raise UserError('the config has no default_hooks.visualization, which draws',
                         f"add visualization=dict(type='{'Seg' if library == 'mmseg' else 'Det'}VisualizationHook')")
     hook['draw'] = True
+    if library == 'mmseg':
+        hook.setdefault('interval', 1)  # before onedl-mmsegmentation it drew one picture in 50
     if show:
         hook['show'] = True
         hook['wait_time'] = wait_time

@@ -20,7 +20,7 @@ from mmvim.ops.selective_scan.chunk import (
     Workspace,
     contract,
     decays,
-    inputs_to_state,
+    outer,
     project,
     scan_backward,
     scan_forward,
@@ -104,7 +104,8 @@ class _BackwardSlab:
         # The states again: h[0] is the one before each segment, h[1:] those after each step.
         a, a_steps = decays(inputs, x, work)
         h, h_steps = work.get('state', (steps + 1, segments, *self.sizes))
-        v = inputs_to_state(inputs, x, h[1:])
+        v = x.delta * x.u
+        outer(v, x.B, inputs.B_constant, out=h[1:])
         product = product_steps = None
         if segments > 1:
             product, product_steps = work.get('product', tuple(a.shape))
@@ -117,10 +118,7 @@ class _BackwardSlab:
 
         # The gradients of the states.
         g, g_steps = work.get('grad', (steps, segments, *self.sizes))
-        if x.C is None:
-            torch.mul(dy.unsqueeze(-2), inputs.C_constant, out=g)
-        else:
-            torch.mul(dy.unsqueeze(-2), x.C.unsqueeze(-1), out=g)
+        outer(dy, x.C, inputs.C_constant, out=g)
         carry, after = scan_backward(carry, g_steps, a_steps, product_steps)
         if after is not None:
             g.addcmul_(product, after)

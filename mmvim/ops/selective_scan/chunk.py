@@ -71,14 +71,10 @@ def decays(slab: SlabInputs, x: ChunkInputs, work: Workspace) -> tuple[Tensor, t
     return a, a_steps
 
 
-def inputs_to_state(slab: SlabInputs, x: ChunkInputs, out: Tensor) -> Tensor:
-    """delta * u * B into `out`, state-sized; returns delta * u, (T, S, 1|K, b, G, C)."""
-    v = x.delta * x.u
-    if x.B is None:
-        torch.mul(v.unsqueeze(-2), slab.B_constant, out=out)
-    else:
-        torch.mul(v.unsqueeze(-2), x.B.unsqueeze(-1), out=out)
-    return v
+def outer(values: Tensor, weights: Tensor | None, constant: Tensor | None, out: Tensor) -> None:
+    """weights[n] * values[c] into `out`, state-sized; `values` (T, S, 1|K, b, G, C), weights as in :func:`project`."""
+    values = values.unsqueeze(-2).expand(-1, -1, out.shape[2], -1, -1, -1, -1)
+    torch.mul(values, constant if weights is None else weights.unsqueeze(-1), out=out)
 
 
 def project(states: Tensor, weights: Tensor | None, constant: Tensor | None, scratch: Tensor | None = None) -> Tensor:

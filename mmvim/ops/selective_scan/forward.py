@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmvim.ops.selective_scan.access import ChunkIndex, Writer
-from mmvim.ops.selective_scan.chunk import ChunkInputs, Workspace, decays, inputs_to_state, project, scan_forward
+from mmvim.ops.selective_scan.chunk import ChunkInputs, Workspace, decays, outer, project, scan_forward
 from mmvim.ops.selective_scan.plan import Plan, Slab
 from mmvim.ops.selective_scan.problem import Problem, SlabInputs
 
@@ -45,7 +45,7 @@ def _forward_slab(problem: Problem, plan: Plan, slab: Slab, out: Tensor, add: bo
         x = ChunkInputs(inputs, chunk, index)
         decay, decay_steps = decays(inputs, x, work)
         h, steps = work.get('state', (chunk.steps, chunk.segments, *sizes))
-        inputs_to_state(inputs, x, h)
+        outer(x.delta * x.u, x.B, inputs.B_constant, out=h)
         before = scan_forward(carry, steps, decay_steps, decay_steps if chunk.segments > 1 else None)
         if before is not None:
             h.addcmul_(decay, before)
