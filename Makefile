@@ -6,7 +6,8 @@ VENV ?= .venv-openmmlab
 else
 VENV ?= .venv
 endif
-PY := $(VENV)/bin/python
+# with its folder on the path, so that PyTorch finds the environment's ninja when it compiles an operator
+PY = PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python
 export STACK VENV
 
 .DEFAULT_GOAL := help

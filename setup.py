@@ -28,7 +28,8 @@ IGNORED = shutil.ignore_patterns('__pycache__', '*.pyc', '.*')
 
 def mim_sources() -> dict[str, Path]:
     """Return what ``.mim`` holds, by name: from the checkout, or from the ``.mim`` that an unpacked sdist carries."""
-    checkout = {'configs': ROOT / 'configs', 'tools': ROOT / 'tools', 'model-index.yml': ROOT / 'configs/model-index.yml'}
+    checkout = {name: ROOT / name for name in ('configs', 'tools')}
+    checkout['model-index.yml'] = ROOT / 'configs/model-index.yml'
     shipped = {name: ROOT / MIM / name for name in checkout}
     sources = checkout if (ROOT / 'configs').exists() else shipped
     missing = [str(path.relative_to(ROOT)) for path in sources.values() if not path.exists()]
@@ -153,10 +154,11 @@ setup(
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=['mmvim', 'mmvim.*']),
-    package_data={'mmvim': ['py.typed']} if (ROOT / 'mmvim/py.typed').exists() else {},
+    package_data={'mmvim': ['**/*.cpp', '**/*.h']},
     cmdclass={'build_py': BuildPy, 'develop': Develop, 'sdist': Sdist},
     python_requires='>=3.10',
-    install_requires=['torch>=2.4', 'einops>=0.7', 'numpy>=1.24'],
+    # ninja: PyTorch compiles mmvim's native operators with it, where there is a compiler
+    install_requires=['torch>=2.4', 'einops>=0.7', 'numpy>=1.24', 'ninja'],
     extras_require={
         'seg': [*ONEDL, 'onedl-mmsegmentation>=1.4'],
         'det': [*ONEDL, 'onedl-mmdetection>=3.5'],

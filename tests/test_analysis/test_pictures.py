@@ -59,7 +59,12 @@ def test_contact_sheet_refuses(rows, palette, text, tmp_path):
 
 
 def test_read_curve(tmp_path):
-    lines = [{'loss': 3.0, 'step': 10}, {'loss': 2.0, 'step': 20}, {'mIoU': 12.5, 'step': 20}, {'loss': 1.5, 'step': 20}]
+    lines = [
+        {'loss': 3.0, 'step': 10},
+        {'loss': 2.0, 'step': 20},
+        {'mIoU': 12.5, 'step': 20},
+        {'loss': 1.5, 'step': 20},
+    ]
     path = tmp_path / 'scalars.json'
     path.write_text('\n'.join(json.dumps(line) for line in lines) + '\n\n')
     curve = read_curve(path, 'loss')
@@ -102,7 +107,9 @@ def test_majority_floor_of_a_class_that_never_occurs_is_zero():
     assert floor == {'class': 0, 'mIoU': 0.0, 'aAcc': 0.0}
 
 
-@pytest.mark.parametrize(('train', 'text'), [([np.full(3, 255)], 'no labelled pixel'), ([np.full(3, 7)], 'outside 0 to 2')])
+@pytest.mark.parametrize(
+    ('train', 'text'), [([np.full(3, 255)], 'no labelled pixel'), ([np.full(3, 7)], 'outside 0 to 2')]
+)
 def test_majority_floor_refuses(train, text):
     with pytest.raises(ValueError, match=f'train_labels .*{text}'):
         majority_floor(train, [np.zeros(3, int)], 3)

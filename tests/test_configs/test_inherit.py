@@ -85,7 +85,7 @@ def test_one_step_from_a_users_config(index, repository, shrink):
 
 @pytest.fixture(scope='module')
 def readme_configs(tmp_path_factory, read_as_installed):
-    """The configs printed in the project's README and the families', read as a user's who pastes them into a file, by their text."""
+    """The configs printed in the READMEs, the project's and the families', as a user pastes them, by their text."""
     root, snippets = tmp_path_factory.mktemp('pasted'), []
     project = Path(__file__).resolve().parents[2]
     for readme in [project / 'README.md', *sorted((project / 'configs').rglob('README.md'))]:

@@ -102,5 +102,5 @@ def test_bad_arguments(arguments, text):
 def test_impossible_requirements_say_what_to_do(monkeypatch):
     monkeypatch.setattr(scene_module, 'LEAST_SHARE', 1.0)
     monkeypatch.setattr(scene_module, 'ATTEMPTS', 2)
-    with pytest.raises(RuntimeError, match='no street scene of 64 x 96 .* sides differ less'):
+    with pytest.raises(RuntimeError, match=r'no street scene of 64 x 96 .* sides differ less'):
         render_scene(0, 0, 0, SIZE)

@@ -62,7 +62,9 @@ def test_layout(scenes):
     assert len(files) == 12 * 3 + 3
     record = json.loads(files['demo_scenes.json'])
     assert record['parameters'] == read_record(scenes) == PARAMS.record()
-    label = cv2.imdecode(np.frombuffer(files['ADEChallengeData2016/annotations/training/ADE_train_00000001.png'], np.uint8), -1)
+    label = cv2.imdecode(
+        np.frombuffer(files['ADEChallengeData2016/annotations/training/ADE_train_00000001.png'], np.uint8), -1
+    )
     assert label.shape == PARAMS.size and label.dtype == np.uint8
 
 
@@ -89,11 +91,13 @@ def test_ade20k_values_are_those_of_mmseg():
 def test_stock_mmseg_reads_it(scenes):
     datasets = pytest.importorskip('mmseg.datasets')
     from mmengine.registry import DefaultScope
+
     with DefaultScope.overwrite_default_scope('mmseg'):
         dataset = datasets.ADE20KDataset(
             data_root=str(scenes / 'ADEChallengeData2016'),
             data_prefix={'img_path': 'images/validation', 'seg_map_path': 'annotations/validation'},
-            pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}])
+            pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}],
+        )
         assert len(dataset) == 4
         for index in range(4):
             item = dataset[index]
@@ -118,11 +122,18 @@ def test_categories_are_cocos():
 def test_stock_mmdet_reads_it(scenes, split, number):
     datasets = pytest.importorskip('mmdet.datasets')
     from mmengine.registry import DefaultScope
+
     with DefaultScope.overwrite_default_scope('mmdet'):
         dataset = datasets.CocoDataset(
-            data_root=str(scenes / 'coco'), ann_file=f'annotations/instances_{split}.json', data_prefix={'img': f'{split}/'},
-            pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True},
-                      {'type': 'PackDetInputs'}])
+            data_root=str(scenes / 'coco'),
+            ann_file=f'annotations/instances_{split}.json',
+            data_prefix={'img': f'{split}/'},
+            pipeline=[
+                {'type': 'LoadImageFromFile'},
+                {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True},
+                {'type': 'PackDetInputs'},
+            ],
+        )
         assert len(dataset) == number
         names = dataset.metainfo['classes']
         for index in range(number):
@@ -137,8 +148,10 @@ def test_stock_mmdet_reads_it(scenes, split, number):
 def test_pycocotools_decodes_exactly_the_visible_pixels(scenes):
     coco_module = pytest.importorskip('pycocotools.coco')
     ids, names = {}, {'person': 'person', 'car': 'car', 'boat': 'boat', 'stop sign': 'signboard', 'sports ball': 'ball'}
-    for split, folder, prefix, first in (('train2017', 'training', 'ADE_train', 0),
-                                         ('val2017', 'validation', 'ADE_val', 100_000)):
+    for split, folder, prefix, first in (
+        ('train2017', 'training', 'ADE_train', 0),
+        ('val2017', 'validation', 'ADE_val', 100_000),
+    ):
         coco = coco_module.COCO(str(scenes / 'coco' / 'annotations' / f'instances_{split}.json'))
         ids[split] = set(coco.imgs) | set(coco.anns)
         for annotation in coco.anns.values():
@@ -217,6 +230,7 @@ def test_other_parameters_need_force(tmp_path):
 def test_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(writer_module, '_annotate', fail)
     with pytest.raises(KeyboardInterrupt):
         write_demo_scenes(tmp_path / 'demo', PARAMS)
@@ -241,7 +255,7 @@ def test_command_line(tool, tmp_path, monkeypatch, capsys):
     assert 'already in demo' in capsys.readouterr().out
     with pytest.raises(UserError, match='--force'):
         tool.main(['--out', 'demo', '--train', '2'])
-    with pytest.raises(UserError, match='size must be .*10, 64'):
+    with pytest.raises(UserError, match=r'size must be .*10, 64'):
         tool.main(['--out', 'other', '--size', '10', '64'])
     assert [path.name for path in tmp_path.iterdir()] == ['demo']
 
@@ -249,5 +263,6 @@ def test_command_line(tool, tmp_path, monkeypatch, capsys):
 def test_command_line_error_is_one_line(tmp_path):
     environment = {**os.environ, 'PYTHONPATH': str(TOOL.parents[2])}
     done = subprocess.run(
-        [sys.executable, str(TOOL), '--train', 'many'], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        [sys.executable, str(TOOL), '--train', 'many'], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.startswith('error: ') and done.stderr.count('\n') == 1

@@ -2,11 +2,11 @@
 
 import io
 import logging
-from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from rich.console import Console
@@ -65,7 +65,7 @@ class Model(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(1))
 
     def train_step(self, data, optim_wrapper):
-        loss = (self.weight * data.float().mean()).abs().sum()
+        loss = (self.weight * data[0]).abs().sum()
         optim_wrapper.update_params(loss)
         return {'loss': loss.detach()}
 
@@ -73,26 +73,53 @@ class Model(torch.nn.Module):
         return data
 
 
+class Score(BaseMetric):
+    """A metric that is always 42."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {'mIoU': 42.0}
+
+
+class Data(torch.utils.data.Dataset):
+    """Three equal samples."""
+
+    metainfo: ClassVar = {}
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return torch.ones(1)
+
+
+def console_streams():
+    handlers = MMLogger.get_current_instance().handlers
+    return [handler.stream for handler in handlers if type(handler) is logging.StreamHandler]
+
+
 @pytest.mark.parametrize('terminal', [False, True])
 def test_hook_in_a_training(terminal, tmp_path):
-    hook = ProgressBarHook(parts=2)
-    hook.display.console = out = console(terminal)
+    hook, out = ProgressBarHook(parts=2), console(terminal)
     hook.display = ProgressDisplay(out, parts=2)
-    loader = {'batch_size': 1, 'dataset': [torch.ones(1)] * 3, 'sampler': {'type': 'InfiniteSampler'}}
-    evaluator = SimpleNamespace(dataset_meta=None, process=lambda **_: None, evaluate=lambda _: {'mIoU': 42.0})
     runner = Runner(
-        model=Model(), work_dir=str(tmp_path), train_dataloader=ConfigDict(loader), experiment_name=f'progress_{terminal}',
+        model=Model(),
+        work_dir=str(tmp_path),
+        experiment_name=f'progress_{terminal}',
+        custom_hooks=[hook],
         train_cfg={'by_epoch': False, 'max_iters': 4, 'val_interval': 2},
-        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}}, default_scope='mmengine',
-        val_dataloader=ConfigDict({**loader, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}}), val_cfg={},
-        val_evaluator=[{'type': 'DumpResults', 'out_file_path': str(tmp_path / 'x.pkl')}], custom_hooks=[hook])
-    runner.val_loop.evaluator = evaluator
-    streams = [handler.stream for handler in MMLogger.get_current_instance().handlers
-               if type(handler) is logging.StreamHandler]
+        val_cfg={},
+        train_dataloader={'batch_size': 1, 'dataset': Data(), 'sampler': {'type': 'InfiniteSampler'}},
+        val_dataloader={'batch_size': 1, 'dataset': Data(), 'sampler': {'type': 'DefaultSampler', 'shuffle': False}},
+        val_evaluator=Evaluator(Score()),
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}},
+    )
+    before = console_streams()
     runner.train()
     text = out.file.getvalue()
     assert '4/4' in text and 'loss 0.' in text and 'mIoU 42.0' in text
     if not terminal:
         assert text.count('\n') == 2
-    assert streams == [handler.stream for handler in MMLogger.get_current_instance().handlers
-                       if type(handler) is logging.StreamHandler], 'the log lost its stream'
+    assert console_streams() == before, 'the log lost its stream'

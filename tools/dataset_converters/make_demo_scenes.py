@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except FileExistsError as error:
         raise launch.UserError(str(error), 'nothing was changed') from error
     except (OSError, RuntimeError) as error:
-        raise launch.UserError(f'cannot write to {args.out}: {error}', 'nothing was left there', launch.ENVIRONMENT) from error
+        raise launch.UserError(
+            f'cannot write to {args.out}: {error}', 'nothing was left there', launch.ENVIRONMENT
+        ) from error
     print(f'{params.train} training and {params.val} validation scenes '
           f'{"written to" if written else "are already in"} {args.out}')  # fmt: skip
 

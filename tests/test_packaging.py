@@ -1,0 +1,239 @@
+"""What is built and installed: `.mim` in every form, `mmvim::` and `mmseg::` in configs, imports without the rest."""
+
+import email
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', '.*')
+# Where the libraries are, without the checkout itself: subprocesses run with -S and this path, so that an editable
+# mmvim of the environment under test is not found there.
+LIBRARIES = [p for p in sys.path if Path(p).name in ('site-packages', 'dist-packages')]
+
+
+def run(*args, path=(), cwd, check=True):
+    """Run this interpreter without its site-packages' links, with `path` before the libraries."""
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([*map(str, path), *LIBRARIES]), 'PYTHONDONTWRITEBYTECODE': '1'}
+    command = [sys.executable, '-S', '-W', 'ignore', *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def build(hook, tree, out, check=True):
+    """Call a PEP 517 hook in `tree`; return the archive."""
+    out.mkdir(exist_ok=True)
+    code = f'import sys; from setuptools.build_meta import {hook}; open(sys.argv[2], "w").write({hook}(sys.argv[1]))'
+    done = run('-c', code, out, out / 'name', cwd=tree, check=check)
+    return out / (out / 'name').read_text() if done.returncode == 0 else done
+
+
+def copy_tree(target):
+    """Copy what a build reads from the checkout."""
+    target.mkdir()
+    for name in ('mmvim', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, target / name, ignore=LEFT_OUT)
+    for name in ('setup.py', 'setup.cfg', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, target / name)
+    return target
+
+
+def files_below(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+    return copy_tree(tmp_path_factory.mktemp('packaging') / 'tree')
+
+
+@pytest.fixture(scope='module')
+def wheel(tree):
+    # leftovers of an interrupted build and of an older release must not get into the wheel
+    for leftover in (tree / 'build/lib/mmvim/.mim/configs/old.py', tree / 'mmvim/.mim/configs/old.py'):
+        leftover.parent.mkdir(parents=True)
+        leftover.write_text('')
+    archive = build('build_wheel', tree, tree.parent / 'wheel')
+    assert files_below(tree / 'mmvim/.mim') == {'configs/old.py'}, 'building a wheel changed the checkout'
+    shutil.rmtree(tree / 'mmvim/.mim')
+    return archive
+
+
+@pytest.fixture(scope='module')
+def sdist(tree):
+    return build('build_sdist', tree, tree.parent / 'sdist')
+
+
+def expected_in_wheel(tree):
+    mim = {f'mmvim/.mim/{top}/{name}' for top in ('configs', 'tools') for name in files_below(tree / top)}
+    return mim | {'mmvim/.mim/model-index.yml'} | {f'mmvim/{name}' for name in files_below(tree / 'mmvim')}
+
+
+def test_wheel_holds_the_package_and_mim(wheel, tree):
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in n and not n.endswith('/')}
+    assert names == expected_in_wheel(tree)
+    assert any(n.startswith('mmvim/.mim/configs/vim/') and n.endswith('.py') for n in names)
+    assert 'mmvim/.mim/tools/train.py' in names
+
+
+def test_wheel_has_the_licence_and_requires_neither_family(wheel):
+    archive = zipfile.ZipFile(wheel)
+    info = next(n.partition('/')[0] for n in archive.namelist() if '.dist-info/' in n)
+    assert any(n.startswith(info) and n.endswith('/LICENSE') for n in archive.namelist())
+    metadata = email.message_from_bytes(archive.read(f'{info}/METADATA'))
+    requirements = metadata.get_all('Requires-Dist')
+    names = {re.match(r'[\w-]+', r)[0] for r in requirements if 'extra ==' not in r}
+    assert names == {'torch', 'einops', 'numpy', 'ninja'}
+    for extra in ('seg', 'det', 'seg-openmmlab', 'det-openmmlab', 'dev', 'triton'):
+        assert extra in metadata.get_all('Provides-Extra')
+    onedl = [r for r in requirements if re.search(r"extra == .(seg|det).$", r)]
+    original = [r for r in requirements if 'openmmlab' in r]
+    assert onedl and all(r.startswith('onedl-') for r in onedl)
+    assert original and not any(r.startswith('onedl-') for r in original)
+
+
+def test_sdist_carries_mim_and_builds_the_same_wheel(sdist, wheel, tmp_path):
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter='data')
+    unpacked = next(tmp_path.iterdir())
+    assert not (unpacked / 'configs').exists()
+    assert (unpacked / 'LICENSE').exists() and (unpacked / 'mmvim/.mim/model-index.yml').exists()
+    again = build('build_wheel', unpacked, tmp_path / 'again')
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+    # an editable install of it has nothing to link to, and keeps the copy
+    before = files_below(unpacked / 'mmvim/.mim')
+    build('build_editable', unpacked, tmp_path / 'editable')
+    assert files_below(unpacked / 'mmvim/.mim') == before
+
+
+RESOLVE = """
+import os, site, sys
+for folder in sys.argv[3:]:
+    site.addsitedir(folder)
+import mmvim
+from mmengine.config import Config
+with open('user.py', 'w') as f:
+    f.write(f'_base_ = [{sys.argv[1]!r}]')
+cfg = Config.fromfile('user.py')
+assert cfg.model.type == 'EncoderDecoder', cfg.model
+assert os.path.realpath(mmvim.__file__).startswith(os.path.realpath(sys.argv[2])), mmvim.__file__
+"""
+NEEDS_MMSEG = pytest.mark.skipif(importlib.util.find_spec('mmseg') is None, reason='mmseg is not installed')
+
+
+def own_base():
+    return 'mmvim::vim/' + min(p.name for p in (ROOT / 'configs/vim').glob('*.py'))
+
+
+@NEEDS_MMSEG
+@pytest.mark.parametrize('base', [own_base(), 'mmseg::_base_/models/upernet_swin.py'])
+def test_bases_resolve_from_an_installed_wheel(wheel, tmp_path, base):
+    site = tmp_path / 'site'
+    run('-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', site, wheel, cwd=tmp_path)
+    run('-c', RESOLVE, base, site, path=[site], cwd=tmp_path)
+
+
+@NEEDS_MMSEG
+def test_bases_resolve_from_an_editable_install(tmp_path):
+    tree, site = copy_tree(tmp_path / 'tree'), tmp_path / 'site'
+    stale = tree / 'mmvim/.mim/configs'
+    stale.mkdir(parents=True)
+    (stale / 'old.py').write_text('')
+    with zipfile.ZipFile(build('build_editable', tree, tmp_path / 'editable')) as archive:
+        archive.extractall(site)
+    assert not (site / 'mmvim').exists()
+    mim = tree / 'mmvim/.mim'
+    assert {p.name: p.resolve() for p in mim.iterdir()} == {
+        'configs': tree / 'configs', 'tools': tree / 'tools', 'model-index.yml': tree / 'configs/model-index.yml'}
+    run('-c', RESOLVE, own_base(), tree, site, cwd=tmp_path)
+
+
+def test_an_incomplete_tree_is_named(tmp_path):
+    tree = copy_tree(tmp_path / 'tree')
+    (tree / 'configs/model-index.yml').unlink()
+    failed = build('build_wheel', tree, tmp_path / 'wheel', check=False)
+    assert failed.returncode != 0 and 'configs/model-index.yml is missing' in failed.stderr
+    assert not list((tmp_path / 'wheel').glob('*.whl'))
+
+
+@pytest.fixture
+def setup_module(tmp_path, monkeypatch):
+    """setup.py of a copy of the tree as a module, without its call of setup()."""
+    tree = copy_tree(tmp_path / 'tree')
+    monkeypatch.setattr(setuptools, 'setup', lambda **_: None)
+    spec = importlib.util.spec_from_file_location('mmvim_setup', tree / 'setup.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def refuse(*_, **__):
+    raise PermissionError(13, 'Permission denied')
+
+
+def test_a_read_only_tree_is_named(setup_module, monkeypatch):
+    monkeypatch.setattr(Path, 'mkdir', refuse)
+    with pytest.raises(SystemExit, match=r'mmvim/\.mim cannot be replaced \(Permission denied\).*without -e'):
+        setup_module.link_mim()
+
+
+def test_without_links_there_is_a_copy(setup_module, monkeypatch, capsys):
+    monkeypatch.setattr(Path, 'symlink_to', refuse)
+    setup_module.link_mim()
+    mim = setup_module.ROOT / 'mmvim/.mim'
+    assert not any(p.is_symlink() for p in mim.iterdir())
+    assert files_below(mim / 'configs') == files_below(setup_module.ROOT / 'configs')
+    assert 'is a copy' in capsys.readouterr().out
+
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {blocked!r}:
+            raise ModuleNotFoundError(f'{{name}} is blocked', name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+ALL_OPTIONAL = ['mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'triton', 'timm', 'torchvision', 'mamba_ssm',
+                'causal_conv1d']
+
+
+@pytest.mark.parametrize('blocked', [ALL_OPTIONAL, ['mmseg', 'mmdet', 'triton']], ids=['all', 'mmseg-mmdet-triton'])
+def test_import_without_the_optional_packages(tmp_path, blocked):
+    code = BLOCKER.format(blocked=blocked) + (
+        'import mmvim\n'
+        'assert "torch" not in sys.modules, "import mmvim is heavy"\n'
+        'from mmvim.ops import selective_scan\n'
+        'import torch\n'
+        'u = torch.ones(1, 2, 3)\n'
+        'y = selective_scan(u, u, -torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4))\n'
+        'assert y.shape == u.shape and torch.isfinite(y).all()\n')
+    run('-c', code, path=[ROOT], cwd=tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('mmcv') is None, reason='mmcv is not installed')
+def test_backbones_build_without_mmseg_and_mmdet(tmp_path):
+    code = BLOCKER.format(blocked=['mmseg', 'mmdet', 'triton']) + (
+        'from mmengine.registry import MODELS\n'
+        'arch = dict(embed_dims=8, depth=1)\n'
+        'print(type(MODELS.build(dict(type="mmvim.Vim", arch=arch, img_size=32))).__module__)\n')
+    assert run('-c', code, path=[ROOT], cwd=tmp_path).stdout.endswith('mmvim.models.backbones.vim\n')
+
+
+def test_a_broken_module_shows_its_real_cause(tmp_path):
+    package = tmp_path / 'mmvim'
+    shutil.copytree(ROOT / 'mmvim', package, ignore=LEFT_OUT)
+    (package / 'models/__init__.py').write_text('raise ImportError("libexample.so is missing")')
+    code = 'from mmengine.registry import MODELS; MODELS.build(dict(type="mmvim.Vim"))'
+    failed = run('-c', code, path=[tmp_path], cwd=tmp_path, check=False)
+    assert failed.returncode != 0 and failed.stderr.rstrip().endswith('ImportError: libexample.so is missing')
