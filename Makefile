@@ -35,6 +35,7 @@ lint: ## check style and types
 
 setup: ## only the set-up that `make test` does
 	@tools/setup_env.sh test
+	@echo "$(VENV) is ready; activate it with: . $(VENV)/bin/activate"
 
 clean: ## remove build leftovers and caches
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -155,7 +155,8 @@ def test_bases_resolve_from_an_editable_install(tmp_path):
     mim = tree / 'mmvim/.mim'
     assert {p.name: p.resolve() for p in mim.iterdir()} == {
         'configs': tree / 'configs', 'tools': tree / 'tools', 'model-index.yml': tree / 'configs/model-index.yml'}
-    run('-c', RESOLVE, own_base(), tree, site, cwd=tmp_path)
+    # on the path as well, because an editable mmvim of the environment under test has a finder of the same name
+    run('-c', RESOLVE, own_base(), tree, site, path=[site], cwd=tmp_path)
 
 
 def test_an_incomplete_tree_is_named(tmp_path):

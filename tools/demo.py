@@ -81,6 +81,8 @@ def make_scenes(folder: str, params: DemoSceneParams) -> None:
 def adapt(cfg: Config, args: argparse.Namespace) -> None:
     """Put the command line's folders and schedule into the config."""
     cfg.work_dir = args.work_dir
+    # MMEngine keeps one visualizer per name for as long as the process lives, and with it the folder of its records
+    cfg.visualizer.name = f'demo {Path(args.work_dir).resolve()}'
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(Path(args.data) / 'ADEChallengeData2016')
     if args.quick:

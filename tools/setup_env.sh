@@ -185,7 +185,10 @@ CODE
 
 title_of() {
   case $1 in
-    venv) echo "making $VENV with $python$([ -z "$kept_torch" ] || echo ", keeping its PyTorch $kept_torch")" ;;
+    venv)
+      if [ -x "$py" ]; then echo "installing build tools"; else
+        echo "making $VENV with $python$([ -z "$kept_torch" ] || echo ", keeping its PyTorch $kept_torch")"
+      fi ;;
     torch) if [ "$kept_torch" ]; then echo "PyTorch $kept_torch is kept"; else echo "installing PyTorch"; fi ;;
     runtime) echo "installing libraries" ;;
     dev) echo "installing development tools" ;;
@@ -274,6 +277,7 @@ run_step() { # number, step
 
 # --- what is to be done, and doing it --------------------------------------------------------------------------------
 
+[ -d requirements ] || fail "there is no requirements/ in $root." "This script sets up a clone of the repository: run it there."
 if command -v flock >/dev/null; then
   exec 9<requirements
   flock -n 9 || { echo "waiting for another set-up to end"; flock 9; }

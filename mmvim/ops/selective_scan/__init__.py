@@ -1,3 +1,4 @@
+from mmvim.ops.selective_scan import flops as _flops  # noqa: F401  (registers the formulas)
 from mmvim.ops.selective_scan.backends import backends, register_backend
 from mmvim.ops.selective_scan.interface import selective_scan, selective_scan_paths
 from mmvim.ops.selective_scan.native import available as native_available

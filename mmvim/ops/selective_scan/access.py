@@ -1,12 +1,11 @@
 """Read a chunk of a tensor along the paths, and write one back, without a copy of the whole tensor.
 
-Tensors come as (b, 1|K, rows..., L) in whatever strides the projections left; a chunk is (steps, segments, 1|K, b, rows...)
-with the channels contiguous, whichever order it is read in.
+Whole tensors are seen as (L, 1|K, b, G, C) in whatever strides the projections left them; a chunk is a dense buffer
+(steps, segments, 1|K, b, G, C), channels (or states) fastest, whichever order it was read in.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -57,105 +56,9 @@ def by_position(x: Tensor, groups: int) -> Tensor:
     return x.permute(4, 1, 0, 2, 3)
 
 
-class Reader:
-    """Chunks of one input.
-
-    Args:
-        x: (L, 1|K, b, G, D) view of the slab's part, see :func:`by_position`.
-        groups: The orders it is read in.
-        num_paths: Paths of the slab.
-        dtype: Of the chunks.
-    """
-
-    def __init__(self, x: Tensor, groups: list[PathGroup], num_paths: int, dtype: torch.dtype) -> None:
-        self.x, self.groups, self.dtype = x, groups, dtype
-        self.length = x.shape[0]
-        self.paths = x.shape[1] if len(groups) == 1 else num_paths
-        self.rows = tuple(x.shape[2:])
-        # Reading across the grain, one value a cache line, is slow: such pieces are first copied along it.
-        self.across = x.stride(-1) != 1 and x.stride(0) == 1
-        self.buffer: Tensor | None = None
-
-    def read(self, chunk: Chunk, index: ChunkIndex) -> Tensor:
-        """(steps, segments, 1|K, b, G, D); overwritten by the next call."""
-        shape = (chunk.steps, chunk.segments, self.paths, *self.rows)
-        numel = math.prod(shape)
-        if self.buffer is None or self.buffer.numel() < numel:
-            self.buffer = self.x.new_empty(numel, dtype=self.dtype)
-        out = self.buffer[:numel].view(shape)
-        for group in self.groups:
-            source = self.x if self.x.shape[1] == 1 or len(self.groups) == 1 else self.x[:, group.paths]
-            target = out if len(self.groups) == 1 else out[:, :, group.paths]
-            self._read_group(source, target, chunk, group, index)
-        return out
-
-    def _read_group(self, source: Tensor, target: Tensor, chunk: Chunk, group: PathGroup, index: ChunkIndex) -> None:
-        size = chunk.steps * chunk.segments
-        if group.order is None or (self.across and group.backwards):
-            if group.order is None:
-                piece = source[chunk.start:chunk.start + size]
-                if self.across:
-                    piece = piece.movedim(0, -1).contiguous().movedim(-1, 0)
-            else:
-                stop = self.length - chunk.start
-                piece = source[stop - size:stop].movedim(0, -1).flip(-1).movedim(-1, 0)
-            target.copy_(_fold(piece, chunk))
-            return
-        positions = index.of(group, chunk)
-        flat = target.flatten(0, 1)
-        if source.dtype == self.dtype and source.shape[1] == flat.shape[1] and not self.across:
-            torch.index_select(source, 0, positions, out=flat)
-        else:
-            flat.copy_(source.index_select(0, positions))
-
-
-class Writer:
-    """Put chunks of an output or a gradient at their positions.
-
-    Args:
-        x: (L, 1|K, b, G, D) view of the slab's part.
-        groups: The orders it is written in.
-        add: Add to what is there rather than set it.
-    """
-
-    def __init__(self, x: Tensor, groups: list[PathGroup], add: bool) -> None:
-        self.x, self.groups, self.add = x, groups, add
-        self.length = x.shape[0]
-        self.across = x.stride(-1) != 1 and x.stride(0) == 1
-
-    def write(self, values: Tensor, chunk: Chunk, index: ChunkIndex) -> None:
-        """Write (steps, segments, 1|K, b, G, D); where the tensor has no path axis, the sum over a group's paths."""
-        for group in self.groups:
-            piece = values[:, :, group.paths] if len(self.groups) > 1 else values
-            target = self.x
-            if self.x.shape[1] == 1:
-                if piece.shape[2] > 1:
-                    piece = piece.sum(dim=2, keepdim=True)
-            elif len(self.groups) > 1:
-                target = self.x[:, group.paths]
-            self._write_group(target, piece, chunk, group, index)
-
-    def _write_group(self, target: Tensor, piece: Tensor, chunk: Chunk, group: PathGroup, index: ChunkIndex) -> None:
-        size = chunk.steps * chunk.segments
-        if group.order is None or group.backwards:
-            if group.order is None:
-                part = target[chunk.start:chunk.start + size]
-            else:
-                stop = self.length - chunk.start
-                part = target[stop - size:stop]
-                piece = piece.flip((0, 1))
-            part = _fold(part, chunk)
-            if self.add:
-                part.add_(piece)
-            else:
-                part.copy_(piece)
-            return
-        positions = index.of(group, chunk)
-        flat = piece.flatten(0, 1)
-        if self.add:
-            target.index_add_(0, positions, flat.to(target.dtype))
-        else:
-            target.index_copy_(0, positions, flat.to(target.dtype))
+def runs_across(x: Tensor) -> bool:
+    """Whether neighbours in memory are neighbours in L rather than in the channels."""
+    return x.stride(-1) != 1 and x.stride(0) == 1
 
 
 class ChunkIndex:
@@ -178,9 +81,92 @@ class ChunkIndex:
         return self._positions[key]
 
 
-def _fold(piece: Tensor, chunk: Chunk) -> Tensor:
-    """(steps * segments, ...) in order of steps as (steps, segments, ...), a view."""
-    if chunk.segments == 1:
-        return piece.unsqueeze(1)
-    return piece.unflatten(0, (chunk.segments, chunk.steps)).transpose(0, 1)
+class Reader:
+    """Fill a buffer with chunks of an input.
 
+    Args:
+        x: (L, 1|K, b, G, C).
+        groups: The orders it is read in.
+        buffer: (steps, segments, 1|K, b, G, C), dense; K where there are several groups.
+    """
+
+    def __init__(self, x: Tensor, groups: list[PathGroup], buffer: Tensor) -> None:
+        self.length = x.shape[0]
+        # Reading across the grain, one value a cache line, is slow: such pieces are first copied along it.
+        self.across = runs_across(x)
+        self.segments = buffer.shape[1]
+        self.parts = []
+        for group in groups:
+            alone = len(groups) == 1
+            source = x if alone or x.shape[1] == 1 else x[:, group.paths]
+            target = buffer if alone else buffer[:, :, group.paths]
+            # In the order of steps: (steps, ...) or (segments, steps, ...); and in the order of memory: (all, ...).
+            ordered = target.squeeze(1) if self.segments == 1 else target.transpose(0, 1)
+            flat = target.flatten(0, 1)
+            direct = source.dtype == flat.dtype and source.shape[1] == flat.shape[1] and not self.across
+            self.parts.append((group, source, ordered, flat, direct))
+
+    def read(self, chunk: Chunk, index: ChunkIndex) -> None:
+        start, size = chunk.start, chunk.steps * chunk.segments
+        for group, source, ordered, flat, direct in self.parts:
+            if group.order is None:
+                piece = source.narrow(0, start, size)
+                if self.across:
+                    piece = piece.movedim(0, -1).contiguous().movedim(-1, 0)
+            elif group.backwards and self.across:
+                piece = source.narrow(0, self.length - start - size, size).movedim(0, -1).flip(-1).movedim(-1, 0)
+            else:
+                positions = index.of(group, chunk)
+                if direct:
+                    torch.index_select(source, 0, positions, out=flat)
+                else:
+                    flat.copy_(source.index_select(0, positions))
+                continue
+            ordered.copy_(piece if self.segments == 1 else piece.unflatten(0, (chunk.segments, chunk.steps)))
+
+
+class Writer:
+    """Put a buffer's chunks at their positions in an output or a gradient.
+
+    Args:
+        x: (L, 1|K, b, G, C); where it has no path axis, it gets the sum over paths.
+        groups: The orders it is written in.
+        buffer: (steps, segments, 1|K, b, G, C).
+        add: Add to what is there rather than set it.
+    """
+
+    def __init__(self, x: Tensor, groups: list[PathGroup], buffer: Tensor, add: bool) -> None:
+        self.length, self.add = x.shape[0], add
+        self.parts = []
+        for group in groups:
+            alone = len(groups) == 1
+            values = buffer if alone else buffer[:, :, group.paths]
+            target = x if alone or x.shape[1] == 1 else x[:, group.paths]
+            self.parts.append((group, target, values, target.shape[1] == 1 and values.shape[2] > 1))
+
+    def write(self, chunk: Chunk, index: ChunkIndex) -> None:
+        start, size = chunk.start, chunk.steps * chunk.segments
+        for group, target, values, reduce in self.parts:
+            if reduce:
+                values = values.sum(dim=2, keepdim=True)
+            if group.order is not None and not group.backwards:
+                positions = index.of(group, chunk)
+                values = values.flatten(0, 1).to(target.dtype)
+                if self.add:
+                    target.index_add_(0, positions, values)
+                else:
+                    target.index_copy_(0, positions, values)
+                continue
+            if group.backwards:
+                values, start_at = values.flip((0, 1)), self.length - start - size
+            else:
+                start_at = start
+            part = target.narrow(0, start_at, size)
+            if chunk.segments == 1:
+                values = values.squeeze(1)
+            else:
+                part = part.unflatten(0, (chunk.segments, chunk.steps)).transpose(0, 1)
+            if self.add:
+                part.add_(values)
+            else:
+                part.copy_(values)

@@ -14,18 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmvim.ops.selective_scan.access import ChunkIndex, PathGroup, Writer
-from mmvim.ops.selective_scan.chunk import (
-    ChunkInputs,
-    Workspace,
-    contract,
-    decays,
-    outer,
-    project,
-    scan_backward,
-    scan_forward,
-)
-from mmvim.ops.selective_scan.plan import Plan, Slab
+from mmvim.ops.selective_scan.access import ChunkIndex, PathGroup, Reader, Writer
+from mmvim.ops.selective_scan.chunk import ChunkBuffers, Contract, Outer, Project, Workspace
+from mmvim.ops.selective_scan.plan import Chunk, Plan, Slab
 from mmvim.ops.selective_scan.problem import Problem, SlabInputs
 
 
@@ -43,124 +34,199 @@ def backward(problem: Problem, plan: Plan, grad_out: Tensor, grad_last_state: Te
     Returns:
         A gradient for each tensor of `problem`, by name, in state dtype and in the tensor's shape.
     """
-    grads = {name: _new_grad(x, problem.dtype) for name, x in problem.differentiable().items()}
+    grads = {name: torch.zeros_like(x, dtype=problem.dtype) for name, x in problem.differentiable().items()}
     work = Workspace(problem.A)
-    path_slabs = len({slab.paths.start for slab in plan.slabs})
     for slab in plan.slabs:
-        _BackwardSlab(problem, plan, slab, grads, grad_out, path_slabs > 1, work).run(grad_last_state, boundaries)
+        _SlabBackward(problem, plan, slab, grads, grad_out, work).run(grad_last_state, boundaries)
     return grads
 
 
-def _new_grad(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros in the shape and, where it is dense, the memory order of `x`."""
-    return torch.zeros_like(x, dtype=dtype, memory_format=torch.preserve_format)
+class _SlabBackward:
+    """One slab's gradients, chunk by chunk."""
 
-
-class _BackwardSlab:
     def __init__(self, problem: Problem, plan: Plan, slab: Slab, grads: dict[str, Tensor], grad_out: Tensor,
-                 paths_are_split: bool, work: Workspace) -> None:
-        self.problem, self.plan, self.work = problem, plan, work
-        followed, raster = problem.path_groups(slab)
-        self.inputs = inputs = SlabInputs(problem, slab, followed, raster)
-        self.sizes = (*inputs.rows, inputs.d_state, inputs.channels)
-        self.grad_out = inputs.reader(inputs.part(grad_out, channels=True), followed)
-        self.grads, self.index = grads, ChunkIndex()
-        self.whole_channels = inputs.channels == problem.A.shape[1] // problem.groups
-
-        def writer(name: str, follow: bool, channels: bool) -> Writer:
-            orders: list[PathGroup] = followed if follow else raster
-            x = grads[name]
-            repeated = x.shape[1] < problem.num_paths and (paths_are_split or len(orders) > 1)
-            return Writer(inputs.part(x, channels), orders, add=repeated or (not channels and not self.whole_channels))
-
-        self.write_u = writer('u', problem.follow[0], True)
-        self.write_delta = writer('delta', problem.follow[1], True)
-        self.write_B = writer('B', problem.follow[2], False) if inputs.B is not None else None
-        self.write_C = writer('C', problem.follow[3], False) if inputs.C is not None else None
-        # Views of the constant tensors' gradients, which every chunk and slab adds to.
-        self.grad_A = inputs.constant(grads['A'])
-        self.grad_B = None if inputs.B is not None else inputs.constant(grads['B'])
-        self.grad_C = None if inputs.C is not None else inputs.constant(grads['C'])
-        self.grad_D = inputs.vector(grads['D']) if 'D' in grads else None
-        self.grad_bias = inputs.vector(grads['delta_bias']) if 'delta_bias' in grads else None
+                 work: Workspace) -> None:
+        self.problem, self.plan, self.grads, self.work = problem, plan, grads, work
+        self.inputs = inputs = SlabInputs(problem, slab)
+        self.grad_out = inputs.part(grad_out, channels=True)
+        self.index = ChunkIndex()
+        self.buffers: dict[tuple[int, int], _ChunkBackward] = {}
+        # Sums over the slab's steps, by row.
+        self.sums = {'A': work.get('sum_A', *inputs.state_shape).zero_()}
+        for name, constant in (('B', inputs.B_constant), ('C', inputs.C_constant)):
+            if constant is not None:
+                self.sums[name] = work.get(f'sum_{name}', *inputs.state_shape).zero_()
+        for name in ('D', 'delta_bias'):
+            if name in grads:
+                self.sums[name] = work.get(f'sum_{name}', *inputs.rows, inputs.channels).zero_()
 
     def run(self, grad_last_state: Tensor | None, boundaries: Tensor) -> None:
-        inputs = self.inputs
-        carry = self.problem.A.new_zeros(self.sizes)
-        if grad_last_state is not None:
+        inputs, work = self.inputs, self.work
+        carry, state = work.get('carry', *inputs.state_shape), work.get('start', *inputs.state_shape)
+        if grad_last_state is None:
+            carry.zero_()
+        else:
             carry.copy_(inputs.state(grad_last_state))
         for i in range(len(self.plan.chunks) - 1, -1, -1):
-            carry = self._chunk(i, inputs.boundary(boundaries[i]), carry)
+            chunk = self.plan.chunks[i]
+            key = (chunk.steps, chunk.segments)
+            if key not in self.buffers:
+                self.buffers[key] = _ChunkBackward(self, *key)
+            state.copy_(inputs.boundary(boundaries[i]))
+            self.buffers[key].run(chunk, state, carry)
+        for name, total in self.sums.items():
+            place = inputs.vector if total.dim() == 4 else inputs.constant
+            self._add_constant(place(self.grads[name]), total)
         if 'initial_state' in self.grads:
             inputs.state(self.grads['initial_state']).copy_(carry)
 
-    def _chunk(self, i: int, state: Tensor, carry: Tensor) -> Tensor:
-        """One chunk's gradients; takes and returns the gradient of the state after and before it."""
-        chunk, inputs, work, index = self.plan.chunks[i], self.inputs, self.work, self.index
-        steps, segments = chunk.steps, chunk.segments
-        x = ChunkInputs(inputs, chunk, index)
-        dy = self.grad_out.read(chunk, index)
+    @staticmethod
+    def _add_constant(grad: Tensor, total: Tensor) -> None:
+        """Add the sum over the batch, and over the paths where they share the tensor, to (1|K, 1, G, ...)."""
+        total = total.sum(dim=1, keepdim=True)
+        grad.add_(total.sum(dim=0, keepdim=True) if grad.shape[0] < total.shape[0] else total)
 
-        # The states again: h[0] is the one before each segment, h[1:] those after each step.
-        a, a_steps = decays(inputs, x, work)
-        h, h_steps = work.get('state', (steps + 1, segments, *self.sizes))
-        v = x.delta * x.u
-        outer(v, x.B, inputs.B_constant, out=h[1:])
-        product = product_steps = None
+    def writer(self, name: str, buffer: Tensor) -> Writer:
+        """Into the gradient of u, delta, B or C."""
+        inputs = self.inputs
+        orders: list[PathGroup] = inputs.orders[name]
+        x = self.grads[name]
+        shared = x.shape[1] < self.problem.num_paths
+        split = inputs.num_paths < self.problem.num_paths
+        partial = name in 'BC' and inputs.channels < self.problem.A.shape[1] // self.problem.groups
+        return Writer(inputs.part(x, channels=name in ('u', 'delta')), orders, buffer,
+                      add=partial or (shared and (split or len(orders) > 1)))
+
+
+class _ChunkBackward:
+    """Buffers and operations for chunks of one shape."""
+
+    def __init__(self, owner: _SlabBackward, steps: int, segments: int) -> None:
+        inputs, work = owner.inputs, owner.work
+        self.inputs, self.index, self.segments = inputs, owner.index, segments
+        self.x = x = ChunkBuffers(inputs, work, steps, segments, for_backward=True)
+        d_state, channels = inputs.d_state, inputs.channels
+        all_steps = steps * segments
+        self.ones = x.h.new_ones(all_steps)
+
+        self.dy = work.get('dy', *x.rows, channels)
+        self.read_dy = Reader(owner.grad_out, inputs.followed, self.dy)
+        self.g = work.get('g', *x.rows, d_state, channels)
+        self.start_g = Outer(self.dy, x.C, inputs.C_constant, self.g)
+        g, a = self.g.unbind(0), x.decay.unbind(0)
+        self.first_decay, self.first_g, self.last_g = a[0], g[0], g[-1]
+        self.scan_steps = list(zip(reversed(g[:-1]), reversed(a[1:]), reversed(g[1:]), strict=True))
         if segments > 1:
-            product, product_steps = work.get('product', tuple(a.shape))
-        before = scan_forward(state, h_steps[1:], a_steps, product_steps)
-        if before is None:
-            h_steps[0].copy_(state)
+            # The product of decays from a step to its segment's end.
+            p = x.product.unbind(0)
+            self.last_product = p[-1]
+            self.products = list(zip(reversed(p[:-1]), reversed(a[1:]), reversed(p[1:]), strict=True))
+            self.after = work.get('after', segments, *inputs.state_shape)
+            after, total = self.after.unbind(0), p[0]
+            self.last_after = after[-1]
+            self.joints = list(zip(reversed(after[:-1]), reversed(after[1:]), reversed(g[0].unbind(0)[1:]),
+                                   reversed(total.unbind(0)[1:]), reversed(a[0].unbind(0)[1:]), strict=True))
+
+        self.previous = x.h[:-1]
+        self.scratch = x.states  # free once q is there
+        self.row = work.get('row', *x.rows, channels)
+        self.dv, self.ddelta = work.get('dv', *x.rows, channels), work.get('ddelta', *x.rows, channels)
+        self.write_u, self.write_delta = owner.writer('u', self.dv), owner.writer('delta', self.ddelta)
+
+        if x.C is not None:
+            dC = work.get('dC', *x.rows, d_state)
+            self.contract_C, self.write_C = Contract(x.states, self.dy, dC, self.row), owner.writer('C', dC)
         else:
-            h[1:].addcmul_(product, before)
-            h_steps[0].copy_(before)
-
-        # The gradients of the states.
-        g, g_steps = work.get('grad', (steps, segments, *self.sizes))
-        outer(dy, x.C, inputs.C_constant, out=g)
-        carry, after = scan_backward(carry, g_steps, a_steps, product_steps)
-        if after is not None:
-            g.addcmul_(product, after)
-
-        # What B, C and delta * u get.
-        if x.C is None:
-            _add_sum(self.grad_C, h[1:] * dy.unsqueeze(-2))
+            self.products_C = Outer(self.dy, None, x.states, self.g)
+        product_B = self.scratch
+        if x.B is not None:
+            dB = work.get('dB', *x.rows, d_state)
+            self.contract_B, self.write_B = Contract(self.g, x.v, dB, self.row), owner.writer('B', dB)
         else:
-            self.write_C.write(contract(h[1:], dy), chunk, index)
-        if x.B is None:
-            _add_sum(self.grad_B, g * v.unsqueeze(-2))
+            product_B = work.get('product_B', *x.rows, d_state, channels)
+            self.products_B = Outer(x.v, None, self.g, product_B)
+        self.project_B = Project(self.g, x.B, inputs.B_constant, self.dv, product_B)
+        self.project_A = Project(self.g, None, inputs.A, self.ddelta, self.scratch)
+        self.products_A = Outer(x.delta, None, self.g, self.scratch)
+        self.delta_of_row = x.delta.expand(self.dv.shape)
+
+        def columns(buffer: Tensor) -> Tensor:
+            """A buffer as a matrix of (everything else) x (all steps)."""
+            return buffer.view(all_steps, -1).t()
+
+        self.totals = {name: total.view(-1) for name, total in owner.sums.items()}
+        self.terms = {'A': columns(self.scratch), 'B': columns(product_B), 'C': columns(self.g),
+                      'D': columns(self.row), 'delta_bias': columns(self.ddelta)}
+
+    def run(self, chunk: Chunk, state: Tensor, carry: Tensor) -> None:
+        """One chunk's gradients.
+
+        Args:
+            chunk: Which one.
+            state: State before it, (K, b, G, N, C); overwritten.
+            carry: Gradient that reaches its last state from later chunks; replaced by that which reaches the state
+                before it.
+        """
+        x, index = self.x, self.index
+        x.load(chunk, index)
+        self.read_dy.read(chunk, index)
+        x.scan(state)
+
+        if x.C is not None:
+            self.contract_C.run()
+            self.write_C.write(chunk, index)
         else:
-            self.write_B.write(contract(g, v), chunk, index)
-        dv = project(g, x.B, inputs.B_constant)
+            self.products_C.run()
+            self._add_total('C')
 
-        # q, and what A and delta get.
-        g.mul_(a).mul_(h[:-1])
-        scratch = h[1:]
-        ddelta = torch.mul(g, inputs.A, out=scratch).sum(dim=-2) if inputs.d_state > 1 else (g * inputs.A).squeeze(-2)
-        ddelta.addcmul_(x.u, dv)
-        _add_sum(self.grad_A, torch.mul(g, x.delta.unsqueeze(-2), out=scratch))
-        if self.problem.delta_softplus:
-            ddelta.mul_(torch.expm1(-x.delta).neg_())  # sigmoid of what softplus was applied to
-        if self.grad_bias is not None:
-            _add_sum(self.grad_bias, ddelta)
-        self.write_delta.write(ddelta, chunk, index)
+        self.start_g.run()
+        self._scan_back(carry)
+        if x.B is not None:
+            self.contract_B.run()
+            self.write_B.write(chunk, index)
+        else:
+            self.products_B.run()
+            self._add_total('B')
+        self.project_B.run()
 
-        # What u and D get.
-        if self.grad_D is not None:
-            _add_sum(self.grad_D, dy * x.u)
-        du = dv.mul_(x.delta)
-        if inputs.D is not None:
-            du.addcmul_(dy, inputs.D)
-        self.write_u.write(du, chunk, index)
-        return carry
+        self.g.mul_(x.decay).mul_(self.previous)  # now q
+        self.project_A.run()
+        self.ddelta.addcmul_(self.dv, x.u)
+        self.products_A.run()
+        self._add_total('A')
+        if x.biased is not x.delta:
+            self.ddelta.mul_(x.biased.sigmoid_())  # the slope of softplus
+        self._add_total('delta_bias')
+        self.write_delta.write(chunk, index)
 
+        if 'D' in self.totals:
+            torch.mul(self.dy, x.u, out=self.row)
+            self._add_total('D')
+        torch.mul(self.dv, self.delta_of_row, out=self.dv)
+        if self.inputs.D is not None:
+            self.dv.addcmul_(self.dy, self.inputs.D)
+        self.write_u.write(chunk, index)
 
-def _add_sum(total: Tensor, values: Tensor) -> None:
-    """Add to a constant tensor's gradient (1|K, 1, G, ...) the sum of (steps, segments, K, b, G, ...)."""
-    values = values.flatten(0, 1).sum(dim=0)
-    if values.shape[0] > total.shape[0]:
-        values = values.sum(dim=0, keepdim=True)
-    if values.shape[1] > 1:
-        values = values.sum(dim=1, keepdim=True)
-    total.add_(values)
+    def _add_total(self, name: str) -> None:
+        if name in self.totals:
+            self.totals[name].addmv_(self.terms[name], self.ones)
+
+    def _scan_back(self, carry: Tensor) -> None:
+        """g[t] = g[t] + decay[t+1] * g[t+1], see :meth:`run` for the carry."""
+        if self.segments == 1:
+            self.last_g.add_(carry)
+            for g, a, following in self.scan_steps:
+                g.addcmul_(a, following)
+            torch.mul(self.first_decay, self.first_g, out=carry.unsqueeze(0))
+            return
+        self.last_product.fill_(1)
+        for g, a, following in self.scan_steps:
+            g.addcmul_(a, following)
+        for p, a, following in self.products:
+            torch.mul(a, following, out=p)
+        self.last_after.copy_(carry)
+        for after, following, g, p, a in self.joints:
+            torch.addcmul(g, p, following, out=after)
+            after.mul_(a)
+        self.g.addcmul_(self.x.product, self.after)
+        torch.mul(self.first_decay[0], self.first_g[0], out=carry)

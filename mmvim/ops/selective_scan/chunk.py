@@ -1,7 +1,7 @@
-"""The arithmetic of one chunk: discretise, scan, project. Forward and backward passes share it.
+"""The arithmetic of one chunk: discretise, scan, project. The forward and the backward pass share it.
 
-Shapes: T steps, S segments, K paths, b batch, G groups, N states, C channels of a group. State-sized buffers are
-(T, S, K, b, G, N, C); those of decays have 1 for K where all paths share them.
+Shapes: T steps, S segments, K paths, b batch, G groups, N states, C channels of a group. The buffers of a chunk and all
+views of them are made once per chunk shape, for a view costs as much time as a small operation.
 """
 
 from __future__ import annotations
@@ -12,154 +12,205 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvim.ops.selective_scan.access import ChunkIndex
+from mmvim.ops.selective_scan.access import ChunkIndex, Reader
 from mmvim.ops.selective_scan.plan import Chunk
-from mmvim.ops.selective_scan.problem import SlabInputs
+from mmvim.ops.selective_scan.problem import SlabInputs, orders_of
 
 
 class Workspace:
-    """Buffers of a slab's chunks, allocated at their largest and handed out as views.
-
-    A buffer comes with the list of its steps: taking a view costs as much as a small operation.
-    """
+    """Memory of the chunk buffers, allocated at the largest size asked for and kept from slab to slab."""
 
     def __init__(self, like: Tensor) -> None:
-        self.like = like
+        self._like = like
         self._memory: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, tuple[int, ...]], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
-    def get(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The buffer `name` in `shape`, and its slices along the first axis. Its former contents are lost."""
-        key = (name, shape)
-        if key not in self._views:
-            numel = math.prod(shape)
-            if name not in self._memory or self._memory[name].numel() < numel:
-                self._memory[name] = self.like.new_empty(numel)
-                self._views = {k: v for k, v in self._views.items() if k[0] != name}
-            buffer = self._memory[name][:numel].view(shape)
-            self._views[key] = buffer, buffer.unbind(0)
-        return self._views[key]
+    def get(self, name: str, *shape: int) -> Tensor:
+        """A dense buffer. Buffers of one name share their memory."""
+        numel = math.prod(shape)
+        if name not in self._memory or self._memory[name].numel() < numel:
+            self._memory[name] = self._like.new_empty(numel)
+        return self._memory[name][:numel].view(shape)
 
 
-class ChunkInputs:
-    """What a chunk reads, in state dtype: u, delta (after bias and softplus), B, C."""
+class ChunkBuffers:
+    """Buffers for chunks of T steps x S segments of one slab, and what both passes do with them.
 
-    __slots__ = ('B', 'C', 'delta', 'u')
+    Attributes:
+        u, delta: (T, S, 1|K, b, G, C); delta is after bias and softplus.
+        biased: delta before softplus; the same buffer as delta unless the backward pass needs both.
+        v: delta * u, (T, S, K, b, G, C).
+        B, C: (T, S, K, b, G, N), or None where they are constant.
+        decay: exp(delta * A), (T, S, 1|K, b, G, N, C).
+        h: States, (T + 1, S, K, b, G, N, C): before each segment, and after each of its steps.
+    """
 
-    def __init__(self, slab: SlabInputs, chunk: Chunk, index: ChunkIndex) -> None:
-        self.u = slab.u.read(chunk, index)
-        delta = slab.delta.read(chunk, index)
-        if slab.delta_bias is not None:
-            if slab.delta_bias.shape[0] > delta.shape[2]:
-                delta = delta + slab.delta_bias
-            else:
-                delta.add_(slab.delta_bias)
-        if slab.problem.delta_softplus:
-            F.softplus(delta, out=delta)
-        self.delta = delta
-        self.B = None if slab.B is None else slab.B.read(chunk, index)
-        self.C = None if slab.C is None else slab.C.read(chunk, index)
+    def __init__(self, slab: SlabInputs, work: Workspace, steps: int, segments: int, for_backward: bool) -> None:
+        self.slab = slab
+        self.lead = lead = (steps, segments)
+        self.rows = rows = (*lead, *slab.rows)
+        self.segments = segments
+        d_state, channels = slab.d_state, slab.channels
+        self.readers: list[Reader] = []
+
+        def read(name: str, x: Tensor, paths: int, last: int) -> Tensor:
+            buffer = work.get(name, *lead, paths, *slab.rows[1:], last)
+            self.readers.append(Reader(x, slab.orders[name], buffer))
+            return buffer
+
+        self.u = read('u', slab.u, orders_of(slab.orders['u'], slab.u.shape[1], slab.num_paths), channels)
+        raw = read('delta', slab.delta, orders_of(slab.orders['delta'], slab.delta.shape[1], slab.num_paths), channels)
+        self._raw = self.biased = raw
+        if slab.delta_bias is not None and slab.delta_bias.shape[0] > raw.shape[2]:
+            self.biased = work.get('biased', *rows, channels)
+        self.delta = self.biased
+        if for_backward and slab.problem.delta_softplus:
+            self.delta = work.get('softplus', *self.biased.shape)
+        self.B = None if slab.B is None else read('B', slab.B, slab.num_paths, d_state)
+        self.C = None if slab.C is None else read('C', slab.C, slab.num_paths, d_state)
+        self.v = work.get('v', *rows, channels)
+        self._delta_of_v = self.delta.expand(self.v.shape)
+        self._delta_column = self.delta.unsqueeze(-2)
+
+        paths = max(self.delta.shape[2], slab.A.shape[0])
+        self.decay = work.get('decay', *lead, paths, *slab.rows[1:], d_state, channels)
+        self.h = work.get('h', steps + 1, segments, *slab.state_shape)
+        h, a = self.h.unbind(0), self.decay.unbind(0)
+        self.before, self.states = h[0], self.h[1:]
+        self._last = h[-1]
+        self._input = Outer(self.v, self.B, slab.B_constant, self.states)
+        if segments == 1:
+            self._steps = list(zip(h[1:], a, h[:-1], strict=True))
+            return
+        # The product of decays since the segment's start. Where the decays themselves are not needed again, in place.
+        self.product = work.get('product', *self.decay.shape) if for_backward else self.decay
+        p = self.product.unbind(0)
+        self._first = [] if self.product is self.decay else [(a[0], p[0])]
+        self._steps = list(zip(h[2:], a[1:], h[1:-1], strict=True))
+        self._products = list(zip(a[1:], p[:-1], p[1:], strict=True))
+        before = h[0].unbind(0)
+        self._before = before[0]
+        self._joints = list(zip(before[1:], before[:-1], p[-1].unbind(0)[:-1], h[-1].unbind(0)[:-1], strict=True))
+
+    def load(self, chunk: Chunk, index: ChunkIndex) -> None:
+        """Read the inputs and discretise them: u, delta, v, B, C, decay, and delta * B * u in place of the states."""
+        for reader in self.readers:
+            reader.read(chunk, index)
+        if self.slab.delta_bias is not None:
+            torch.add(self._raw, self.slab.delta_bias, out=self.biased)
+        if self.slab.problem.delta_softplus:
+            softplus(self.biased, out=self.delta)
+        torch.mul(self._delta_of_v, self.u, out=self.v)
+        torch.mul(self._delta_column, self.slab.A, out=self.decay)
+        torch.exp(self.decay, out=self.decay)
+        self._input.run()
+
+    def scan(self, carry: Tensor) -> None:
+        """h[t] = h[t] + decay[t] * h[t-1], from the carry (K, b, G, N, C), which is then the last state."""
+        if self.segments == 1:
+            self.before.copy_(carry)
+            for h, a, previous in self._steps:
+                h.addcmul_(a, previous)
+            carry.copy_(self._last[0])
+            return
+        for a, p in self._first:
+            p.copy_(a)
+        for h, a, previous in self._steps:
+            h.addcmul_(a, previous)
+        for a, previous, p in self._products:
+            torch.mul(a, previous, out=p)
+        self._before.copy_(carry)
+        for following, before, p, last in self._joints:
+            torch.addcmul(last, p, before, out=following)
+        self.states.addcmul_(self.product, self.before)
+        carry.copy_(self._last[-1])
 
 
-def decays(slab: SlabInputs, x: ChunkInputs, work: Workspace) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """exp(delta * A), (T, S, 1|K, b, G, N, C), and its steps."""
-    steps, segments, paths = x.delta.shape[:3]
-    paths = max(paths, slab.A.shape[0])
-    a, a_steps = work.get('decay', (steps, segments, paths, *slab.rows[1:], slab.d_state, slab.channels))
-    torch.mul(x.delta.unsqueeze(-2), slab.A, out=a)
-    torch.exp(a, out=a)
-    return a, a_steps
+def softplus(x: Tensor, out: Tensor) -> None:
+    """log(1 + exp(x)) by the operations that PyTorch has fast on a CPU; `out` may be `x` only if not needed again."""
+    if x.device.type != 'cpu':
+        F.softplus(x, out=out)
+        return
+    w = torch.clamp(x, max=20.0)
+    w.exp_().log1p_()
+    torch.maximum(w, x, out=out)  # beyond 20 it is x to the last bit
 
 
-def outer(values: Tensor, weights: Tensor | None, constant: Tensor | None, out: Tensor) -> None:
-    """weights[n] * values[c] into `out`, state-sized; `values` (T, S, 1|K, b, G, C), weights as in :func:`project`."""
-    values = values.unsqueeze(-2).expand(-1, -1, out.shape[2], -1, -1, -1, -1)
-    torch.mul(values, constant if weights is None else weights.unsqueeze(-1), out=out)
+class Outer:
+    """values[c] * weights[n], state-sized.
+
+    Args:
+        values: (T, S, 1|K, b, G, C).
+        weights: (T, S, K, b, G, N), or None where `constant`, whatever meets `out` by broadcasting, is given.
+        out: (T, S, K, b, G, N, C).
+    """
+
+    def __init__(self, values: Tensor, weights: Tensor | None, constant: Tensor | None, out: Tensor) -> None:
+        self._values = values.unsqueeze(-2).expand(out.shape)
+        self._weights = constant if weights is None else weights.unsqueeze(-1)
+        self._out = out
+
+    def run(self) -> None:
+        torch.mul(self._values, self._weights, out=self._out)
 
 
-def project(states: Tensor, weights: Tensor | None, constant: Tensor | None, scratch: Tensor | None = None) -> Tensor:
-    """Sum over n of weights[n] * states[n, c], (T, S, K, b, G, C).
+class Project:
+    """Sum over n of weights[n] * states[n, c].
 
     Args:
         states: (T, S, K, b, G, N, C).
-        weights: (T, S, 1|K, b, G, N), or None where `constant` (1|K, 1, G, N, C) is given.
-        scratch: State-sized buffer that may be overwritten.
+        weights: (T, S, K, b, G, N), or None where `constant` (1|K, 1, G, N, C) is given.
+        out: (T, S, K, b, G, C).
+        scratch: State-sized buffer for the product with a constant; may be `states`.
     """
-    if weights is None:
-        return torch.mul(states, constant, out=scratch).sum(dim=-2)
-    *rows, d_state, channels = states.shape
-    if d_state == 1:
-        return states.squeeze(-2) * weights
-    weights = weights.expand(*rows, d_state).reshape(-1, 1, d_state)
-    return torch.bmm(weights, states.reshape(-1, d_state, channels)).view(*rows, channels)
+
+    def __init__(self, states: Tensor, weights: Tensor | None, constant: Tensor | None, out: Tensor, scratch: Tensor
+                 ) -> None:
+        d_state, channels = states.shape[-2:]
+        self._states, self._out, self._constant, self._scratch = states, out, constant, scratch
+        self._squeeze = d_state == 1
+        if weights is None:
+            source = scratch
+            weights = states.new_ones(1)
+        else:
+            source = states
+        if self._squeeze:
+            self._weights, self._flat, self._flat_out = weights, source.squeeze(-2), out
+        else:
+            self._weights = weights.reshape(-1, 1, d_state) if self._constant is None else \
+                states.new_ones(states.shape[:-2].numel(), 1, d_state)
+            self._flat, self._flat_out = source.flatten(0, 4), out.view(-1, 1, channels)
+
+    def run(self) -> None:
+        if self._constant is not None:
+            torch.mul(self._states, self._constant, out=self._scratch)
+        if self._squeeze:
+            torch.mul(self._flat, self._weights, out=self._flat_out)
+        else:
+            torch.bmm(self._weights, self._flat, out=self._flat_out)
 
 
-def contract(states: Tensor, values: Tensor) -> Tensor:
-    """Sum over c of states[n, c] * values[c], (T, S, K, b, G, N); `values` are (T, S, 1|K, b, G, C)."""
-    *rows, d_state, channels = states.shape
-    if d_state == 1:
-        return (states.squeeze(-2) * values).sum(dim=-1, keepdim=True)
-    values = values.expand(*rows, channels).reshape(-1, 1, channels)
-    return torch.bmm(values, states.reshape(-1, d_state, channels).transpose(1, 2)).view(*rows, d_state)
-
-
-def scan_forward(carry: Tensor, x: tuple[Tensor, ...], a: tuple[Tensor, ...], product: tuple[Tensor, ...] | None,
-                 ) -> Tensor | None:
-    """h[t] = x[t] + a[t] * h[t-1], in place of x.
+class Contract:
+    """Sum over c of states[n, c] * values[c].
 
     Args:
-        carry: State before the chunk, (K, b, G, N, C).
-        x: Steps, (S, K, b, G, N, C) each, overwritten by the states.
-        a: Decays, (S, 1|K, b, G, N, C) each.
-        product: With several segments, buffers for the decay since the segment's start; may be `a` itself.
-
-    Returns:
-        With several segments, the state before each of them, (S, K, b, G, N, C); else None.
+        states: (T, S, K, b, G, N, C).
+        values: (T, S, K, b, G, C).
+        out: (T, S, K, b, G, N).
+        scratch: (T, S, K, b, G, C), used where N is 1.
     """
-    if product is None:
-        x[0].addcmul_(a[0], carry)
-        for t in range(1, len(x)):
-            x[t].addcmul_(a[t], x[t - 1])
-        return None
-    if product is not a:
-        product[0].copy_(a[0])
-    for t in range(1, len(x)):
-        x[t].addcmul_(a[t], x[t - 1])
-        torch.mul(a[t], product[t - 1], out=product[t])
-    before = torch.empty_like(x[0])
-    h = carry
-    for s in range(before.shape[0]):
-        before[s].copy_(h)
-        h = torch.addcmul(x[-1][s], product[-1][s], h)
-    return before
 
+    def __init__(self, states: Tensor, values: Tensor, out: Tensor, scratch: Tensor) -> None:
+        d_state, channels = states.shape[-2:]
+        self._squeeze = d_state == 1
+        if self._squeeze:
+            self._states, self._values, self._out, self._scratch = states.squeeze(-2), values, out, scratch
+        else:
+            self._states = states.flatten(0, 4).transpose(1, 2)
+            self._values, self._out = values.view(-1, 1, channels), out.view(-1, 1, d_state)
 
-def scan_backward(carry: Tensor, g: tuple[Tensor, ...], a: tuple[Tensor, ...], product: tuple[Tensor, ...] | None,
-                  ) -> tuple[Tensor, Tensor | None]:
-    """g[t] = c[t] + a[t+1] * g[t+1], in place of c, where a[T] * g[T] is the carry.
-
-    Args:
-        carry: Gradient that reaches the chunk's last state from later chunks, (K, b, G, N, C).
-        g: Steps, (S, K, b, G, N, C) each, overwritten by the gradients of the states.
-        a: Decays, (S, 1|K, b, G, N, C) each.
-        product: With several segments, buffers for the decay from a step to its segment's last; not `a`.
-
-    Returns:
-        The carry of the chunk before; and with several segments the gradient that reaches each segment's last state
-        from later ones, (S, K, b, G, N, C), else None.
-    """
-    last = len(g) - 1
-    if product is None:
-        g[last].add_(carry)
-        for t in range(last, 0, -1):
-            g[t - 1].addcmul_(a[t], g[t])
-        return (a[0] * g[0]).squeeze(0), None
-    product[last].fill_(1)
-    for t in range(last, 0, -1):
-        g[t - 1].addcmul_(a[t], g[t])
-        torch.mul(a[t], product[t], out=product[t - 1])
-    after = torch.empty_like(g[0])
-    for s in range(after.shape[0] - 1, -1, -1):
-        after[s].copy_(carry)
-        carry = torch.addcmul(g[0][s], product[0][s], carry).mul_(a[0][s])
-    return carry, after
+    def run(self) -> None:
+        if self._squeeze:
+            torch.mul(self._states, self._values, out=self._scratch)
+            torch.sum(self._scratch, dim=-1, keepdim=True, out=self._out)
+        else:
+            torch.bmm(self._values, self._states, out=self._out)

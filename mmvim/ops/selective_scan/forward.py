@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmvim.ops.selective_scan.access import ChunkIndex, Writer
-from mmvim.ops.selective_scan.chunk import ChunkInputs, Workspace, decays, outer, project, scan_forward
+from mmvim.ops.selective_scan.chunk import ChunkBuffers, Project, Workspace
 from mmvim.ops.selective_scan.plan import Plan, Slab
 from mmvim.ops.selective_scan.problem import Problem, SlabInputs
 
@@ -20,38 +20,39 @@ def forward(problem: Problem, plan: Plan, out: Tensor, last_state: Tensor, bound
         last_state: (b, K, D, N) in state dtype; written.
         boundaries: (chunks, K, b, G, N, D/G) in state dtype, receives the state before each chunk; or None.
     """
-    add = problem.num_paths > out.shape[1]
-    if add:
+    if problem.num_paths > out.shape[1]:
         out.zero_()
     work = Workspace(problem.A)
     for slab in plan.slabs:
-        _forward_slab(problem, plan, slab, out, add, last_state, boundaries, work)
+        _forward_slab(problem, plan, slab, out, last_state, boundaries, work)
 
 
-def _forward_slab(problem: Problem, plan: Plan, slab: Slab, out: Tensor, add: bool, last_state: Tensor,
+def _forward_slab(problem: Problem, plan: Plan, slab: Slab, out: Tensor, last_state: Tensor,
                   boundaries: Tensor | None, work: Workspace) -> None:
-    followed, raster = problem.path_groups(slab)
-    inputs = SlabInputs(problem, slab, followed, raster)
-    writer = Writer(inputs.part(out, channels=True), followed, add)
+    inputs = SlabInputs(problem, slab)
+    target = inputs.part(out, channels=True)
     index = ChunkIndex()
-    sizes = (*inputs.rows, inputs.d_state, inputs.channels)
+    buffers: dict[tuple[int, int], tuple[ChunkBuffers, Tensor, Project, Writer]] = {}
 
-    carry = problem.A.new_zeros(sizes)
-    if problem.initial_state is not None:
+    carry = work.get('carry', *inputs.state_shape)
+    if problem.initial_state is None:
+        carry.zero_()
+    else:
         carry.copy_(inputs.state(problem.initial_state))
     for i, chunk in enumerate(plan.chunks):
+        key = (chunk.steps, chunk.segments)
+        if key not in buffers:
+            x = ChunkBuffers(inputs, work, *key, for_backward=False)
+            y = work.get('y', *x.rows, inputs.channels)
+            buffers[key] = (x, y, Project(x.states, x.C, inputs.C_constant, y, scratch=x.states),
+                            Writer(target, inputs.followed, y, add=problem.num_paths > out.shape[1]))
+        x, y, project, writer = buffers[key]
         if boundaries is not None:
             inputs.boundary(boundaries[i]).copy_(carry)
-        x = ChunkInputs(inputs, chunk, index)
-        decay, decay_steps = decays(inputs, x, work)
-        h, steps = work.get('state', (chunk.steps, chunk.segments, *sizes))
-        outer(x.delta * x.u, x.B, inputs.B_constant, out=h)
-        before = scan_forward(carry, steps, decay_steps, decay_steps if chunk.segments > 1 else None)
-        if before is not None:
-            h.addcmul_(decay, before)
-        carry.copy_(h[-1, -1])
-        y = project(h, x.C, inputs.C_constant, scratch=h)
+        x.load(chunk, index)
+        x.scan(carry)
+        project.run()
         if inputs.D is not None:
             y.addcmul_(x.u, inputs.D)
-        writer.write(y, chunk, index)
+        writer.write(chunk, index)
     inputs.state(last_state).copy_(carry)

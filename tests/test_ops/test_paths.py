@@ -1,0 +1,128 @@
+"""Several paths in one call, and the index maps they follow."""
+
+import itertools
+
+import pytest
+import torch
+from helpers import compare, randn
+
+from mmvim.ops import cross_scan, scan_paths, selective_scan, selective_scan_paths, zigzag_scan
+
+H, W = 4, 5
+LENGTH = H * W
+
+
+def order_of(name):
+    """Cells visited, by the slow way: a list of (row, column)."""
+    cells = [(r, c) for r in range(H) for c in range(W)]
+    if name.startswith('col'):
+        cells = [(r, c) for c in range(W) for r in range(H)]
+    if name.endswith('reverse'):
+        cells.reverse()
+    return torch.tensor([r * W + c for r, c in cells])
+
+
+PATHS = {
+    'vim': ('forward', 'reverse'),
+    'cross': tuple(cross_scan(H, W)),
+    'indices': tuple(torch.randperm(LENGTH, generator=torch.Generator().manual_seed(i)) for i in range(3)),
+}
+
+
+def orders(kind):
+    if kind == 'indices':
+        return list(PATHS[kind])
+    names = {'vim': ('row', 'row_reverse'), 'cross': ('row', 'col', 'row_reverse', 'col_reverse')}[kind]
+    return [order_of(name) for name in names]
+
+
+@pytest.mark.parametrize('kind', PATHS)
+@pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',), ('u', 'delta')], ids=lambda f: '-'.join(f))
+@pytest.mark.parametrize('combine', ['sum', 'stack'])
+@pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
+def test_against_the_definition(kind, follow, combine, shared):
+    k = () if shared else (len(PATHS[kind]),)
+    batch, dim, d_state = 2, 6, 3
+
+    def scan(u, delta, A, B, C, D, z, bias, backend):
+        return selective_scan_paths(u, delta, -A.exp(), B, C, D, z, bias, True, paths=PATHS[kind], follow=follow,
+                                    combine=combine, backend=backend)
+    inputs = (randn(batch, *k, dim, LENGTH), randn(batch, *k, dim, LENGTH, seed=1), randn(*k, dim, d_state) * .3,
+              randn(batch, *k, d_state, LENGTH), randn(batch, *k, d_state, LENGTH, seed=2), randn(*k, dim),
+              randn(batch, dim, LENGTH, seed=3), randn(*k, dim, seed=4))
+    compare(scan, inputs, 'torch', torch.float64, 1e-12)
+
+
+@pytest.mark.parametrize('kind', PATHS)
+@pytest.mark.parametrize('backend', ['torch', 'reference'])
+def test_equals_single_scans_of_permuted_copies(kind, backend):
+    """The definition itself: permute, scan, put back, add."""
+    count = len(PATHS[kind])
+    u, delta = randn(2, 6, LENGTH), randn(2, count, 6, LENGTH)
+    A, B, C = -randn(count, 6, 3).exp(), randn(2, count, 3, LENGTH), randn(2, count, 3, LENGTH, seed=1)
+    total = 0
+    for k, order in enumerate(orders(kind)):
+        y = selective_scan(u[..., order], delta[:, k][..., order], A[k], B[:, k][..., order], C[:, k][..., order],
+                           delta_softplus=True, backend='reference')
+        total = total + torch.empty_like(y).index_copy(-1, order, y)
+    out = selective_scan_paths(u, delta, A, B, C, delta_softplus=True, paths=PATHS[kind], backend=backend)
+    torch.testing.assert_close(out, total)
+
+
+def test_only_u_follows():
+    """PlainMamba's scan: u is permuted, delta, B and C are not, and the output is put back."""
+    order = PATHS['indices'][0]
+    u, delta, A, B, C = randn(1, 4, LENGTH), randn(1, 4, LENGTH, seed=1), -randn(4, 2).exp(), *(
+        randn(1, 2, LENGTH, seed=s) for s in (2, 3))
+    y = selective_scan(u[..., order], delta, A, B, C, delta_softplus=True, backend='reference')
+    expected = torch.empty_like(y).index_copy(-1, order, y)
+    out = selective_scan_paths(u, delta, A, B, C, delta_softplus=True, paths=[order], follow=('u',))
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize('name', ['row', 'col', 'row_reverse', 'col_reverse'])
+def test_named_orders(name):
+    path, = scan_paths((name,), H, W)
+    one_hot = torch.eye(LENGTH, dtype=torch.float64)[None]  # channel d is 1 at position d
+    decay, ones = torch.full((LENGTH, 1), -.1, dtype=torch.float64), torch.ones(1, 1, LENGTH, dtype=torch.float64)
+    out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])
+    steps = torch.empty(LENGTH, dtype=torch.long)
+    steps[order_of(name)] = torch.arange(LENGTH)
+    # What was put in at p is seen at q if and only if q comes later, and decays with the number of steps between.
+    gap = steps[None, :] - steps[:, None]
+    expected = torch.where(gap >= 0, torch.exp(-.1 * gap.double()), 0.)
+    torch.testing.assert_close(out[0], expected)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(4, 5), (3, 4), (1, 6), (5, 1)])
+def test_zigzags_are_continuous_permutations(height, width):
+    starts = set()
+    for path in zigzag_scan(height, width):
+        one_hot = torch.eye(height * width, dtype=torch.float64)[None]
+        decay = torch.full((height * width, 1), -1., dtype=torch.float64)
+        ones = torch.ones(1, 1, height * width, dtype=torch.float64)
+        out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])[0]
+        order = (out > 0).sum(0).argsort()  # a position sees itself and all before it
+        assert sorted(order.tolist()) == list(range(height * width))
+        cells = [(int(p) // width, int(p) % width) for p in order]
+        assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in itertools.pairwise(cells))
+        starts.add(cells[0])
+    assert (0, 0) in starts
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    ({'paths': ()}, 'paths'), ({'paths': ('sideways',)}, 'sideways'), ({'paths': (torch.arange(3),)}, 'paths'),
+    ({'paths': (torch.zeros(LENGTH, dtype=torch.long),)}, 'exactly once'), ({'follow': ('x',)}, 'follow'),
+    ({'combine': 'mean'}, 'combine'),
+])
+def test_bad_paths(arguments, words):
+    u = torch.zeros(1, 2, LENGTH)
+    with pytest.raises((ValueError, TypeError), match=words):
+        selective_scan_paths(u, u, torch.zeros(2, 1), torch.zeros(1, 1, LENGTH), torch.zeros(1, 1, LENGTH),
+                             **{'paths': ('forward',), **arguments})
+
+
+@pytest.mark.parametrize('size', [(0, 3), (3, -1)])
+def test_bad_grids(size):
+    with pytest.raises((ValueError, TypeError)):
+        scan_paths(('row',), *size)

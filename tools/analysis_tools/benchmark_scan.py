@@ -1,0 +1,345 @@
+#!/usr/bin/env python
+"""Time and memory of the selective scan: ours, its peers and the limit, at the shapes of vision models, in one run.
+
+    python tools/analysis_tools/benchmark_scan.py --threads 1 --markdown table.md
+
+Implementations, each fed the same numbers in the memory order that suits it:
+    ours:NAME   mmvim.ops.selective_scan_paths with that backend (all that can run here but the reference)
+    pscan       mambapy's parallel scan (pip install mambapy==1.2.0), paths as permuted copies that are put back and added
+    loop        the textbook: one step after the other under autograd (forward alone above L 256: its backward is
+                quadratic in L)
+    limit       torch.exp on as many numbers as there are (path, batch, channel, token, state), a block in cache at a
+                time: what no implementation that evaluates exp(delta A) with PyTorch's exp can beat; forward only
+
+Each measurement runs in a process of its own: the median time of repeated calls after one to warm up, then the peak
+of resident memory during one call less what was resident before. Outputs are compared with ours:torch before anything
+is timed. Nothing else should run on the machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+LOOP_BACKWARD_LIMIT = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """K paths over (B, D, L) with N states; `shared_u`: all paths read one u."""
+
+    name: str
+    batch: int
+    dim: int
+    length: int
+    d_state: int
+    paths: tuple[str, ...] = ('forward',)
+    shared_u: bool = False
+    grid: tuple[int, int] | None = None
+
+    @property
+    def elements(self) -> int:
+        return len(self.paths) * self.batch * self.dim * self.length * self.d_state
+
+
+VIM, CROSS = ('forward', 'reverse'), ('row', 'col', 'row_reverse', 'col_reverse')
+SHAPES = (
+    Shape('one path, D 384, L 1024', 2, 384, 1024, 16),
+    Shape('Vim-T 224', 2, 384, 197, 16, VIM),
+    Shape('Vim-T 512', 2, 384, 1024, 16, VIM),
+    Shape('Vim-S 512', 1, 768, 1024, 16, VIM),
+    Shape('Vim-T 1248', 1, 384, 6084, 16, VIM),
+    Shape('MambaVision-T 224, level 3', 8, 160, 196, 8),
+    Shape('MambaVision-T 224, level 4', 8, 320, 49, 8),
+    Shape('MambaVision-T 512, level 3', 1, 160, 4096, 8),
+    Shape('MambaVision-T 512, level 4', 1, 320, 1024, 8),
+    Shape('VMamba-T[s1l8] 224, stage 1', 2, 96, 3136, 1, CROSS, True, (56, 56)),
+    Shape('VMamba-T[s1l8] 224, stage 2', 2, 192, 784, 1, CROSS, True, (28, 28)),
+    Shape('VMamba-T[s1l8] 224, stage 4', 8, 768, 49, 1, CROSS, True, (7, 7)),
+    Shape('VMamba-T v0 224, stage 1', 1, 192, 3136, 16, CROSS, True, (56, 56)),
+    Shape('PlainMamba-L1 512', 1, 384, 1024, 16, CROSS, True, (32, 32)),
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch. Defaults to 1')
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'], help='Defaults to cpu')
+    parser.add_argument('--shapes', default='', help='only shapes whose name contains this')
+    parser.add_argument('--implementations', default='', help='only these, separated by commas')
+    parser.add_argument('--seconds', type=float, default=1.0, help='least time of repeated calls. Defaults to 1')
+    parser.add_argument('--quick', action='store_true', help='the three smallest shapes, briefly')
+    parser.add_argument('--markdown', type=Path, help='write the table here too')
+    parser.add_argument('--json', type=Path, help='write every number here')
+    parser.add_argument('--worker', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.device == 'cuda':
+        import torch
+        if not torch.cuda.is_available():
+            parser.error('--device cuda: PyTorch finds no CUDA device')
+    return args
+
+
+def make_inputs(shape: Shape, device: str) -> dict:
+    """Random leaves; u and delta with channels fastest, as the projections of a model leave them."""
+    import torch
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*size: int) -> 'torch.Tensor':
+        return torch.randn(size, generator=generator).to(device)
+    k, b, d, n, length = len(shape.paths), shape.batch, shape.dim, shape.d_state, shape.length
+    lead = (b,) if shape.shared_u else (b, k)
+    return {'u': randn(*lead, length, d), 'delta': randn(b, k, length, d) - 4, 'A': -torch.exp(randn(k, d, n)),
+            'B': randn(b, k, length, n), 'C': randn(b, k, length, n)}
+
+
+def orders(shape: Shape, device: str) -> list:
+    """The path of each scan as an index, int64 (L,)."""
+    import torch
+
+    from mmvim.ops import scan_paths
+    forward = torch.arange(shape.length, device=device)
+    if shape.grid is None:
+        return [forward if name == 'forward' else forward.flip(0) for name in shape.paths]
+    cells = forward.reshape(shape.grid)
+    found = {'row': cells.flatten(), 'col': cells.t().flatten()}
+    found |= {f'{name}_reverse': order.flip(0) for name, order in list(found.items())}
+    assert len(scan_paths(shape.paths, *shape.grid)) == len(shape.paths)
+    return [found[name] for name in shape.paths]
+
+
+def implementation(name: str, shape: Shape, device: str) -> Callable:
+    """The function from the inputs to (B, L, D)."""
+    import torch
+    import torch.nn.functional as F
+    index = orders(shape, device)
+
+    def ours(u, delta, A, B, C):
+        from mmvim.ops import scan_paths, selective_scan_paths
+        paths = shape.paths if shape.grid is None else scan_paths(shape.paths, *shape.grid, device=u.device)
+        y = selective_scan_paths(u.transpose(-1, -2), delta.transpose(-1, -2), A, B.transpose(-1, -2),
+                                 C.transpose(-1, -2), delta_softplus=True, paths=paths, backend=name.split(':')[1])
+        return y.transpose(-1, -2)
+
+    def permuted(scan):
+        def run(u, delta, A, B, C):
+            total = 0
+            for k, order in enumerate(index):
+                uk = u if shape.shared_u else u[:, k]
+                parts = [uk, delta[:, k], B[:, k], C[:, k]]
+                if shape.paths[k] not in ('forward', 'row'):
+                    parts = [x[:, order] for x in parts]
+                y = scan(parts[0], F.softplus(parts[1]), A[k], *parts[2:])
+                if shape.paths[k] not in ('forward', 'row'):
+                    y = torch.empty_like(y).index_copy(1, order, y)
+                total = total + y
+            return total
+        return run
+
+    def pscan(u, delta, A, B, C):
+        from mambapy.pscan import pscan as parallel
+        states = parallel(torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.unsqueeze(2))
+        return (states @ C.unsqueeze(-1)).squeeze(-1)
+
+    def loop(u, delta, A, B, C):
+        a, b = torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.unsqueeze(2)
+        h, ys = u.new_zeros(u.shape[0], u.shape[2], A.shape[1]), []
+        for t in range(u.shape[1]):
+            h = a[:, t] * h + b[:, t]
+            ys.append((h @ C[:, t].unsqueeze(-1)).squeeze(-1))
+        return torch.stack(ys, dim=1)
+
+    if name == 'limit':
+        block = torch.randn(min(1 << 15, shape.elements), device=device)
+        out = torch.empty_like(block)
+
+        def exponentials(**_):
+            for _ in range(-(-shape.elements // block.numel())):
+                torch.exp(block, out=out)
+            return out
+        return exponentials
+    return {'pscan': permuted(pscan), 'loop': permuted(loop)}.get(name, ours)
+
+
+def resident(field: str) -> int:
+    """VmRSS or VmHWM of this process in bytes."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f'{field} is not in /proc/self/status')
+
+
+def measure(job: dict) -> dict:
+    """Run one measurement in this process."""
+    import torch
+    torch.set_num_threads(job['threads'])
+    shape = Shape(**{key: tuple(v) if isinstance(v, list) else v for key, v in job['shape'].items()})
+    device, name, backward = job['device'], job['name'], job['backward']
+    inputs = make_inputs(shape, device)
+    function = implementation(name, shape, device)
+    small = Shape('warm-up', 1, 8, 4, shape.d_state, ('forward',))  # starts thread pools and imports, without memory
+    small_inputs = {key: x.requires_grad_(backward) for key, x in make_inputs(small, device).items()}
+    y = implementation(name, small, device)(**small_inputs)
+    if backward:
+        y.sum().backward()
+        for x in inputs.values():
+            x.requires_grad_()
+
+    def synchronize() -> None:
+        if device == 'cuda':
+            torch.cuda.synchronize()
+
+    def call() -> None:
+        with torch.set_grad_enabled(backward):
+            y = function(**inputs)
+            if backward:
+                torch.autograd.grad(y.sum(), list(inputs.values()))
+        synchronize()
+
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        memory = torch.cuda.max_memory_allocated() - before
+    else:
+        Path('/proc/self/clear_refs').write_text('5')  # the peak restarts from what is resident now
+        before = resident('VmRSS')
+        call()
+        memory = resident('VmHWM') - before
+    times: list[float] = []
+    while sum(times) < job['seconds'] or len(times) < 3:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+        if sum(times) > 20 and len(times) >= 1:
+            break
+    return {'ms': 1e3 * statistics.median(times), 'mb': memory / 1e6, 'calls': len(times)}
+
+
+def check(shape: Shape, names: list[str], device: str) -> None:
+    """All implementations agree on a short version of the shape."""
+    import torch
+    side = None if shape.grid is None else (3, 4)
+    short = Shape(shape.name, 1, 16, 12 if side else 20, shape.d_state, shape.paths, shape.shared_u, side)
+    inputs = make_inputs(short, device)
+    expected = implementation('ours:torch', short, device)(**inputs)
+    for name in names:
+        if name != 'limit':
+            torch.testing.assert_close(implementation(name, short, device)(**inputs), expected, rtol=1e-3, atol=1e-4)
+
+
+def spawn(args: argparse.Namespace, shape: Shape, name: str, backward: bool) -> dict | None:
+    job = {'shape': asdict(shape), 'name': name, 'backward': backward, 'threads': args.threads, 'device': args.device,
+           'seconds': args.seconds}
+    env = {**os.environ, 'OMP_NUM_THREADS': str(args.threads), 'PYTHONPATH': str(ROOT)}
+    result = subprocess.run([sys.executable, __file__, '--worker', json.dumps(job)], env=env, text=True,
+                            capture_output=True, check=False)
+    if result.returncode:
+        print(f'{shape.name}: {name} failed: {(result.stderr.strip().splitlines() or ["killed"])[-1]}', file=sys.stderr)
+        return None
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def available(args: argparse.Namespace) -> list[str]:
+    import importlib.util
+
+    from mmvim.ops import backends
+    names = [f'ours:{name}' for name, (usable, _) in backends().items() if usable and name != 'reference']
+    if args.device != 'cpu':
+        names = [name for name in names if name != 'ours:native']
+    if importlib.util.find_spec('mambapy') is None:
+        print('pscan is left out: mambapy is not installed (pip install --no-deps mambapy==1.2.0)', file=sys.stderr)
+    else:
+        names.append('pscan')
+    names += ['loop', 'limit']
+    wanted = args.implementations.split(',') if args.implementations else names
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        raise SystemExit(f'--implementations {",".join(unknown)}: not available; there are {", ".join(names)}')
+    return [name for name in names if name in wanted]
+
+
+def processor() -> str:
+    cpu = Path('/proc/cpuinfo')
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor())
+
+
+def row(shape: Shape, name: str, found: dict) -> list[str]:
+    """One line of the table; ratios are peer / ours, so more is better for the line's implementation."""
+    def cell(backward: bool, field: str, digits: int) -> str:
+        result = found.get((shape.name, name, backward))
+        if result is None:
+            return '-'
+        base = found.get((shape.name, 'pscan', backward))
+        text = f'{result[field]:.{digits}f}'
+        if base is None or name in ('pscan', 'limit'):
+            return text
+        return f'{text} ({base[field] / result[field]:.1f}x)' if field == 'ms' else \
+            f'{text} ({100 * result[field] / base[field]:.0f} %)'
+    limit = found.get((shape.name, 'limit', False))
+    forward = found.get((shape.name, name, False))
+    times = f'{forward["ms"] / limit["ms"]:.1f}' if limit and forward else '-'
+    return [shape.name, name, cell(False, 'ms', 1), times, cell(True, 'ms', 1), cell(False, 'mb', 0), cell(True, 'mb', 0)]
+
+
+HEADER = ['shape', 'implementation', 'forward ms', '/ limit', 'forward + backward ms', 'forward MB', 'fwd + bwd MB']
+
+
+def main() -> None:
+    args = parse_args()
+    if args.worker:
+        print(json.dumps(measure(json.loads(args.worker))))
+        return
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+    if args.quick:
+        args.seconds = .1
+    shapes = [shape for shape in SHAPES if args.shapes in shape.name]
+    shapes = sorted(shapes, key=lambda shape: shape.elements)[:3] if args.quick else shapes
+    if not shapes:
+        raise SystemExit(f'--shapes {args.shapes!r} fits none of: {", ".join(shape.name for shape in SHAPES)}')
+    names = available(args)
+    about = (f'{processor()}, {args.threads} thread(s), Python {platform.python_version()}, PyTorch {torch.__version__}; '
+             f'python {" ".join(["tools/analysis_tools/benchmark_scan.py", *sys.argv[1:]])}')
+    console = Console(width=150)
+    console.print(about)
+    table = Table(*HEADER)
+    lines, found = [], {}
+    for shape in shapes:
+        check(shape, names, args.device)
+        for name in names:
+            for backward in (False, True):
+                if backward and (name == 'limit' or (name == 'loop' and shape.length > LOOP_BACKWARD_LIMIT)):
+                    continue
+                result = spawn(args, shape, name, backward)
+                if result:
+                    found[shape.name, name, backward] = result
+        for name in names:
+            lines.append(row(shape, name, found))
+            table.add_row(*lines[-1])
+        console.print(f'done: {shape.name}', style='dim')
+    console.print(table)
+    console.print('In brackets: how many times as fast as pscan, and what share of its memory.')
+    if args.markdown:
+        text = '\n'.join([f'`{about}`', '', '| ' + ' | '.join(HEADER) + ' |', '|' + '-|' * len(HEADER),
+                          *('| ' + ' | '.join(line) + ' |' for line in lines), ''])
+        args.markdown.write_text(text)
+    if args.json:
+        args.json.write_text(json.dumps([{'shape': s, 'implementation': n, 'backward': b, **r}
+                                         for (s, n, b), r in found.items()], indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
