@@ -10,7 +10,7 @@ from mmvim.datasets.demo_scenes import scene as scene_module
 from mmvim.datasets.demo_scenes.themes import THEMES
 
 SIZE = (64, 96)
-DIGEST = '8becffbedd063bd1'  # of the first four scenes, picture and annotation
+DIGEST = '8fb84a0f7402c282'  # of the first four scenes, picture and annotation
 
 
 def test_equal_arguments_give_equal_scenes():

@@ -5,7 +5,8 @@
 
 Implementations, each fed the same numbers in the memory order that suits it:
     ours:NAME   mmvim.ops.selective_scan_paths with that backend (all that can run here but the reference)
-    pscan       mambapy's parallel scan (pip install mambapy==1.2.0), paths as permuted copies that are put back and added
+    pscan       mambapy's parallel scan (pip install --no-deps mambapy==1.2.0), each path as a permuted copy that is
+                put back and added
     loop        the textbook: one step after the other under autograd (forward alone above L 256: its backward is
                 quadratic in L)
     limit       torch.exp on as many numbers as there are (path, batch, channel, token, state), a block in cache at a
@@ -290,7 +291,8 @@ def row(shape: Shape, name: str, found: dict) -> list[str]:
     limit = found.get((shape.name, 'limit', False))
     forward = found.get((shape.name, name, False))
     times = f'{forward["ms"] / limit["ms"]:.1f}' if limit and forward else '-'
-    return [shape.name, name, cell(False, 'ms', 1), times, cell(True, 'ms', 1), cell(False, 'mb', 0), cell(True, 'mb', 0)]
+    return [shape.name, name, cell(False, 'ms', 1), times, cell(True, 'ms', 1), cell(False, 'mb', 0),
+            cell(True, 'mb', 0)]
 
 
 HEADER = ['shape', 'implementation', 'forward ms', '/ limit', 'forward + backward ms', 'forward MB', 'fwd + bwd MB']
@@ -311,7 +313,8 @@ def main() -> None:
     if not shapes:
         raise SystemExit(f'--shapes {args.shapes!r} fits none of: {", ".join(shape.name for shape in SHAPES)}')
     names = available(args)
-    about = (f'{processor()}, {args.threads} thread(s), Python {platform.python_version()}, PyTorch {torch.__version__}; '
+    about = (f'{processor()}, {args.threads} thread(s), Python {platform.python_version()}, PyTorch '
+             f'{torch.__version__}; '
              f'python {" ".join(["tools/analysis_tools/benchmark_scan.py", *sys.argv[1:]])}')
     console = Console(width=150)
     console.print(about)

@@ -214,17 +214,17 @@ def streetlight(brush: Brush, dice: Dice) -> None:
     glow = (0.99, 0.93, 0.70) if dice.chance(0.5) else (0.86, 0.88, 0.88)
     kind = dice.pick(('arm', 'arm', 'two', 'lantern'))
     high = dice.between(3.2, 4.0) if kind == 'lantern' else dice.between(4.4, 5.8)
-    look = {'thinnest': 5.0, 'round_': 0.6}
-    brush.rod(0, 0.1, 0, 0.9, 0.40, metal, **look)
-    brush.rod(0, 0, 0, high, 0.24, metal, end=0.18, **look)
+    look = {'thinnest': 6.0, 'round_': 0.6}
+    brush.rod(0, 0.1, 0, 0.9, 0.48, metal, **look)
+    brush.rod(0, 0, 0, high, 0.32, metal, end=0.24, **look)
     if kind == 'lantern':
         brush.polygon(((-0.22, high), (0.22, high), (0.38, high + 0.72), (-0.38, high + 0.72)), glow, round_=0.3)
         brush.polygon(((-0.48, high + 0.68), (0.48, high + 0.68), (0.12, high + 1.0), (-0.12, high + 1.0)), metal)
         brush.rect(-0.26, high - 0.08, 0.26, high + 0.06, metal)
         return
     for side in (1,) if kind == 'arm' else (-1, 1):
-        brush.rod(0, high, side * 0.55, high + 0.34, 0.18, metal, **look)
-        brush.rod(side * 0.55, high + 0.34, side * 1.35, high + 0.36, 0.16, metal, **look)
+        brush.rod(0, high, side * 0.55, high + 0.34, 0.24, metal, **look)
+        brush.rod(side * 0.55, high + 0.34, side * 1.35, high + 0.36, 0.20, metal, **look)
         brush.polygon(
             (
                 (side * 0.85, high + 0.50),

@@ -42,7 +42,7 @@ def arrange_street(stage: Stage) -> None:
 def arrange_coast(stage: Stage) -> None:
     """Boats on the water; palms, people and balls on the shore."""
     dice = stage.dice
-    stage.fleet(dice.count(2, 5))
+    stage.fleet(dice.count(3, 6))
     stage.scatter(dice.count(0, 3), (nature.palm, nature.palm, nature.broadleaf), 'tree', (0.4, 0.8), None, 1.0)
     buildings = (street.house, street.lighthouse)
     stage.scatter(dice.count(0, 1), buildings, 'building', (0.35, 0.55), None, 0.0, margin=2.0)

@@ -24,7 +24,7 @@ def capture_random_state() -> dict:
     name, keys, *rest = np.random.get_state()
     state = {
         'python': random.getstate(),
-        'numpy': (name, torch.from_numpy(keys.view(np.uint8).copy()), *rest),
+        'numpy': (name, torch.from_numpy(np.asarray(keys).view(np.uint8).copy()), *rest),
         'torch': torch.get_rng_state(),
     }
     if torch.cuda.is_available():

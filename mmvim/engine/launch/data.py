@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -75,7 +76,7 @@ def _is_absolute(path: str) -> bool:
 def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator[_Problem]:
     target = find_type(node, path, scope)
 
-    def setting(name: str) -> object:
+    def setting(name: str) -> Any:
         return node[name] if name in node else default_of(target, name)
 
     root, backend_args = setting('data_root') or '', setting('backend_args')

@@ -86,7 +86,7 @@ def state_dict_of(checkpoint: dict, path: str, option: str) -> dict[str, torch.T
     if isinstance(weights, dict):
         tensors.update((re.sub(r'^module\.', '', k), v) for k, v in weights.items() if isinstance(v, torch.Tensor))
         # Versions of the modules, by which their own hooks decide what to rename.
-        tensors._metadata = getattr(weights, '_metadata', OrderedDict())
+        tensors._metadata = getattr(weights, '_metadata', OrderedDict())  # type: ignore[attr-defined]
     if not tensors:
         inner = [key for key, value in checkpoint.items() if isinstance(value, dict)]
         hint = f'its weights may be under {inner[0]!r}: convert it first' if inner else 'give a checkpoint of a model'

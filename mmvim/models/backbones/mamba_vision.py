@@ -173,7 +173,8 @@ class MambaVision(BaseModule):
                    'window_sizes': (8, 8, 16, 8), 'drop_path_rate': .5, 'layer_scale': 1e-5},
     }
     arch_defaults: ClassVar[dict] = {
-        'window_sizes': (8, 8, 14, 7), 'mlp_ratio': 4, 'drop_path_rate': .2, 'layer_scale': None, 'd_state': 8, 'd_conv': 3,
+        'window_sizes': (8, 8, 14, 7), 'mlp_ratio': 4, 'drop_path_rate': .2, 'layer_scale': None,
+        'd_state': 8, 'd_conv': 3,
     }
 
     def __init__(self,

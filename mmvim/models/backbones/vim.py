@@ -257,7 +257,7 @@ class Vim(BaseModule):
             tokens = tokens + self._positions(grid)
         tables = None
         if self.rope:
-            tables = rope_tables(*grid, self.embed_dims, self.rope_pt_size, rows, tokens.device)
+            tables = rope_tables(grid[0], grid[1], self.embed_dims, self.rope_pt_size, rows, tokens.device)
 
         stream = at_least_fp32(tokens) if self.residual_in_fp32 else tokens
         hidden: Tensor | None = None

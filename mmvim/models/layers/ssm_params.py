@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 def keep_undecayed(parameter: nn.Parameter) -> nn.Parameter:
     """Mark a parameter that weight decay must not touch (read by the layer-decay constructor)."""
-    parameter._no_weight_decay = True
+    parameter._no_weight_decay = True  # type: ignore[attr-defined]
     return parameter
 
 

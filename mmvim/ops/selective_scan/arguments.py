@@ -134,7 +134,8 @@ def _resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device
             path = ScanPath.from_index(path)
         elif isinstance(path, str):
             if path not in ('forward', 'reverse'):
-                raise ValueError(f"paths[{k}] must be 'forward', 'reverse', a ScanPath or an index tensor, got {path!r}; "
+                raise ValueError(f"paths[{k}] must be 'forward', 'reverse', a ScanPath or an index tensor, got "
+                                 f'{path!r}; '
                                  'orders over a map come from mmvim.ops.scan_paths(names, H, W, device)')
             path = ScanPath.forward(length) if path == 'forward' else ScanPath.backward(length)
         elif not isinstance(path, ScanPath):
@@ -146,7 +147,7 @@ def _resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device
             map_ids.append(-1)
             continue
         if path.index.device != device:
-            raise ValueError(f'paths[{k}] ({path.name}) has its index map on {path.index.device}, but u is on {device}; '
+            raise ValueError(f'paths[{k}] ({path.name}) has its index map on {path.index.device}, u is on {device}; '
                              'make the path with device=u.device')
         known = [i for i, index in enumerate(maps) if index is path.index]
         if not known:

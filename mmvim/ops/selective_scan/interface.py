@@ -73,8 +73,8 @@ def selective_scan_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tens
                          backend: str | None = None) -> Tensor:
     """K = len(paths) selective scans of the same tokens along different orders, in one call.
 
-    All tensors stand in raster order; path k visits raster position ``order[t]`` at step t, and its outputs are put back
-    to raster order. No flipped, permuted or merged copy of a tensor is made: the scan reads through the path.
+    All tensors stand in raster order; path k visits raster position ``order[t]`` at step t, and its outputs are put
+    back to raster order. No flipped, permuted or merged copy of a tensor is made: the scan reads through the path.
 
     ============= ===============================================================
     tensor        shape
@@ -89,7 +89,7 @@ def selective_scan_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tens
     Args:
         u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, backend: See :func:`selective_scan`.
         z: Gate of the combined output (of each one if stacked). Defaults to None.
-        paths: A :class:`ScanPath` each (see :func:`scan_paths`), an index tensor, int64 (L,), or 'forward' or 'reverse'.
+        paths: A :class:`ScanPath` each (see :func:`scan_paths`), an index tensor int64 (L,), 'forward' or 'reverse'.
         follow: Which of u, delta, B, C are read through the path; the others are read in raster order at every step.
             PlainMamba permutes u alone: ``('u',)``. Defaults to all.
         combine: 'sum' adds the K outputs, 'stack' returns each. Defaults to 'sum'.

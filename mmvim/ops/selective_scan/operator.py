@@ -75,7 +75,8 @@ def _allocate(problem: Problem, chunks: int, out_dtype: torch.dtype, save: bool
 
     out = like_u(out_dtype)
     written_once = problem.stack or paths == 1
-    apart = (save and problem.z is not None) or (out_dtype != problem.dtype and not (written_once and problem.z is None))
+    gated = problem.z is not None
+    apart = (save and gated) or (out_dtype != problem.dtype and not (written_once and not gated))
     y = like_u(problem.dtype) if apart else None
     last_state = problem.A.new_empty((batch, paths, dim, d_state))
     groups = problem.groups

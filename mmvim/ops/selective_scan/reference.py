@@ -6,8 +6,8 @@ For each channel d and state n, with delta already biased and passed through sof
     y[t, d]    = sum over n of C[t, n] * h[t, d, n]  +  D[d] * u[t, d]
     out[t, d]  = y[t, d] * silu(z[t, d])
 
-(Gu and Dao, https://arxiv.org/abs/2312.00752, Eq. 2 and Alg. 2). Along a path, "t" counts steps, and what is read at step
-t stands at position ``path[t]``. Every fast backend is tested against this file, in float64.
+(Gu and Dao, https://arxiv.org/abs/2312.00752, Eq. 2 and Alg. 2). Along a path, "t" counts steps, and what is read at
+step t stands at position ``path[t]``. Every fast backend is tested against this file, in float64.
 """
 
 import torch

@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -23,14 +24,16 @@ def available() -> tuple[bool, str]:
     """Whether the backend can run here, and why (not); compiles nothing."""
     if compiler() is None:
         return False, 'no C++ compiler: install g++, or set CXX'
-    if shutil.which('ninja') is None and not _has_ninja_module():
+    if _ninja_folder() is None:
         return False, 'no ninja: pip install ninja'
     return True, 'C++ on CPUs, compiled on first use (about half a minute); on request only'
 
 
-def _has_ninja_module() -> bool:
-    from torch.utils.cpp_extension import is_ninja_available
-    return is_ninja_available()
+def _ninja_folder() -> str | None:
+    """Where ninja is: on the path, or beside the interpreter of an environment that is not activated."""
+    beside = os.path.dirname(sys.executable)
+    found = shutil.which('ninja') or shutil.which('ninja', path=beside)
+    return os.path.dirname(found) if found else None
 
 
 def _key() -> str:
@@ -55,6 +58,9 @@ def library() -> ModuleType:
         RuntimeError: If the compiler fails; its message is in the text.
     """
     from torch.utils.cpp_extension import load
+    folder, path = _ninja_folder(), os.environ.get('PATH', '')
+    if folder is not None and folder not in path.split(os.pathsep):
+        os.environ['PATH'] = os.pathsep.join([path, folder])
     load(name=_key(), sources=[str(Path(__file__).parent / 'scan.cpp')], extra_cflags=list(FLAGS),
          is_python_module=False, verbose=False)
     return torch.ops.mmvim_native
