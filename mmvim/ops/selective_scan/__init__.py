@@ -5,7 +5,7 @@
 last state; :func:`register_backend` is all that a further one needs:
 
 - 'torch': `operator.py` defines the torch.library operators; `plan.py` cuts the work, `access.py` reads and writes along
-  paths, `chunk.py`, `forward.py`, `backward.py` and `gate.py` compute.
+  paths, `chunk.py`, `forward.py`, `backward.py` and `whole.py` compute.
 - 'native': C++ for CPUs, see `native/`.
 - 'reference': `reference.py`, the definition that the others are tested against.
 """
