@@ -43,8 +43,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(_scope_='mmseg', type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# 600 it x 4 images / 24 images = 100 epochs
-max_iters, warmup = 600, 50
+# 400 it x 4 images / 24 images = 67 epochs
+max_iters, warmup = 400, 40
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
@@ -54,7 +54,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=max_iters, eta_min=0.),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=150)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
