@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If the command, the config, the data or a checkpoint is wrong.
     """
     args = parse_args(argv)
+    launch.warn_if_untested()
     launch.check_launcher(args.launcher)
     launch.publish_local_rank(args)
     launch.allow_checkpoint_globals()

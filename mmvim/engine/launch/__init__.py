@@ -13,6 +13,7 @@ from .model import build_model
 from .ops import check_compiled_ops
 from .resume import check_start, set_resume
 from .safe_globals import allow_checkpoint_globals, checkpoint_globals
+from .versions import warn_if_untested
 from .weights import check_fit, check_pretrained, is_remote, read_checkpoint, state_dict_of
 
 __all__ = [
@@ -20,5 +21,5 @@ __all__ = [
     'build_model', 'check_compiled_ops', 'check_data', 'check_fit', 'check_launcher', 'check_pretrained',
     'check_start', 'checkpoint_globals', 'config_parser', 'has_accelerator', 'is_remote', 'load_config',
     'prepare_cpu_distribution', 'publish_local_rank', 'read_checkpoint', 'run_tool', 'set_output', 'set_precision',
-    'set_resume', 'set_tta', 'set_visualization', 'set_work_dir', 'state_dict_of', 'warn'
+    'set_resume', 'set_tta', 'set_visualization', 'set_work_dir', 'state_dict_of', 'warn', 'warn_if_untested'
 ]

@@ -1,0 +1,15 @@
+"""One line about packages that mmvim is not tested with."""
+
+import mmengine
+
+from mmvim.engine.launch import versions
+
+
+def test_one_warning_for_another_version(monkeypatch, capsys):
+    versions.warn_if_untested()
+    assert 'mmengine' not in capsys.readouterr().err
+    monkeypatch.setattr(mmengine, '__version__', '9.9.9')
+    versions.warn_if_untested()
+    said = capsys.readouterr().err
+    assert said.startswith('warning: not tested with mmengine 9.9.9 (tested: mmengine 0.10.12 or 0.10.7;')
+    assert said.count('\n') == 1
