@@ -2,7 +2,7 @@
 # data, backbone, head and evaluator fit together on real pictures; it says nothing about generalisation.
 _base_ = ['mmseg::_base_/models/upernet_r50.py', 'mmseg::_base_/default_runtime.py']
 
-size = (256, 256)
+size = (192, 192)
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=size),
@@ -43,12 +43,12 @@ test_dataloader = val_dataloader
 val_evaluator = dict(_scope_='mmseg', type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# 400 it x 4 images / 24 images = 67 epochs
-max_iters, warmup = 400, 40
+# 300 it x 4 images / 24 images = 50 epochs
+max_iters, warmup = 300, 30
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.01),
     clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warmup),

@@ -113,7 +113,7 @@ def plot_curves(
             axes.spines[side].set_visible(False)
     right.set_ylim(top=max(right.get_ylim()[1] * 1.08, 1))
     if names:
-        right.legend(frameon=False, loc='center right', fontsize=9)
+        right.legend(frameon=False, loc='lower right', bbox_to_anchor=(1, 0.1), fontsize=9)
     if title:
         figure.suptitle(title, fontsize=12)
     with Path(path).open('wb') as file:
