@@ -4,8 +4,8 @@
     python tools/analysis_tools/real_pictures.py camvid --data-root .../CamVid
     python tools/analysis_tools/real_pictures.py overfit --data-root .../ADEChallengeData2016
 
-Each model is trained by tools/train.py and scored by tools/test.py in a process of its own; a model that is trained
-already is only scored. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png); the table
+Each model is trained by tools/train.py and scored by tools/test.py in a process of its own; what WORK_DIR has already is
+not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png); the table
 is printed as Markdown. `camvid` scores the test split, `overfit` the training pictures themselves.
 """
 
@@ -42,6 +42,8 @@ def run(config: Path, args: argparse.Namespace) -> Path:
     """Train and score one config; returns its work folder."""
     work = args.work_dir / args.task / config.stem
     done = work / 'scores.json'
+    if done.exists():
+        return work
     loaders = ('train', 'val', 'test')
     options = [f'{name}_dataloader.dataset.data_root={args.data_root}' for name in loaders]
     if args.max_iters:
@@ -118,7 +120,7 @@ def floor(config: Path, args: argparse.Namespace) -> dict:
 def main() -> None:
     args = parse_args()
     args.data_root, args.work_dir = args.data_root.resolve(), args.work_dir.resolve()
-    configs = sorted((ROOT / 'configs' / args.task).glob(f'*{args.only}*.py'))
+    configs = sorted(path for path in (ROOT / 'configs' / args.task).glob('*.py') if args.only in path.name)
     if not configs:
         raise SystemExit(f'no config in configs/{args.task} has {args.only!r} in its name')
     with ThreadPoolExecutor(args.jobs) as pool:
