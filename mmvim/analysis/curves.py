@@ -90,16 +90,7 @@ def plot_curves(
                 linewidth=1.8,
                 marker='o',
                 markersize=4,
-                label=name,
-            )
-            last = scores[name].values[-1]
-            right.annotate(
-                f'{last:.1f}',
-                (scores[name].steps[-1], last),
-                textcoords='offset points',
-                xytext=(-4, 7),
-                ha='right',
-                color=colour,
+                label=f'{name}: {scores[name].values[-1]:.1f}',
             )
     for description, level in (floors or {}).items():
         right.axhline(level, color='0.45', linewidth=1.2, linestyle='--', label=f'{description}: {level:.1f}')

@@ -135,7 +135,7 @@ def main() -> None:
             for row, work in zip(rows, works, strict=True)}
     plot_curves(out / f'{args.task}_curves.png', {name: read_curve(path, 'loss') for name, path in logs.items()},
                 {name: read_curve(path, 'mIoU') for name, path in logs.items()},
-                floors={'majority class, scored split': base['mIoU']})
+                score_name='mIoU (%), validation split', floors={'majority class, scored split': base['mIoU']})
     (out / f'{args.task}.json').write_text(json.dumps({
         'models': rows, 'floor': base, 'threads': args.threads, 'jobs': args.jobs, 'python': platform.python_version(),
         'torch': __import__('torch').__version__}, indent=1) + '\n')
