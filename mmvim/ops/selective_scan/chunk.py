@@ -128,7 +128,7 @@ class ChunkBuffers:
 def softplus(x: Tensor, out: Tensor) -> None:
     """log(1 + exp(x)) by the operations that PyTorch has fast on a CPU; `out` may be `x` only if not needed again."""
     if x.device.type != 'cpu':
-        F.softplus(x, out=out)
+        out.copy_(F.softplus(x))
         return
     w = torch.clamp(x, max=20.0)
     w.exp_().log1p_()

@@ -52,6 +52,8 @@ def tuning(device: torch.device) -> Tuning:
 
 @dataclass(frozen=True)
 class Plan:
+    """The slabs of a problem, and the chunks that each of them takes L in."""
+
     slabs: tuple[Slab, ...]
     chunks: tuple[Chunk, ...]
 

@@ -62,8 +62,8 @@ class Problem:
 class SlabInputs:
     """One slab's part of the inputs, as views.
 
-    Constant tensors are shaped to meet chunks (steps, segments, K, b, G, N, C) by broadcasting; C is the slab's number of
-    channels of a group.
+    Constant tensors are shaped to meet chunks (steps, segments, K, b, G, N, C) by broadcasting; C is the slab's
+    number of channels of a group.
     """
 
     def __init__(self, problem: Problem, slab: Slab) -> None:
