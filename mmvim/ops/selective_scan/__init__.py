@@ -1,11 +1,11 @@
 """The selective scan: one definition, several backends behind two public functions.
 
 `interface.py` has the public functions, `arguments.py` checks what they get and brings it into one form
-(:class:`ScanArguments`), `backends.py` chooses who runs it. A backend is a function from that form to the output and the
-last state; :func:`register_backend` is all that a further one needs:
+(:class:`ScanArguments`), `backends.py` chooses who runs it. A backend is a function from that form to the output and
+the last state; :func:`register_backend` is all that a further one needs:
 
-- 'torch': `operator.py` defines the torch.library operators; `plan.py` cuts the work, `access.py` reads and writes along
-  paths, `chunk.py`, `forward.py`, `backward.py` and `whole.py` compute.
+- 'torch': `operator.py` defines the torch.library operators; `plan.py` cuts the work, `access.py` reads and writes
+  along paths, `chunk.py`, `forward.py`, `backward.py` and `whole.py` compute.
 - 'native': C++ for CPUs, see `native/`.
 - 'reference': `reference.py`, the definition that the others are tested against.
 """
