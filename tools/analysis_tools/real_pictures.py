@@ -4,8 +4,8 @@
     python tools/analysis_tools/real_pictures.py camvid --data-root .../CamVid
     python tools/analysis_tools/real_pictures.py overfit --data-root .../ADEChallengeData2016
 
-Each model is trained by tools/train.py and scored by tools/test.py in a process of its own; what WORK_DIR has already is
-not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png); the table
+Each model is trained by tools/train.py and scored by tools/test.py in a process of its own; what WORK_DIR has already
+is not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png); the table
 is printed as Markdown. `camvid` scores the test split, `overfit` the training pictures themselves.
 """
 
