@@ -1,7 +1,8 @@
 """Read a chunk of a tensor along the paths, and write one back, without a copy of the whole tensor.
 
 Whole tensors are seen as (L, 1|K, b, G, C) in whatever strides the projections left them; a chunk is a dense buffer
-(steps, segments, 1|K, b, G, C), channels (or states) fastest, whichever order it was read in.
+(steps, segments, 1|K, b, G, C), channels (or states) fastest, whichever order it was read in. A slab that walks
+backward has its buffers in ascending positions, too: it takes their steps from the last to the first.
 """
 
 from __future__ import annotations
@@ -19,34 +20,23 @@ class PathGroup(NamedTuple):
 
     Attributes:
         paths: Which paths of the slab.
-        order: Position of each step, int64 (L,), or None where step t is position t.
-        backwards: The order is the raster order from its end.
+        order: Position of each place in the buffers, int64 (L,), or None where they are in raster order.
+        chunks: `order` of each chunk, in the order of the chunk's memory.
     """
 
     paths: slice
     order: Tensor | None
-    backwards: bool
+    chunks: tuple[Tensor, ...]
 
-
-def path_groups(maps: Tensor | None, map_ids: list[int], reverse: list[bool], follow: bool, length: int,
-                device: torch.device) -> list[PathGroup]:
-    """Group the slab's paths for a tensor that follows them or not."""
-    num = len(map_ids)
-    if not follow:
-        return [PathGroup(slice(0, num), None, False)]
-    groups, first = [], 0
-    for k in range(1, num + 1):
-        if k < num and (map_ids[k], reverse[k]) == (map_ids[first], reverse[first]):
-            continue
-        m, backwards = map_ids[first], reverse[first]
-        order = None
-        if m >= 0:
-            order = maps[m].flip(0) if backwards else maps[m]
-        elif backwards:
-            order = torch.arange(length - 1, -1, -1, device=device)
-        groups.append(PathGroup(slice(first, k), order, m < 0 and backwards))
-        first = k
-    return groups
+    @classmethod
+    def make(cls, paths: slice, order: Tensor | None, chunks: tuple[Chunk, ...], backward: bool) -> PathGroup:
+        pieces = []
+        for chunk in chunks if order is not None else ():
+            piece = order.narrow(0, chunk.position(order.shape[0], backward), chunk.size)
+            if chunk.segments > 1:
+                piece = piece.view(chunk.segments, chunk.steps).t().reshape(-1)
+            pieces.append(piece)
+        return cls(paths, order, tuple(pieces))
 
 
 def by_position(x: Tensor, groups: int) -> Tensor:
@@ -56,31 +46,6 @@ def by_position(x: Tensor, groups: int) -> Tensor:
     return x.permute(4, 1, 0, 2, 3)
 
 
-def runs_across(x: Tensor) -> bool:
-    """Whether neighbours in memory are neighbours in L rather than in the channels."""
-    return x.stride(-1) != 1 and x.stride(0) == 1
-
-
-class ChunkIndex:
-    """Positions of a chunk's steps in the order of the chunk's memory, kept while the same chunk is at work."""
-
-    def __init__(self) -> None:
-        self._chunk: Chunk | None = None
-        self._positions: dict[int, Tensor] = {}
-
-    def of(self, group: PathGroup, chunk: Chunk) -> Tensor:
-        if chunk is not self._chunk:
-            self._chunk = chunk
-            self._positions.clear()
-        key = id(group.order)
-        if key not in self._positions:
-            positions = group.order[chunk.start:chunk.start + chunk.steps * chunk.segments]
-            if chunk.segments > 1:
-                positions = positions.view(chunk.segments, chunk.steps).t().reshape(-1)
-            self._positions[key] = positions
-        return self._positions[key]
-
-
 class Reader:
     """Fill a buffer with chunks of an input.
 
@@ -88,41 +53,40 @@ class Reader:
         x: (L, 1|K, b, G, C).
         groups: The orders it is read in.
         buffer: (steps, segments, 1|K, b, G, C), dense; K where there are several groups.
+        backward: The slab walks backward.
     """
 
-    def __init__(self, x: Tensor, groups: list[PathGroup], buffer: Tensor) -> None:
-        self.length = x.shape[0]
+    def __init__(self, x: Tensor, groups: list[PathGroup], buffer: Tensor, backward: bool) -> None:
+        self._length, self._backward = x.shape[0], backward
         # Reading across the grain, one value a cache line, is slow: such pieces are first copied along it.
-        self.across = runs_across(x)
-        self.segments = buffer.shape[1]
-        self.parts = []
+        self._across = x.stride(-1) != 1 and x.stride(0) == 1
+        self._parts = []
         for group in groups:
             alone = len(groups) == 1
             source = x if alone or x.shape[1] == 1 else x[:, group.paths]
             target = buffer if alone else buffer[:, :, group.paths]
-            # In the order of steps: (steps, ...) or (segments, steps, ...); and in the order of memory: (all, ...).
-            ordered = target.squeeze(1) if self.segments == 1 else target.transpose(0, 1)
             flat = target.flatten(0, 1)
-            direct = source.dtype == flat.dtype and source.shape[1] == flat.shape[1] and not self.across
-            self.parts.append((group, source, ordered, flat, direct))
-
-    def read(self, chunk: Chunk, index: ChunkIndex) -> None:
-        start, size = chunk.start, chunk.steps * chunk.segments
-        for group, source, ordered, flat, direct in self.parts:
             if group.order is None:
-                piece = source.narrow(0, start, size)
-                if self.across:
-                    piece = piece.movedim(0, -1).contiguous().movedim(-1, 0)
-            elif group.backwards and self.across:
-                piece = source.narrow(0, self.length - start - size, size).movedim(0, -1).flip(-1).movedim(-1, 0)
+                # In the order of positions.
+                target = target.squeeze(1) if buffer.shape[1] == 1 else target.transpose(0, 1)
+                self._parts.append((source, target, None, False))
             else:
-                positions = index.of(group, chunk)
-                if direct:
-                    torch.index_select(source, 0, positions, out=flat)
-                else:
-                    flat.copy_(source.index_select(0, positions))
-                continue
-            ordered.copy_(piece if self.segments == 1 else piece.unflatten(0, (chunk.segments, chunk.steps)))
+                direct = source.dtype == flat.dtype and source.shape[1] == flat.shape[1] and not self._across
+                self._parts.append((source, flat, group.chunks, direct))
+
+    def read(self, number: int, chunk: Chunk) -> None:
+        for source, target, positions, direct in self._parts:
+            if positions is None:
+                piece = source.narrow(0, chunk.position(self._length, self._backward), chunk.size)
+                if self._across:
+                    piece = piece.movedim(0, -1).contiguous().movedim(-1, 0)
+                if chunk.segments > 1:
+                    piece = piece.unflatten(0, (chunk.segments, chunk.steps))
+                target.copy_(piece)
+            elif direct:
+                torch.index_select(source, 0, positions[number], out=target)
+            else:
+                target.copy_(source.index_select(0, positions[number]))
 
 
 class Writer:
@@ -132,41 +96,59 @@ class Writer:
         x: (L, 1|K, b, G, C); where it has no path axis, it gets the sum over paths.
         groups: The orders it is written in.
         buffer: (steps, segments, 1|K, b, G, C).
+        backward: The slab walks backward.
         add: Add to what is there rather than set it.
+        sums: Where given, what is added along an index map is first gathered here in the map's own order, one tensor a
+            map; :meth:`finish` adds them to `x`. Writing along a map costs several times as much as reading along it.
     """
 
-    def __init__(self, x: Tensor, groups: list[PathGroup], buffer: Tensor, add: bool) -> None:
-        self.length, self.add = x.shape[0], add
-        self.parts = []
+    def __init__(self, x: Tensor, groups: list[PathGroup], buffer: Tensor, backward: bool, add: bool,
+                 sums: dict[int, tuple[Tensor, Tensor]] | None = None) -> None:
+        self._length, self._backward, self._add = x.shape[0], backward, add
+        self._parts = []
         for group in groups:
             alone = len(groups) == 1
             values = buffer if alone else buffer[:, :, group.paths]
             target = x if alone or x.shape[1] == 1 else x[:, group.paths]
-            self.parts.append((group, target, values, target.shape[1] == 1 and values.shape[2] > 1))
+            reduce = target.shape[1] == 1 and values.shape[2] > 1
+            positions = group.chunks if group.order is not None else None
+            if positions is not None and add and sums is not None:
+                key = id(group.order)
+                if key not in sums:
+                    sums[key] = group.order, values.new_zeros((self._length, *values.shape[2:]))
+                target, positions = sums[key][1], None
+                reduce = target.shape[1] == 1 and values.shape[2] > 1
+            self._parts.append((target, values, positions, reduce))
 
-    def write(self, chunk: Chunk, index: ChunkIndex) -> None:
-        start, size = chunk.start, chunk.steps * chunk.segments
-        for group, target, values, reduce in self.parts:
+    def write(self, number: int, chunk: Chunk) -> None:
+        for target, values, positions, reduce in self._parts:
             if reduce:
                 values = values.sum(dim=2, keepdim=True)
-            if group.order is not None and not group.backwards:
-                positions = index.of(group, chunk)
+            if positions is not None:
                 values = values.flatten(0, 1).to(target.dtype)
-                if self.add:
-                    target.index_add_(0, positions, values)
+                if self._add:
+                    target.index_add_(0, positions[number], values)
                 else:
-                    target.index_copy_(0, positions, values)
+                    target.index_copy_(0, positions[number], values)
                 continue
-            if group.backwards:
-                values, start_at = values.flip((0, 1)), self.length - start - size
-            else:
-                start_at = start
-            part = target.narrow(0, start_at, size)
+            part = target.narrow(0, chunk.position(self._length, self._backward), chunk.size)
             if chunk.segments == 1:
                 values = values.squeeze(1)
             else:
-                part = part.unflatten(0, (chunk.segments, chunk.steps)).transpose(0, 1)
-            if self.add:
+                values, part = values.transpose(0, 1), part.unflatten(0, (chunk.segments, chunk.steps))
+            if self._add:
                 part.add_(values)
             else:
                 part.copy_(values)
+
+
+def add_in_order(x: Tensor, sums: dict[int, tuple[Tensor, Tensor]], block: int = 1 << 16) -> None:
+    """Add to `x` (L, 1, b, G, C) what writers have gathered, block by block so that no whole copy is made."""
+    for order, values in sums.values():
+        length = x.shape[0]
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(length, device=order.device)
+        size = max(1, block // max(1, values[0].numel()))
+        for start in range(0, length, size):
+            part = values.index_select(0, inverse[start:start + size])
+            x[start:start + size].add_(part.sum(dim=1, keepdim=True) if part.shape[1] > x.shape[1] else part)

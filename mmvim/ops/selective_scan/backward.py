@@ -14,10 +14,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmvim.ops.selective_scan.access import ChunkIndex, PathGroup, Reader, Writer
-from mmvim.ops.selective_scan.chunk import ChunkBuffers, Contract, Outer, Project, Workspace
+from mmvim.ops.selective_scan.access import PathGroup, Reader, Writer, add_in_order
+from mmvim.ops.selective_scan.chunk import ChunkBuffers, Contract, Outer, Project, Workspace, run_through
 from mmvim.ops.selective_scan.plan import Chunk, Plan, Slab
-from mmvim.ops.selective_scan.problem import Problem, SlabInputs
+from mmvim.ops.selective_scan.problem import SMALL_STATE, Problem, SlabInputs
+from mmvim.ops.selective_scan.whole import skip_backward
 
 
 def backward(problem: Problem, plan: Plan, grad_out: Tensor, grad_last_state: Tensor | None, boundaries: Tensor
@@ -34,10 +35,18 @@ def backward(problem: Problem, plan: Plan, grad_out: Tensor, grad_last_state: Te
     Returns:
         A gradient for each tensor of `problem`, by name, in state dtype and in the tensor's shape.
     """
-    grads = {name: torch.zeros_like(x, dtype=problem.dtype) for name, x in problem.differentiable().items()}
+    grads = {}
+    for name, x in problem.differentiable().items():
+        # What has a part of its own for each path and channel is written once.
+        once = name in ('u', 'delta') and x.shape[1] == problem.num_paths
+        grads[name] = (torch.empty_like if once else torch.zeros_like)(x, dtype=problem.dtype)
+    skip_apart = problem.skips_alike()
+    if skip_apart:
+        grad_skip = skip_backward(grad_out, problem.u, problem.skip_weight(), grads['u'])
+        grads['D'].add_(grad_skip * (problem.num_paths // problem.D.shape[0]))
     work = Workspace(problem.A)
     for slab in plan.slabs:
-        _SlabBackward(problem, plan, slab, grads, grad_out, work).run(grad_last_state, boundaries)
+        _SlabBackward(problem, plan, slab, grads, grad_out, skip_apart, work).run(grad_last_state, boundaries)
     return grads
 
 
@@ -45,24 +54,25 @@ class _SlabBackward:
     """One slab's gradients, chunk by chunk."""
 
     def __init__(self, problem: Problem, plan: Plan, slab: Slab, grads: dict[str, Tensor], grad_out: Tensor,
-                 work: Workspace) -> None:
+                 skip_apart: bool, work: Workspace) -> None:
         self.problem, self.plan, self.grads, self.work = problem, plan, grads, work
-        self.inputs = inputs = SlabInputs(problem, slab)
+        self.inputs = inputs = SlabInputs(problem, plan, slab)
+        self.skip_apart = skip_apart
         self.grad_out = inputs.part(grad_out, channels=True)
-        self.index = ChunkIndex()
+        self.sums_along_maps: dict[int, tuple[Tensor, Tensor]] = {}
         self.buffers: dict[tuple[int, int], _ChunkBackward] = {}
         # Sums over the slab's steps, by row.
         self.sums = {'A': work.get('sum_A', *inputs.state_shape).zero_()}
         for name, constant in (('B', inputs.B_constant), ('C', inputs.C_constant)):
             if constant is not None:
                 self.sums[name] = work.get(f'sum_{name}', *inputs.state_shape).zero_()
-        for name in ('D', 'delta_bias'):
+        for name in ('delta_bias',) if skip_apart else ('D', 'delta_bias'):
             if name in grads:
                 self.sums[name] = work.get(f'sum_{name}', *inputs.rows, inputs.channels).zero_()
 
     def run(self, grad_last_state: Tensor | None, boundaries: Tensor) -> None:
         inputs, work = self.inputs, self.work
-        carry, state = work.get('carry', *inputs.state_shape), work.get('start', *inputs.state_shape)
+        carry = work.get('carry', *inputs.state_shape)
         if grad_last_state is None:
             carry.zero_()
         else:
@@ -72,8 +82,9 @@ class _SlabBackward:
             key = (chunk.steps, chunk.segments)
             if key not in self.buffers:
                 self.buffers[key] = _ChunkBackward(self, *key)
-            state.copy_(inputs.boundary(boundaries[i]))
-            self.buffers[key].run(chunk, state, carry)
+            self.buffers[key].run(i, chunk, inputs.boundary(boundaries[i]), carry)
+        if self.sums_along_maps:
+            add_in_order(inputs.part(self.grads['u'], channels=True), self.sums_along_maps)
         for name, total in self.sums.items():
             place = inputs.vector if total.dim() == 4 else inputs.constant
             self._add_constant(place(self.grads[name]), total)
@@ -94,8 +105,9 @@ class _SlabBackward:
         shared = x.shape[1] < self.problem.num_paths
         split = inputs.num_paths < self.problem.num_paths
         partial = name in 'BC' and inputs.channels < self.problem.A.shape[1] // self.problem.groups
-        return Writer(inputs.part(x, channels=name in ('u', 'delta')), orders, buffer,
-                      add=partial or (shared and (split or len(orders) > 1)))
+        return Writer(inputs.part(x, channels=name in ('u', 'delta')), orders, buffer, inputs.slab.backward,
+                      add=partial or (shared and (split or len(orders) > 1)) or (name == 'u' and self.skip_apart),
+                      sums=self.sums_along_maps if name == 'u' and inputs.d_state <= SMALL_STATE else None)
 
 
 class _ChunkBackward:
@@ -103,31 +115,16 @@ class _ChunkBackward:
 
     def __init__(self, owner: _SlabBackward, steps: int, segments: int) -> None:
         inputs, work = owner.inputs, owner.work
-        self.inputs, self.index, self.segments = inputs, owner.index, segments
-        self.x = x = ChunkBuffers(inputs, work, steps, segments, for_backward=True)
+        self.x = x = ChunkBuffers(inputs, work, steps, segments)
         d_state, channels = inputs.d_state, inputs.channels
-        all_steps = steps * segments
-        self.ones = x.h.new_ones(all_steps)
+        self.skip = None if owner.skip_apart else inputs.D
 
         self.dy = work.get('dy', *x.rows, channels)
-        self.read_dy = Reader(owner.grad_out, inputs.followed, self.dy)
+        self.read_dy = Reader(owner.grad_out, inputs.followed, self.dy, inputs.slab.backward)
         self.g = work.get('g', *x.rows, d_state, channels)
         self.start_g = Outer(self.dy, x.C, inputs.C_constant, self.g)
-        g, a = self.g.unbind(0), x.decay.unbind(0)
-        self.first_decay, self.first_g, self.last_g = a[0], g[0], g[-1]
-        self.scan_steps = list(zip(reversed(g[:-1]), reversed(a[1:]), reversed(g[1:]), strict=True))
-        if segments > 1:
-            # The product of decays from a step to its segment's end.
-            p = x.product.unbind(0)
-            self.last_product = p[-1]
-            self.products = list(zip(reversed(p[:-1]), reversed(a[1:]), reversed(p[1:]), strict=True))
-            self.after = work.get('after', segments, *inputs.state_shape)
-            after, total = self.after.unbind(0), p[0]
-            self.last_after = after[-1]
-            self.joints = list(zip(reversed(after[:-1]), reversed(after[1:]), reversed(g[0].unbind(0)[1:]),
-                                   reversed(total.unbind(0)[1:]), reversed(a[0].unbind(0)[1:]), strict=True))
+        self._plan_scan(work, segments)
 
-        self.previous = x.h[:-1]
         self.scratch = x.states  # free once q is there
         self.row = work.get('row', *x.rows, channels)
         self.dv, self.ddelta = work.get('dv', *x.rows, channels), work.get('ddelta', *x.rows, channels)
@@ -150,31 +147,48 @@ class _ChunkBackward:
         self.products_A = Outer(x.delta, None, self.g, self.scratch)
         self.delta_of_row = x.delta.expand(self.dv.shape)
 
-        def columns(buffer: Tensor) -> Tensor:
-            """A buffer as a matrix of (everything else) x (all steps)."""
-            return buffer.view(all_steps, -1).t()
-
+        all_steps = steps * segments
+        self.ones = self.g.new_ones(all_steps)
         self.totals = {name: total.view(-1) for name, total in owner.sums.items()}
-        self.terms = {'A': columns(self.scratch), 'B': columns(product_B), 'C': columns(self.g),
-                      'D': columns(self.row), 'delta_bias': columns(self.ddelta)}
+        self.terms = {name: buffer.view(all_steps, -1).t() for name, buffer in (
+            ('A', self.scratch), ('B', product_B), ('C', self.g), ('D', self.row), ('delta_bias', self.ddelta))}
 
-    def run(self, chunk: Chunk, state: Tensor, carry: Tensor) -> None:
+    def _plan_scan(self, work: Workspace, segments: int) -> None:
+        x = self.x
+        # In the order of the forward scan; the gradient takes them from the last.
+        g, a = ([buffer[t] for t in x.walk] for buffer in (self.g, x.decay))
+        order = x.walk_segments
+        self.after = work.get('after', segments, *x.inputs.state_shape)
+        self.last_after, self.last_g = self.after[order[-1]], g[-1]
+        self.steps = [(g[i - 1], a[i], g[i]) for i in range(len(g) - 1, 0, -1)]
+        self.first = a[0][order[0]], g[0][order[0]]
+        self.tries: list[tuple[Tensor, ...]] = []
+        self.joints: list[tuple[Tensor, ...]] = []
+        if segments > 1:
+            first_g = run_through(work, g[::-1], a[:0:-1], self.tries)
+            leaving = work.get('leaving', segments, *x.inputs.state_shape)
+            self.leave = a[0], first_g, leaving
+            self.joints = [(leaving[s], x.total_decay[s], self.after[s], self.after[before])
+                           for before, s in zip(order[-2::-1], order[:0:-1], strict=True)]
+
+    def run(self, number: int, chunk: Chunk, state: Tensor, carry: Tensor) -> None:
         """One chunk's gradients.
 
         Args:
-            chunk: Which one.
-            state: State before it, (K, b, G, N, C); overwritten.
-            carry: Gradient that reaches its last state from later chunks; replaced by that which reaches the state
-                before it.
+            number, chunk: Which one.
+            state: State before it, (K, b, G, N, C).
+            carry: Gradient that reaches its last state from later chunks, (K, b, G, N, C); replaced by that which
+                reaches the state before it.
         """
-        x, index = self.x, self.index
-        x.load(chunk, index)
-        self.read_dy.read(chunk, index)
-        x.scan(state)
+        x = self.x
+        x.load(number, chunk)
+        self.read_dy.read(number, chunk)
+        x.find_starts(state)
+        x.scan()
 
         if x.C is not None:
             self.contract_C.run()
-            self.write_C.write(chunk, index)
+            self.write_C.write(number, chunk)
         else:
             self.products_C.run()
             self._add_total('C')
@@ -183,13 +197,13 @@ class _ChunkBackward:
         self._scan_back(carry)
         if x.B is not None:
             self.contract_B.run()
-            self.write_B.write(chunk, index)
+            self.write_B.write(number, chunk)
         else:
             self.products_B.run()
             self._add_total('B')
         self.project_B.run()
 
-        self.g.mul_(x.decay).mul_(self.previous)  # now q
+        self.g.mul_(x.decay).mul_(x.previous)  # now q
         self.project_A.run()
         self.ddelta.addcmul_(self.dv, x.u)
         self.products_A.run()
@@ -197,15 +211,15 @@ class _ChunkBackward:
         if x.biased is not x.delta:
             self.ddelta.mul_(x.biased.sigmoid_())  # the slope of softplus
         self._add_total('delta_bias')
-        self.write_delta.write(chunk, index)
+        self.write_delta.write(number, chunk)
 
         if 'D' in self.totals:
             torch.mul(self.dy, x.u, out=self.row)
             self._add_total('D')
         torch.mul(self.dv, self.delta_of_row, out=self.dv)
-        if self.inputs.D is not None:
-            self.dv.addcmul_(self.dy, self.inputs.D)
-        self.write_u.write(chunk, index)
+        if self.skip is not None:
+            self.dv.addcmul_(self.dy, self.skip)
+        self.write_u.write(number, chunk)
 
     def _add_total(self, name: str) -> None:
         if name in self.totals:
@@ -213,20 +227,16 @@ class _ChunkBackward:
 
     def _scan_back(self, carry: Tensor) -> None:
         """g[t] = g[t] + decay[t+1] * g[t+1], see :meth:`run` for the carry."""
-        if self.segments == 1:
-            self.last_g.add_(carry)
-            for g, a, following in self.scan_steps:
-                g.addcmul_(a, following)
-            torch.mul(self.first_decay, self.first_g, out=carry.unsqueeze(0))
-            return
-        self.last_product.fill_(1)
-        for g, a, following in self.scan_steps:
-            g.addcmul_(a, following)
-        for p, a, following in self.products:
-            torch.mul(a, following, out=p)
         self.last_after.copy_(carry)
-        for after, following, g, p, a in self.joints:
-            torch.addcmul(g, p, following, out=after)
-            after.mul_(a)
-        self.g.addcmul_(self.x.product, self.after)
-        torch.mul(self.first_decay[0], self.first_g[0], out=carry)
+        if self.joints:
+            for g, a, following, out in self.tries:
+                torch.addcmul(g, a, following, out=out)
+            a, g, leaving = self.leave
+            torch.mul(a, g, out=leaving)
+            for leaving, decay, after, before in self.joints:
+                torch.addcmul(leaving, decay, after, out=before)
+        self.last_g.add_(self.after)
+        for g, a, following in self.steps:
+            g.addcmul_(a, following)
+        a, g = self.first
+        torch.mul(a, g, out=carry)

@@ -7,14 +7,15 @@ views of them are made once per chunk shape, for a view costs as much time as a 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvim.ops.selective_scan.access import ChunkIndex, Reader
+from mmvim.ops.selective_scan.access import Reader
 from mmvim.ops.selective_scan.plan import Chunk
-from mmvim.ops.selective_scan.problem import SlabInputs, orders_of
+from mmvim.ops.selective_scan.problem import SlabInputs
 
 
 class Workspace:
@@ -23,13 +24,17 @@ class Workspace:
     def __init__(self, like: Tensor) -> None:
         self._like = like
         self._memory: dict[str, Tensor] = {}
+        self._views: dict[tuple, Tensor] = {}
 
     def get(self, name: str, *shape: int) -> Tensor:
         """A dense buffer. Buffers of one name share their memory."""
-        numel = math.prod(shape)
-        if name not in self._memory or self._memory[name].numel() < numel:
-            self._memory[name] = self._like.new_empty(numel)
-        return self._memory[name][:numel].view(shape)
+        key = (name, *shape)
+        if key not in self._views:
+            numel = math.prod(shape)
+            if name not in self._memory or self._memory[name].numel() < numel:
+                self._memory[name] = self._like.new_empty(numel)
+            self._views[key] = self._memory[name][:numel].view(shape)
+        return self._views[key]
 
 
 class ChunkBuffers:
@@ -37,102 +42,125 @@ class ChunkBuffers:
 
     Attributes:
         u, delta: (T, S, 1|K, b, G, C); delta is after bias and softplus.
-        biased: delta before softplus; the same buffer as delta unless the backward pass needs both.
+        biased: delta before softplus.
         v: delta * u, (T, S, K, b, G, C).
         B, C: (T, S, K, b, G, N), or None where they are constant.
         decay: exp(delta * A), (T, S, 1|K, b, G, N, C).
-        h: States, (T + 1, S, K, b, G, N, C): before each segment, and after each of its steps.
+        total_decay: That of a whole segment, (S, 1|K, b, G, N, C); only with several segments.
+        before: State before each segment, (S, K, b, G, N, C).
+        states, previous: After each step and before it, (T, S, K, b, G, N, C); they overlap.
+        walk: The steps' numbers in the order in which they are taken.
+        walk_segments: The segments' likewise.
     """
 
-    def __init__(self, slab: SlabInputs, work: Workspace, steps: int, segments: int, for_backward: bool) -> None:
-        self.slab = slab
+    def __init__(self, slab: SlabInputs, work: Workspace, steps: int, segments: int) -> None:
+        self.inputs = slab
         self.lead = lead = (steps, segments)
         self.rows = rows = (*lead, *slab.rows)
-        self.segments = segments
         d_state, channels = slab.d_state, slab.channels
-        self.readers: list[Reader] = []
+        backward = slab.slab.backward
+        self.walk, self.walk_segments = ([*range(n - 1, -1, -1)] if backward else [*range(n)] for n in lead)
+        self._readers: list[Reader] = []
 
-        def read(name: str, x: Tensor, paths: int, last: int) -> Tensor:
+        def read(name: str, paths: int, last: int) -> Tensor:
             buffer = work.get(name, *lead, paths, *slab.rows[1:], last)
-            self.readers.append(Reader(x, slab.orders[name], buffer))
+            self._readers.append(Reader(getattr(slab, name), slab.orders[name], buffer, backward))
             return buffer
 
-        self.u = read('u', slab.u, orders_of(slab.orders['u'], slab.u.shape[1], slab.num_paths), channels)
-        raw = read('delta', slab.delta, orders_of(slab.orders['delta'], slab.delta.shape[1], slab.num_paths), channels)
-        self._raw = self.biased = raw
-        if slab.delta_bias is not None and slab.delta_bias.shape[0] > raw.shape[2]:
+        self.u = read('u', slab.paths_read('u'), channels)
+        self._raw = self.biased = read('delta', slab.paths_read('delta'), channels)
+        if slab.delta_bias is not None and slab.delta_bias.shape[0] > self._raw.shape[2]:
             self.biased = work.get('biased', *rows, channels)
         self.delta = self.biased
-        if for_backward and slab.problem.delta_softplus:
+        if slab.problem.delta_softplus:
             self.delta = work.get('softplus', *self.biased.shape)
-        self.B = None if slab.B is None else read('B', slab.B, slab.num_paths, d_state)
-        self.C = None if slab.C is None else read('C', slab.C, slab.num_paths, d_state)
+        self.B = None if slab.B is None else read('B', slab.num_paths, d_state)
+        self.C = None if slab.C is None else read('C', slab.num_paths, d_state)
         self.v = work.get('v', *rows, channels)
         self._delta_of_v = self.delta.expand(self.v.shape)
         self._delta_column = self.delta.unsqueeze(-2)
 
-        paths = max(self.delta.shape[2], slab.A.shape[0])
-        self.decay = work.get('decay', *lead, paths, *slab.rows[1:], d_state, channels)
-        self.h = work.get('h', steps + 1, segments, *slab.state_shape)
-        h, a = self.h.unbind(0), self.decay.unbind(0)
-        self.before, self.states = h[0], self.h[1:]
-        self._last = h[-1]
+        decay_rows = (max(self.delta.shape[2], slab.A.shape[0]), *slab.rows[1:], d_state, channels)
+        self.decay = work.get('decay', *lead, *decay_rows)
+        h = work.get('h', steps + 1, segments, *slab.state_shape)
+        self.before = h[-1] if backward else h[0]
+        self.states, self.previous = (h[:-1], h[1:]) if backward else (h[1:], h[:-1])
+        x, a, previous = (buffer.unbind(0) for buffer in (self.states, self.decay, self.previous))
+        self._steps = [(x[t], a[t], previous[t]) for t in self.walk]
+        self._last = x[self.walk[-1]][self.walk_segments[-1]]
         self._input = Outer(self.v, self.B, slab.B_constant, self.states)
-        if segments == 1:
-            self._steps = list(zip(h[1:], a, h[:-1], strict=True))
-            return
-        # The product of decays since the segment's start. Where the decays themselves are not needed again, in place.
-        self.product = work.get('product', *self.decay.shape) if for_backward else self.decay
-        p = self.product.unbind(0)
-        self._first = [] if self.product is self.decay else [(a[0], p[0])]
-        self._steps = list(zip(h[2:], a[1:], h[1:-1], strict=True))
-        self._products = list(zip(a[1:], p[:-1], p[1:], strict=True))
-        before = h[0].unbind(0)
-        self._before = before[0]
-        self._joints = list(zip(before[1:], before[:-1], p[-1].unbind(0)[:-1], h[-1].unbind(0)[:-1], strict=True))
 
-    def load(self, chunk: Chunk, index: ChunkIndex) -> None:
+        self._first = self.before[self.walk_segments[0]]
+        self._tries: list[tuple[Tensor, ...]] = []
+        self._joints: list[tuple[Tensor, ...]] = []
+        if segments > 1:
+            self.total_decay = work.get('total_decay', segments, *decay_rows)
+            self._total_delta = work.get('total_delta', *self.delta.shape[1:])
+            ends = run_through(work, [x[t] for t in self.walk], [a[t] for t in self.walk[1:]], self._tries)
+            order = self.walk_segments
+            self._joints = [(self.before[s], self.total_decay[s], ends[s], self.before[following])
+                            for s, following in pairwise(order)]
+
+    def load(self, number: int, chunk: Chunk) -> None:
         """Read the inputs and discretise them: u, delta, v, B, C, decay, and delta * B * u in place of the states."""
-        for reader in self.readers:
-            reader.read(chunk, index)
-        if self.slab.delta_bias is not None:
-            torch.add(self._raw, self.slab.delta_bias, out=self.biased)
-        if self.slab.problem.delta_softplus:
+        for reader in self._readers:
+            reader.read(number, chunk)
+        if self.inputs.delta_bias is not None:
+            torch.add(self._raw, self.inputs.delta_bias, out=self.biased)
+        if self.inputs.problem.delta_softplus:
             softplus(self.biased, out=self.delta)
         torch.mul(self._delta_of_v, self.u, out=self.v)
-        torch.mul(self._delta_column, self.slab.A, out=self.decay)
+        torch.mul(self._delta_column, self.inputs.A, out=self.decay)
         torch.exp(self.decay, out=self.decay)
+        if self._joints:
+            torch.sum(self.delta, dim=0, out=self._total_delta)
+            torch.mul(self._total_delta.unsqueeze(-2), self.inputs.A, out=self.total_decay)
+            torch.exp(self.total_decay, out=self.total_decay)
         self._input.run()
 
-    def scan(self, carry: Tensor) -> None:
-        """h[t] = h[t] + decay[t] * h[t-1], from the carry (K, b, G, N, C), which is then the last state."""
-        if self.segments == 1:
-            self.before.copy_(carry)
-            for h, a, previous in self._steps:
-                h.addcmul_(a, previous)
-            carry.copy_(self._last[0])
-            return
-        for a, p in self._first:
-            p.copy_(a)
+    def find_starts(self, carry: Tensor) -> None:
+        """Fill `before` from the state before the chunk, (K, b, G, N, C)."""
+        self._first.copy_(carry)
+        for x, a, end, out in self._tries:
+            torch.addcmul(x, a, end, out=out)
+        for before, decay, end, following in self._joints:
+            torch.addcmul(end, decay, before, out=following)
+
+    def scan(self) -> Tensor:
+        """h[t] = h[t] + decay[t] * h[t-1] from `before`; the last state, (K, b, G, N, C)."""
         for h, a, previous in self._steps:
             h.addcmul_(a, previous)
-        for a, previous, p in self._products:
-            torch.mul(a, previous, out=p)
-        self._before.copy_(carry)
-        for following, before, p, last in self._joints:
-            torch.addcmul(last, p, before, out=following)
-        self.states.addcmul_(self.product, self.before)
-        carry.copy_(self._last[-1])
+        return self._last
+
+
+def run_through(work: Workspace, x: list[Tensor], a: list[Tensor], steps: list[tuple[Tensor, ...]]) -> Tensor:
+    """Plan e = x[i] + a[i-1] * e from e = x[0] without touching x: two small buffers take turns, and stay in cache.
+
+    Args:
+        work: Gives the buffers.
+        x: (S, K, b, G, N, C) each.
+        a: One less.
+        steps: Receives (x[i], a[i-1], e, e).
+
+    Returns:
+        The buffer that holds the last e.
+    """
+    end = x[0]
+    turns = [work.get(name, *end.shape) for name in ('turn0', 'turn1')]
+    for i in range(1, len(x)):
+        steps.append((x[i], a[i - 1], end, turns[i % 2]))
+        end = turns[i % 2]
+    return end
 
 
 def softplus(x: Tensor, out: Tensor) -> None:
-    """log(1 + exp(x)) by the operations that PyTorch has fast on a CPU; `out` may be `x` only if not needed again."""
+    """log(1 + exp(x)) into another tensor, by the operations that are fast on a CPU."""
     if x.device.type != 'cpu':
         out.copy_(F.softplus(x))
         return
-    w = torch.clamp(x, max=20.0)
-    w.exp_().log1p_()
-    torch.maximum(w, x, out=out)  # beyond 20 it is x to the last bit
+    torch.clamp(x, max=20.0, out=out)
+    out.exp_().log1p_()
+    torch.maximum(out, x, out=out)  # beyond 20 it is x to the last bit of float32
 
 
 class Outer:

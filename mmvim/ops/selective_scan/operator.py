@@ -11,8 +11,8 @@ from torch import Tensor
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.backward import backward
 from mmvim.ops.selective_scan.forward import forward
-from mmvim.ops.selective_scan.gate import apply_gate, gate_backward
 from mmvim.ops.selective_scan.problem import Problem
+from mmvim.ops.selective_scan.whole import gate, gate_backward
 
 # Tensor inputs of both operators, in order.
 _TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
@@ -24,8 +24,14 @@ def run_operator(args: ScanArguments) -> tuple[Tensor, Tensor]:
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     out, last_state, _, _ = torch.ops.mmvim.selective_scan_fwd(
         *tensors, list(args.map_ids), list(args.reverse), list(args.follow), args.delta_softplus, args.stack,
-        args.out_dtype, save)
+        args.out_dtype, save, _threads())
     return out, last_state
+
+
+@torch.compiler.assume_constant_result
+def _threads() -> int:
+    """PyTorch's thread count; a constant of a compiled graph, for torch.compile cannot trace the question."""
+    return torch.get_num_threads()
 
 
 @torch.library.custom_op('mmvim::selective_scan_fwd', mutates_args=())
@@ -33,11 +39,13 @@ def selective_scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
                        z: Optional[Tensor], delta_bias: Optional[Tensor], initial_state: Optional[Tensor],
                        maps: Optional[Tensor], map_ids: Sequence[int], reverse: Sequence[bool],
                        follow: Sequence[bool], delta_softplus: bool, stack: bool, out_dtype: torch.dtype,
-                       save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+                       save: bool, threads: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """K scans; shapes as in :class:`ScanArguments`.
 
     Args:
         save: Keep what the backward pass needs.
+        threads: Thread count that the work is cut for; the backward pass, which may run under another one, must cut it
+            alike. Defaults to 0, that of the calling thread.
 
     Returns:
         out: (b, D, L) or (b, K, D, L) in `out_dtype`.
@@ -46,14 +54,14 @@ def selective_scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
         boundaries: States before the chunks, (chunks, K, b, G, N, D/G), if `save`; else empty.
     """
     problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, list(map_ids), list(reverse),
-                      list(follow), delta_softplus, stack)
+                      list(follow), delta_softplus, stack, threads)
     with _full_precision(u):
         plan = problem.plan()
         out_4d, y_4d, last_state, boundaries = _allocate(problem, len(plan.chunks), out_dtype, save)
         y = out_4d if y_4d is None else y_4d
         forward(problem, plan, y, last_state, boundaries if save else None)
         if z is not None:
-            apply_gate(y, z, out_4d)
+            gate(y, z, out_4d)
         elif y is not out_4d:
             out_4d.copy_(y)
     kept = y if save and z is not None else A.new_empty(0)
@@ -94,12 +102,10 @@ def _drop_path_axis(x: Tensor, stack: bool) -> Tensor:
 
 @selective_scan_fwd.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, reverse, follow, delta_softplus, stack,
-      out_dtype, save):
+      out_dtype, save, threads=0):
     problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, list(map_ids), list(reverse),
-                      list(follow), delta_softplus, stack)
-    # The number of chunks depends on L; under a symbolic L it is a size known only when run.
-    chunks = len(problem.plan().chunks) if save else 0
-    out, y, last_state, boundaries = _allocate(problem, chunks, out_dtype, save)
+                      list(follow), delta_softplus, stack, threads)
+    out, y, last_state, boundaries = _allocate(problem, len(problem.plan().chunks) if save else 0, out_dtype, save)
     kept = y if save and z is not None else A.new_empty(0)
     return _drop_path_axis(out, stack), last_state, _drop_path_axis(kept, stack), boundaries
 
@@ -109,11 +115,11 @@ def selective_scan_bwd(grad_out: Tensor, grad_last_state: Optional[Tensor], y: T
                        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor],
                        z: Optional[Tensor], delta_bias: Optional[Tensor], initial_state: Optional[Tensor],
                        maps: Optional[Tensor], map_ids: Sequence[int], reverse: Sequence[bool],
-                       follow: Sequence[bool], delta_softplus: bool, stack: bool
+                       follow: Sequence[bool], delta_softplus: bool, stack: bool, threads: int = 0
                        ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state; empty for those that were None."""
     problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, list(map_ids), list(reverse),
-                      list(follow), delta_softplus, stack)
+                      list(follow), delta_softplus, stack, threads)
     with _full_precision(u):
         if not stack:
             grad_out, y = grad_out.unsqueeze(1), y.unsqueeze(1)
@@ -137,27 +143,35 @@ def _(grad_out, grad_last_state, y, boundaries, u, delta, A, B, C, D, z, delta_b
 
 def _setup_context(ctx, inputs, output) -> None:
     _, _, y, boundaries = output
-    ctx.save_for_backward(y, boundaries, *inputs[:len(_TENSORS)])
-    ctx.flags = inputs[len(_TENSORS):-2]
+    count = len(_TENSORS)
+    ctx.save_for_backward(y, boundaries, *inputs[:count])
+    *ctx.flags, _out_dtype, _save, ctx.threads = inputs[count:]
+    ctx.num_inputs = len(inputs)
     ctx.mark_non_differentiable(y, boundaries)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_out, grad_last_state, _grad_y, _grad_boundaries):
     y, boundaries, *tensors = ctx.saved_tensors
-    u = tensors[0]
     if grad_out is None and grad_last_state is None:
-        return (None,) * (len(_TENSORS) + len(ctx.flags) + 2)
-    if grad_out is None:
-        shape = u.shape if not ctx.flags[-1] else (u.shape[0], len(ctx.flags[0]), *u.shape[2:])
-        grad_out = y.new_zeros(())
-        grad_out = grad_out.expand(shape if ctx.flags[-1] else (u.shape[0], *u.shape[2:]))
-    grads = torch.ops.mmvim.selective_scan_bwd(grad_out, grad_last_state, y, boundaries, *tensors, *ctx.flags)
-    grads = [g if x is not None else None for g, x in zip(grads, tensors, strict=False)]
-    return (*grads, None, *(None for _ in ctx.flags), None, None)
+        return (None,) * ctx.num_inputs
+    if grad_out is None:  # the output was not used
+        u, (map_ids, *_, stack) = tensors[0], ctx.flags
+        batch, _, dim, length = u.shape
+        grad_out = u.new_zeros(()).expand((batch, len(map_ids), dim, length) if stack else (batch, dim, length))
+    grads = torch.ops.mmvim.selective_scan_bwd(grad_out, grad_last_state, y, boundaries, *tensors, *ctx.flags,
+                                               ctx.threads)
+    grads = [None if x is None else g for g, x in zip(grads, tensors[:len(grads)], strict=True)]
+    return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError('mmvim::selective_scan_bwd has no autograd formula: second derivatives of the selective scan '
+                       "are not implemented; backend='reference' has them")
 
 
 selective_scan_fwd.register_autograd(_backward, setup_context=_setup_context)
+selective_scan_bwd.register_autograd(_no_second_derivative)
 
 
 def _full_precision(u: Tensor) -> torch.autocast:

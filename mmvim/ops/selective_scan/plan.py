@@ -1,53 +1,43 @@
 """How a scan is cut: into slabs of rows and channels, and along L into chunks.
 
 A row is one (path, batch element, group). All rows of a slab take their steps together: one step is one operation on
-`step` = rows * N * D state values. Too few of them and the time goes into starting operations, too many and a chunk no
-longer fits the cache. Where a slab has too few, several segments of L take their steps together and a short pass over
-the segments repairs the states (`segments` > 1).
+rows * N * C state values, C the slab's channels of a group. Too few of them and the time goes into starting operations,
+too many and a chunk no longer fits the cache. Where a slab has too few, several segments of L take their steps
+together, once to find the state each segment starts from and once more from there.
 
 The cut depends on shapes, device type and thread count alone, never on a measurement, so results repeat bit for bit.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 
 
 class Chunk(NamedTuple):
-    """Steps ``start`` to ``start + steps * segments - 1``; step t of segment s is ``start + s * steps + t``."""
+    """Steps `start` to `start + steps * segments - 1` of a path; step t of segment s is `start + s * steps + t`."""
 
     start: int
     steps: int
     segments: int
 
+    @property
+    def size(self) -> int:
+        return self.steps * self.segments
+
+    def position(self, length: int, backward: bool) -> int:
+        """Lowest position of the chunk, for a slab that walks forward or backward."""
+        return length - self.start - self.size if backward else self.start
+
 
 class Slab(NamedTuple):
-    """Ranges of paths, batch and channels of each group."""
+    """Ranges of paths, batch and channels of each group; and whether its paths are walked from L-1 to 0."""
 
     paths: slice
     batch: slice
     channels: slice
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """State values of a step at which segments are joined up to `join`, of a step at most, and of a chunk."""
-
-    join: int
-    step: int
-    chunk: int
-
-
-def tuning(device: torch.device) -> Tuning:
-    """For a CPU, two or three chunk buffers stay in the second-level cache; for anything else, few large operations."""
-    if device.type != 'cpu':
-        return Tuning(join=1 << 18, step=1 << 22, chunk=1 << 25)
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return Tuning(join=6144, step=24576, chunk=1 << 17)
-    # PyTorch gives a thread no less than 32768 values of an elementwise operation.
-    return Tuning(join=36864 * (threads - 1), step=36864 * threads, chunk=(1 << 17) * threads)
+    backward: bool
 
 
 @dataclass(frozen=True)
@@ -58,31 +48,72 @@ class Plan:
     chunks: tuple[Chunk, ...]
 
 
-def make_plan(paths: int, batch: int, groups: int, d_state: int, channels: int, length: int,
-              tune: Tuning) -> Plan:
-    """Cut K paths x batch x groups rows of `channels` channels and L steps.
+@dataclass(frozen=True)
+class Tuning:
+    """Numbers of state values: of a step below which segments are joined; of a step at most; of a chunk."""
+
+    join: int
+    step: int
+    chunk: int
+
+
+def tuning(device: torch.device, threads: int = 0) -> Tuning:
+    """For a CPU, the chunk buffers stay in the second-level cache; for anything else, few large operations.
 
     Args:
-        paths, batch, groups: Rows are their product.
+        device: Where the scan runs.
+        threads: Threads of PyTorch. Defaults to 0, those of the calling thread.
+    """
+    if device.type != 'cpu':
+        return Tuning(join=1 << 18, step=1 << 22, chunk=1 << 25)
+    threads = threads or torch.get_num_threads()
+    # PyTorch gives a thread no less than 32768 values of an elementwise operation. For two threads it is not worth
+    # their meeting at every step; whole chunks are shared in any case.
+    if threads <= 2:
+        return Tuning(join=12288, step=24576, chunk=(1 << 16) * (threads + 1))
+    return Tuning(join=36864 * (threads - 1), step=36864 * threads, chunk=(1 << 17) * threads)
+
+
+def make_plan(backward: list[bool], batch: int, groups: int, d_state: int, channels: int, length: int,
+              tune: Tuning) -> Plan:
+    """Cut K paths x batch x groups rows of `channels` channels, and L steps.
+
+    Args:
+        backward: Whether each of the K paths is walked from L-1 to 0.
+        batch, groups: Rows are K * batch * groups.
         d_state: N.
         channels: Channels of a group, D / G.
         length: L.
         tune: Sizes to aim at.
     """
-    row = groups * d_state * channels
-    per_slab_channels = channels
-    if row > tune.step:
-        per_slab_channels = max(1, tune.step // (groups * d_state))
-    row = groups * d_state * per_slab_channels
-    per_slab_paths = min(paths, max(1, tune.step // row))
-    per_slab_batch = min(batch, max(1, tune.step // (row * per_slab_paths)))
-    slabs = tuple(Slab(k, b, d)
-                  for d in _even_slices(channels, per_slab_channels)
-                  for k in _even_slices(paths, per_slab_paths)
-                  for b in _even_slices(batch, per_slab_batch))
-    first = slabs[0] if slabs else Slab(slice(0, 0), slice(0, 0), slice(0, 0))
-    step = max(1, groups * d_state * _size(first.channels) * _size(first.paths) * _size(first.batch))
+    runs = _path_runs(backward)
+    longest = max((_count(run) for run, _ in runs), default=1)
+    column = max(1, groups * d_state)
+    slab_channels = min(channels, max(1, tune.step // column))
+    slab_paths = min(longest, max(1, tune.step // max(1, column * slab_channels)))
+    slab_batch = min(batch, max(1, tune.step // max(1, column * slab_channels * slab_paths)))
+    slabs = tuple(Slab(paths, b, c, walks_backward)
+                  for c in _even_slices(slice(0, channels, 1), slab_channels)
+                  for run, walks_backward in runs
+                  for paths in _even_slices(run, slab_paths)
+                  for b in _even_slices(slice(0, batch, 1), slab_batch))
+    step = max((column * _count(s.paths) * _count(s.batch) * _count(s.channels) for s in slabs), default=1)
     return Plan(slabs, _cut_length(length, step, tune))
+
+
+def _path_runs(backward: list[bool]) -> list[tuple[slice, bool]]:
+    """Paths that are walked in one direction, as slices; two of them where both directions are evenly spaced."""
+    runs = []
+    for direction in (False, True):
+        paths = [k for k, b in enumerate(backward) if b == direction]
+        steps = {b - a for a, b in pairwise(paths)}
+        if not paths:
+            continue
+        if len(steps) <= 1:
+            runs.append((slice(paths[0], paths[-1] + 1, steps.pop() if steps else 1), direction))
+        else:
+            runs.extend((slice(k, k + 1, 1), direction) for k in paths)
+    return runs
 
 
 def _cut_length(length: int, step: int, tune: Tuning) -> tuple[Chunk, ...]:
@@ -91,28 +122,35 @@ def _cut_length(length: int, step: int, tune: Tuning) -> tuple[Chunk, ...]:
     span = max(4, tune.chunk // step)
     span = -(-length // -(-length // span))
     segments = 1
-    if step * 2 <= tune.join:
-        # Steps and segments cost one operation each, so about equally many of both are fewest.
-        segments = max(1, min(tune.join // step, int(span ** 0.5)))
-    steps = -(-span // segments)
+    # Segments take each step twice: two of them would save nothing.
+    if step * 3 <= tune.join:
+        # A step and a segment cost one operation each, so about equally many of both are fewest.
+        segments = min(-(-tune.join // step), int(span ** 0.5))
+    steps = _fitting(-(-span // max(1, segments)), length)
     chunks, start = [], 0
     while start < length:
-        left = length - start
-        fit = min(segments, left // steps)
-        chunk = Chunk(start, steps, fit) if fit else Chunk(start, left, 1)
-        chunks.append(chunk)
-        start += chunk.steps * chunk.segments
+        fit = min(max(1, segments), (length - start) // steps)
+        chunks.append(Chunk(start, steps, fit) if fit else Chunk(start, length - start, 1))
+        start += chunks[-1].size
     return tuple(chunks)
 
 
-def _even_slices(total: int, largest: int) -> list[slice]:
-    """Cut `total` into as few slices of at most `largest` as possible, of about equal size."""
+def _fitting(steps: int, length: int) -> int:
+    """The divisor of `length` nearest to `steps`, if there is one near: chunks of a single shape are set up once."""
+    near = [n for n in range(max(1, steps * 3 // 4), steps * 5 // 4 + 1) if length % n == 0]
+    return min(near, key=lambda n: abs(n - steps), default=steps)
+
+
+def _even_slices(whole: slice, largest: int) -> list[slice]:
+    """Cut a slice into as few of at most `largest` elements as possible, of about equal size."""
+    total = _count(whole)
     if total == 0:
         return []
     pieces = -(-total // largest)
     size = -(-total // pieces)
-    return [slice(i, min(i + size, total)) for i in range(0, total, size)]
+    return [slice(whole.start + i * whole.step, min(whole.start + (i + size) * whole.step, whole.stop), whole.step)
+            for i in range(0, total, size)]
 
 
-def _size(s: slice) -> int:
-    return s.stop - s.start
+def _count(s: slice) -> int:
+    return len(range(s.start, s.stop, s.step))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from mmvim.ops.selective_scan.access import PathGroup, by_position, path_groups
-from mmvim.ops.selective_scan.plan import Plan, Slab, make_plan, tuning
+from mmvim.ops.selective_scan.access import PathGroup, by_position
+from mmvim.ops.selective_scan.plan import Chunk, Plan, Slab, make_plan, tuning
+
+# Up to this N, the time goes into reading and writing rather than into the states.
+SMALL_STATE = 2
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,13 @@ class Problem:
     follow: list[bool]
     delta_softplus: bool
     stack: bool
+    threads: int = 0
 
     @property
     def num_paths(self) -> int:
         return len(self.map_ids)
 
-    @property
+    @cached_property
     def groups(self) -> int:
         return max([x.shape[2] for x in (self.B, self.C) if x.dim() == 5], default=1)
 
@@ -48,10 +53,48 @@ class Problem:
     def length(self) -> int:
         return self.u.shape[-1]
 
+    @cached_property
+    def backward_paths(self) -> list[bool]:
+        """Paths whose buffers are kept in ascending positions and walked from the last to the first.
+
+        That spares following tensors a flip, but makes a slab of its own of these paths. It pays where a slab has
+        enough to do without the others, and does not where a tensor does not follow the paths.
+        """
+        d_state = self.A.shape[-1]
+        step = self.u[..., 0].numel() // self.u.shape[1] * d_state * sum(self.reverse) if self.length else 0
+        enough = step >= 12288 or (d_state <= SMALL_STATE and step * self.length >= 1 << 19)
+        pays = all(self.follow) and (enough or all(self.reverse))
+        return [reverse and pays for reverse in self.reverse]
+
     def plan(self) -> Plan:
         dim, d_state = self.A.shape[1:]
-        return make_plan(self.num_paths, self.u.shape[0], self.groups, d_state, dim // self.groups, self.length,
-                         tuning(self.u.device))
+        return make_plan(self.backward_paths, self.u.shape[0], self.groups, d_state, dim // self.groups, self.length,
+                         tuning(self.u.device, self.threads))
+
+    def skips_alike(self) -> bool:
+        """Whether the skip connections D * u of all paths meet at their positions: their sum is then one product."""
+        return (self.D is not None and not self.stack and self.num_paths > 1 and self.follow[0]
+                and self.u.shape[1] == 1)
+
+    def skip_weight(self) -> Tensor:
+        """D of all paths together, (D,)."""
+        return self.D.sum(dim=0) * (self.num_paths // self.D.shape[0])
+
+    def path_groups(self, slab: Slab, chunks: tuple[Chunk, ...], follow: bool) -> list[PathGroup]:
+        """Neighbouring paths of a slab that read, or write, the same positions."""
+        ids, reverse = self.map_ids[slab.paths], self.reverse[slab.paths]
+        if not follow:
+            return [PathGroup.make(slice(0, len(ids)), None, chunks, slab.backward)]
+        groups, first = [], 0
+        for k in range(1, len(ids) + 1):
+            if k < len(ids) and (ids[k], reverse[k]) == (ids[first], reverse[first]):
+                continue
+            order = None if ids[first] < 0 else self.maps[ids[first]]
+            if reverse[first] and not slab.backward:
+                order = torch.arange(self.length - 1, -1, -1, device=self.u.device) if order is None else order.flip(0)
+            groups.append(PathGroup.make(slice(first, k), order, chunks, slab.backward))
+            first = k
+        return groups
 
     def differentiable(self) -> dict[str, Tensor]:
         """The inputs that have a gradient, but z."""
@@ -66,17 +109,15 @@ class SlabInputs:
     number of channels of a group.
     """
 
-    def __init__(self, problem: Problem, slab: Slab) -> None:
+    def __init__(self, problem: Problem, plan: Plan, slab: Slab) -> None:
         p, self.problem, self.slab = problem, problem, slab
-        self.num_paths = slab.paths.stop - slab.paths.start
+        self.num_paths = len(p.map_ids[slab.paths])
         self.channels = slab.channels.stop - slab.channels.start
         self.d_state = p.A.shape[-1]
         self.rows = (self.num_paths, slab.batch.stop - slab.batch.start, p.groups)
         self.state_shape = (*self.rows, self.d_state, self.channels)
-        ids, reverse = p.map_ids[slab.paths], p.reverse[slab.paths]
         # How a tensor that follows the paths is read, and how one that does not.
-        self.followed, raster = (path_groups(p.maps, ids, reverse, follow, p.length, p.u.device)
-                                 for follow in (True, False))
+        self.followed, raster = (p.path_groups(slab, plan.chunks, follow) for follow in (True, False))
         self.orders = {name: self.followed if follow else raster
                        for name, follow in zip(('u', 'delta', 'B', 'C'), p.follow, strict=True)}
         # Read in every chunk: (L, 1|K, b, G, C or N).
@@ -89,6 +130,11 @@ class SlabInputs:
         self.C_constant = self.constant(p.C).contiguous() if self.C is None else None
         self.D = None if p.D is None else self.vector(p.D).contiguous()
         self.delta_bias = None if p.delta_bias is None else self.vector(p.delta_bias).contiguous()
+
+    def paths_read(self, name: str) -> int:
+        """Paths of the buffer that u or delta is read into: 1 where all read the same."""
+        own = getattr(self, name).shape[1]
+        return own if len(self.orders[name]) == 1 else self.num_paths
 
     def part(self, x: Tensor, channels: bool = False) -> Tensor:
         """The slab's part of a tensor (b, 1|K, D, L) or (b, 1|K, G, N, L) as (L, 1|K, b, G, C or N)."""
@@ -110,13 +156,11 @@ class SlabInputs:
         return x[:, :, :, self.slab.channels].permute(1, 0, 2, 4, 3)
 
     def boundary(self, x: Tensor) -> Tensor:
-        """The slab's part of the states before one chunk, (K, b, G, N, D/G) to (K, b, G, N, C)."""
+        """The slab's part of the states before a chunk, (K, b, G, N, D/G) to (K, b, G, N, C)."""
         return x[self.slab.paths, self.slab.batch, :, :, self.slab.channels]
 
     def _paths(self, x: Tensor, axis: int) -> Tensor:
-        return x if x.shape[axis] == 1 else x.narrow(axis, self.slab.paths.start, self.num_paths)
+        if x.shape[axis] == 1:
+            return x
+        return x[self.slab.paths] if axis == 0 else x[:, self.slab.paths]
 
-
-def orders_of(groups: list[PathGroup], own_paths: int, num_paths: int) -> int:
-    """Paths of a buffer that a tensor with 1 or K paths of its own is read into."""
-    return own_paths if len(groups) == 1 else num_paths

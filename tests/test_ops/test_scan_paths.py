@@ -1,0 +1,106 @@
+"""Scan orders as index maps: each against a slow construction of its own, on maps that are not square."""
+
+import itertools
+
+import pytest
+import torch
+
+from mmvim.ops import ScanPath, available_scan_paths, cross_scan, scan_paths, zigzag_scan
+from mmvim.ops import scan_paths as build
+
+SIZES = [(1, 1), (1, 6), (5, 1), (3, 5), (6, 4), (7, 7)]
+
+
+def cells(name, H, W):
+    """Visited cells (row, column), one after the other."""
+    stem = name.removesuffix('_reverse')
+    visited = []
+    if stem.startswith('window'):
+        w, by_column = int(stem.removeprefix('window').removesuffix('_col')), stem.endswith('_col')
+        # Sort by window, then by place in it, the column first where columns lead.
+        keys = {(i, j): ((j // w, i // w, j, i) if by_column else (i // w, j // w, i, j))
+                for i in range(H) for j in range(W)}
+        visited = sorted(keys, key=keys.get)
+    else:
+        outer, inner = (H, W) if stem.endswith('row') else (W, H)
+        for a in range(outer):
+            backwards = stem.startswith('zigzag') and a % 2
+            for b in (range(inner - 1, -1, -1) if backwards else range(inner)):
+                visited.append((a, b) if stem.endswith('row') else (b, a))
+    return visited[::-1] if name.endswith('_reverse') else visited
+
+
+NAMES = [name.replace('<w>', w) for name in available_scan_paths() for w in (('2', '3') if '<w>' in name else ('',))]
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('H', 'W'), SIZES)
+def test_order(name, H, W):
+    path, = scan_paths(name, H, W)
+    assert path.order().tolist() == [i * W + j for i, j in cells(name, H, W)]
+    assert path.length == H * W and path.name == name
+    assert path.inverse()[path.order()].tolist() == list(range(H * W))
+    assert path.reversed().order().tolist() == path.order().tolist()[::-1]
+    assert path.reversed().reversed().name == name
+
+
+@pytest.mark.parametrize(('H', 'W'), SIZES)
+def test_plain_mambas_zigzags(H, W):
+    """o1 to o4 walked step by step as the paper's figure has them."""
+    starts = [(0, 0), (H - 1, W - 1 if H % 2 else 0), (0, 0), (H - 1 if W % 2 else 0, W - 1)]
+    for path, start, along_rows in zip(zigzag_scan(H, W), starts, (True, True, False, False), strict=True):
+        order = [(p // W, p % W) for p in path.order().tolist()]
+        assert order[0] == start
+        leading = [cell[0] if along_rows else cell[1] for cell in order]
+        assert leading == sorted(leading, reverse=leading[0] > leading[-1])
+        assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in itertools.pairwise(order))
+
+
+def test_cross_scan_is_in_vmambas_order():
+    assert [path.name for path in cross_scan(3, 5)] == ['row', 'col', 'row_reverse', 'col_reverse']
+
+
+def test_a_path_and_its_reverse_share_their_map_and_rows_have_none():
+    row, col, row_reverse, col_reverse = cross_scan(3, 5)
+    assert row.index is None and row_reverse.index is None
+    assert col.index is col_reverse.index and col.index is cross_scan(3, 5)[1].index
+
+
+def test_the_cache_is_bounded():
+    from mmvim.ops.scan_paths import _MAX_CACHED, _cache
+    for W in range(2, _MAX_CACHED + 20):
+        scan_paths('col', 3, W)
+    assert len(_cache) <= _MAX_CACHED
+
+
+def test_a_map_made_under_inference_mode_serves_training():
+    with torch.inference_mode():
+        path, = scan_paths('col', 11, 13)
+    assert not path.index.is_inference()
+
+
+def test_a_traced_map_is_not_kept():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    with FakeTensorMode():
+        scan_paths('zigzag_row', 9, 17)
+    assert type(scan_paths('zigzag_row', 9, 17)[0].index) is torch.Tensor
+    scan_paths('zigzag_row', 9, 17)[0].order().sum().item()
+
+
+def test_maps_of_ones_own():
+    path = ScanPath.from_index(torch.tensor([2, 0, 1]))
+    assert path.order().tolist() == [2, 0, 1] and path.reversed().order().tolist() == [1, 0, 2]
+    for index, error, words in ((torch.tensor([0, 0, 1]), ValueError, 'exactly once'),
+                                (torch.tensor([0, 1, 3]), ValueError, 'exactly once'),
+                                (torch.tensor([[0, 1]]), ValueError, r'\(L,\)'),
+                                (torch.tensor([0., 1.]), TypeError, 'int64'), ([0, 1], TypeError, 'int64')):
+        with pytest.raises(error, match=words):
+            ScanPath.from_index(index)
+
+
+@pytest.mark.parametrize(('names', 'H', 'W', 'words'), [
+    ('spiral', 3, 4, "unknown scan path 'spiral'"), ('window0', 3, 4, 'window0'), ('row', 0, 4, 'H=0'),
+    (('row', 'diagonal'), 3, 4, 'diagonal')])
+def test_bad_names_and_sizes(names, H, W, words):
+    with pytest.raises(ValueError, match=words):
+        build(names, H, W)
