@@ -305,6 +305,7 @@ def main() -> None:
         return
     import torch
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
     if args.quick:
         args.seconds = .1
@@ -331,8 +332,8 @@ def main() -> None:
                     found[shape.name, name, backward] = result
         for name in names:
             lines.append(row(shape, name, found))
-            table.add_row(*lines[-1])
-        console.print(f'done: {shape.name}', style='dim')
+            table.add_row(*map(escape, lines[-1]))
+        console.print(f'done: {shape.name}', style='dim', markup=False)
     console.print(table)
     console.print('In brackets: how many times as fast as pscan, and what share of its memory.')
     if args.markdown:
