@@ -1,108 +1,174 @@
-"""The C++ scan against the definition: outputs, last states and every gradient."""
+"""What the C++ scan has of its own: vectors that are not full, threads, layouts, and its operators' registrations.
+
+The grids of shapes and paths are in test_selective_scan.py and test_paths.py.
+"""
 
 import pytest
 import torch
+from helpers import compare, randn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.ops import backends, scan_paths, selective_scan, selective_scan_paths
+from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.native import prepare
+from mmvim.ops.selective_scan.native.operators import TENSORS
 
 _usable, _reason = backends()['native']
 pytestmark = pytest.mark.skipif(not _usable, reason=f'native: {_reason}')
 
-TOLERANCE = 2e-6  # of the largest value: float32 against float64
+TOLERANCE = 5e-6  # of the largest value: float32 against float64
 
 
-def randn(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape) + sum(shape)))
-
-
-def worst_error(function, inputs):
-    """Largest relative difference of native float32 from float64 by definition, over outputs and gradients."""
-    results = []
-    for backend, dtype in (('reference', torch.float64), ('native', torch.float32)):
-        leaves = [None if x is None else x.detach().to(dtype).requires_grad_() for x in inputs]
-        outputs = function(*leaves, backend=backend)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        sum((x * randn(*x.shape).to(dtype)).sum() for x in outputs).backward()
-        results.append([*outputs, *(x.grad for x in leaves if x is not None)])
-    return max(((a - b).abs().max() / (a.abs().max() + 1e-6)).item() for a, b in zip(*results, strict=True))
+@pytest.fixture(params=[1, 2, 16])
+def threads(request):
+    """16 threads for a few channels: L is cut into parts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(('batch', 'dim', 'length', 'd_state', 'groups'), [
-    (2, 5, 7, 16, 1), (1, 34, 65, 8, 2), (3, 16, 33, 1, 1), (2, 24, 70, 5, 4), (1, 20, 1, 3, 1), (2, 48, 96, 16, 1)])
-@pytest.mark.parametrize('optional', [False, True])
-@pytest.mark.parametrize('reverse', [False, True])
-def test_one_path(batch, dim, length, d_state, groups, optional, reverse):
+    (2, 5, 7, 16, 1), (1, 34, 65, 8, 2), (3, 16, 33, 1, 1), (2, 24, 70, 7, 4), (1, 20, 1, 3, 1), (1, 6, 700, 16, 1)])
+@pytest.mark.parametrize('optional', [False, True], ids=['plain', 'all'])
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+def test_one_path(batch, dim, length, d_state, groups, optional, reverse, threads):
     def scan(u, delta, A, B, C, D, z, bias, state, backend):
         return selective_scan(u, delta, -A.exp(), B, C, D, z, bias, True, True, reverse=reverse, initial_state=state,
                               backend=backend)
     extra = (randn(dim), randn(batch, dim, length), randn(dim), randn(batch, dim, d_state)) if optional else (None,) * 4
-    inputs = (randn(batch, dim, length), randn(batch, dim, length), randn(dim, d_state) * .3,
-              randn(batch, groups, d_state, length), randn(batch, groups, d_state, length), *extra)
-    assert worst_error(scan, inputs) < TOLERANCE
+    compare(scan, (randn(batch, dim, length), randn(batch, dim, length, seed=1), randn(dim, d_state) * .3,
+                   randn(batch, groups, d_state, length), randn(batch, groups, d_state, length, seed=2), *extra),
+            'native', torch.float32, TOLERANCE)
 
 
-@pytest.mark.parametrize('paths', ['two', 'four'])
-@pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',)])
+@pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',)], ids=['all', 'u'])
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
-@pytest.mark.parametrize('shared', [False, True])
-def test_several_paths(paths, follow, combine, shared):
-    height, width, batch, dim, d_state = 5, 7, 2, 20, 8
-    orders = ('forward', 'reverse') if paths == 'two' else scan_paths(
-        ('row', 'col', 'row_reverse', 'col_reverse'), height, width)
-    k, length = () if shared else (len(orders),), height * width
+@pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
+@pytest.mark.parametrize('gated', [False, True], ids=['plain', 'gated'])
+def test_four_paths(follow, combine, shared, gated, threads):
+    height, width, batch, dim, d_state = 13, 31, 1, 20, 5
+    orders = scan_paths(('row', 'col', 'row_reverse', 'col_reverse'), height, width)
+    k, length = () if shared else (4,), height * width
 
     def scan(u, delta, A, B, C, D, z, bias, backend):
         return selective_scan_paths(u, delta, -A.exp(), B, C, D, z, bias, True, paths=orders, follow=follow,
                                     combine=combine, backend=backend)
-    inputs = (randn(batch, *k, dim, length), randn(batch, *k, dim, length), randn(*k, dim, d_state) * .3,
-              randn(batch, *k, d_state, length), randn(batch, *k, d_state, length), randn(*k, dim),
-              randn(batch, dim, length), randn(*k, dim))
-    assert worst_error(scan, inputs) < TOLERANCE
+    compare(scan, (randn(batch, *k, dim, length), randn(batch, *k, dim, length, seed=1), randn(*k, dim, d_state) * .3,
+                   randn(batch, *k, d_state, length), randn(batch, *k, d_state, length, seed=2), randn(*k, dim),
+                   randn(batch, dim, length, seed=3) if gated else None, randn(*k, dim)),
+            'native', torch.float32, TOLERANCE)
 
 
 def test_channels_last_views_and_half_precision():
-    u, delta = (randn(2, 40, 24).transpose(1, 2) for _ in range(2))
-    A, B, C = -randn(24, 8).exp(), randn(2, 8, 40), randn(2, 8, 40)
-    expected = selective_scan(u.double(), delta.double(), A.double(), B.double(), C.double(), delta_softplus=True,
-                              backend='reference')
-    out = selective_scan(u, delta, A, B, C, delta_softplus=True, backend='native')
-    assert out.stride() == u.stride()
-    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
-    for dtype, tolerance in ((torch.bfloat16, 5e-2), (torch.float16, 5e-3)):
-        half = selective_scan(u.to(dtype), delta.to(dtype), A, B.to(dtype), C.to(dtype), delta_softplus=True,
-                              backend='native')
-        assert half.dtype == dtype
-        assert ((half.double() - expected).abs().max() / expected.abs().max()) < tolerance
+    u, delta = (randn(2, 40, 24, seed=s).transpose(1, 2) for s in (0, 1))
+    A, B, C = -randn(24, 8).exp(), randn(2, 8, 40), randn(2, 8, 40, seed=1)
+    expected = selective_scan(u, delta, A, B, C, delta_softplus=True, backend='reference')
+    for dtype, tolerance in ((torch.float32, 5e-6), (torch.bfloat16, 5e-2), (torch.float16, 5e-3)):
+        out = selective_scan(*(x.to(dtype) for x in (u, delta)), A.float(), *(x.to(dtype) for x in (B, C)),
+                             delta_softplus=True, backend='native')
+        assert out.dtype == dtype and out.stride() == u.stride()
+        assert ((out.double() - expected).abs().max() / expected.abs().max()) < tolerance
 
 
-def test_equal_bits_each_time_and_on_any_number_of_threads():
-    inputs = [x.requires_grad_() for x in (randn(2, 70, 50), randn(2, 70, 50), -randn(70, 16).exp().detach(),
-                                           randn(2, 16, 50), randn(2, 16, 50))]
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 1, 2):
-            torch.set_num_threads(count)
-            out = selective_scan(*inputs, delta_softplus=True, backend='native')
-            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
-    for a, b in zip(results[0], results[2], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+def test_equal_bits_each_time_for_one_number_of_threads(threads):
+    inputs = [x.float().requires_grad_() for x in (randn(1, 20, 400), randn(1, 20, 400, seed=1), randn(20, 16),
+                                                   randn(1, 16, 400), randn(1, 16, 400, seed=1))]
+    results = []
+    for _ in range(3):
+        out = selective_scan(*inputs[:2], -inputs[2].exp(), *inputs[3:], delta_softplus=True, backend='native')
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    for again in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True))
+
+
+def test_extremes():
+    """Decays that under- and overflow, as the definition in float32 has them."""
+    u, ones = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
+    for delta, decay in ((0., -1.), (1e30, -1e30), (1e-30, -1e-30), (1., -104.), (1., -87.5), (1., 60.)):
+        arguments = (u, u * delta, torch.full((1, 1), decay), ones, ones)
+        torch.testing.assert_close(selective_scan(*arguments, backend='native'),
+                                   selective_scan(*arguments, backend='reference'), rtol=1e-5, atol=1e-37)
+    spoilt = selective_scan(torch.tensor([[[1., float('nan'), 1.]]]), u, -ones[0, :, :1], ones, ones, backend='native')
+    assert spoilt.isnan().tolist() == [[[False, True, True]]]
+
+
+@pytest.mark.parametrize('bias', [-30., -12., -3., 0., 5., 19.9, 20.1, 90.])
+def test_softplus(bias):
+    """To the last bits also where its value is tiny: with A = 0 and one step the output is delta itself."""
+    raw = torch.linspace(-1, 1, 33)[None, :, None]
+    ones = torch.ones(1, 1, 1)
+    got = selective_scan(torch.ones(1, 33, 1), raw, torch.zeros(33, 1), ones, ones, delta_bias=torch.full((33,), bias),
+                         delta_softplus=True, backend='native')
+    expected = torch.nn.functional.softplus((raw + bias).double())
+    torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_what_it_does_not_take_goes_to_torch():
-    u, A = randn(1, 4, 6), -randn(4, 3).exp()
+    u, A = randn(1, 4, 6).float(), -randn(4, 3).exp().float()
     double = [x.double() for x in (u, u, A, randn(1, 3, 6), randn(1, 3, 6))]
-    empty = (u[:, :, :0], u[:, :, :0], A, randn(1, 3, 0), randn(1, 3, 0))
-    for arguments in (double, (u, u, A, randn(4, 3), randn(4, 3)), empty):
+    empty = (u[:, :, :0], u[:, :, :0], A, torch.zeros(1, 3, 0), torch.zeros(1, 3, 0))
+    for arguments in (double, (u, u, A, randn(4, 3).float(), randn(4, 3).float()), empty):
         torch.testing.assert_close(selective_scan(*arguments, backend='native'),
                                    selective_scan(*arguments, backend='torch'))
 
 
+def operator_arguments():
+    assert not prepare()
+    u, delta, A, B, C, D, z, bias, state = (x.float().requires_grad_() for x in (
+        randn(1, 4, 70), randn(1, 4, 70, seed=1), -randn(4, 3).exp(), randn(1, 1, 3, 70), randn(1, 1, 3, 70, seed=1), randn(4),
+        randn(1, 4, 70), randn(4), randn(1, 4, 3)))
+    args = single_path(u, delta, A, B, C, D, z, bias, state, True, False, None)
+    return (*(getattr(args, name) for name in TENSORS), list(args.map_ids), [int(r) for r in args.reverse],
+            [int(f) for f in args.follow], args.delta_softplus, args.stack, args.out_dtype, True)
+
+
+def test_opcheck(monkeypatch):
+    monkeypatch.undo()
+    arguments = operator_arguments()
+    torch.library.opcheck(torch.ops.mmvim_native.scan_forward.default, arguments)
+
+
+def test_compile_and_export_without_graph_breaks():
+    inputs = [x.float().requires_grad_() for x in (randn(2, 24, 12), randn(2, 24, 12), randn(24, 3), randn(2, 3, 12),
+                                                   randn(2, 3, 12))]
+
+    class Scan(torch.nn.Module):
+        def forward(self, u, delta, A, B, C):
+            y = selective_scan(u.transpose(1, 2).contiguous().transpose(1, 2) * 2, delta, A, B, C, delta_softplus=True)
+            return y + selective_scan(u, delta, A, B, C, delta_softplus=True, backend='native', reverse=True)
+    expected = Scan()(*inputs)
+    compiled = torch.compile(Scan(), fullgraph=True, backend='aot_eager')(*inputs)
+    torch.testing.assert_close(compiled, expected)
+    for got, want in zip(torch.autograd.grad(compiled.square().sum(), inputs),
+                         torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        torch.testing.assert_close(got, want)
+    exported = torch.export.export(Scan(), tuple(x.detach() for x in inputs))
+    torch.testing.assert_close(exported.module()(*inputs), expected)
+
+
+def test_flops_are_counted():
+    u, delta, A, B, C, D, z = (x.float().requires_grad_() for x in (
+        randn(2, 6, 5), randn(2, 6, 5), randn(6, 3), randn(2, 3, 5), randn(2, 3, 5), randn(6), randn(2, 6, 5)))
+    with FlopCounterMode(display=False) as counter:
+        out = selective_scan(u, delta, A, B, C, D, z, backend='native')
+    assert counter.get_total_flops() == 2 * 6 * 5 * (9 * 3 + 2)
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 6 * 5 * (9 * 3 + 2)
+
+
 def test_double_backward_raises():
-    u = randn(1, 4, 6).requires_grad_()
-    out = selective_scan(u, u, -randn(4, 3).exp(), randn(1, 3, 6), randn(1, 3, 6), backend='native')
-    grad, = torch.autograd.grad(out.sum(), u, create_graph=True)
-    with pytest.raises(RuntimeError):
+    u = randn(1, 4, 6).float().requires_grad_()
+    A, B, C = (x.float() for x in (-randn(4, 3), randn(1, 3, 6), randn(1, 3, 6)))
+    grad, = torch.autograd.grad(selective_scan(u, u, A, B, C, backend='native').sum(), u, create_graph=True)
+    with pytest.raises(RuntimeError, match='no autograd formula|does not require grad'):
         torch.autograd.grad(grad.sum(), u)
+
+
+def test_the_last_state_alone_has_gradients():
+    u = randn(1, 4, 6).float().requires_grad_()
+    A, B, C = (x.float() for x in (-randn(4, 3).exp(), randn(1, 3, 6), randn(1, 3, 6)))
+    found = [torch.autograd.grad(selective_scan(u, u, A, B, C, return_last_state=True, backend=name)[1].sum(), u)[0]
+             for name in ('native', 'reference')]
+    torch.testing.assert_close(*found)

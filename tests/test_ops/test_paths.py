@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import compare, randn
+from helpers import KINDS, compare, randn
 
 from mmvim.ops import cross_scan, scan_paths, selective_scan, selective_scan_paths, zigzag_scan
 
@@ -40,7 +40,8 @@ def orders(kind):
 @pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',), ('u', 'delta')], ids=lambda f: '-'.join(f))
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
-def test_against_the_definition(kind, follow, combine, shared):
+@KINDS
+def test_against_the_definition(kind, follow, combine, shared, backend, dtype, tolerance):
     k = () if shared else (len(PATHS[kind]),)
     batch, dim, d_state = 2, 6, 3
 
@@ -50,7 +51,7 @@ def test_against_the_definition(kind, follow, combine, shared):
     inputs = (randn(batch, *k, dim, LENGTH), randn(batch, *k, dim, LENGTH, seed=1), randn(*k, dim, d_state) * .3,
               randn(batch, *k, d_state, LENGTH), randn(batch, *k, d_state, LENGTH, seed=2), randn(*k, dim),
               randn(batch, dim, LENGTH, seed=3), randn(*k, dim, seed=4))
-    compare(scan, inputs, 'torch', torch.float64, 1e-12)
+    compare(scan, inputs, backend, dtype, tolerance)
 
 
 @pytest.mark.parametrize('kind', PATHS)

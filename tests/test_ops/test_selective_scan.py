@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from helpers import compare, randn
+from helpers import KINDS, compare, randn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.ops import backends, selective_scan
@@ -36,14 +36,16 @@ def inputs_of(batch, dim, length, d_state, groups, optional):
 @pytest.mark.parametrize('shape', SHAPES, ids='B{0[0]}-D{0[1]}-L{0[2]}-N{0[3]}-G{0[4]}'.format)
 @pytest.mark.parametrize('optional', [False, True], ids=['plain', 'all'])
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
-def test_float64(shape, optional, reverse):
-    compare(scan_of(reverse), inputs_of(*shape, optional), 'torch', torch.float64, 1e-12)
+@KINDS
+def test_against_the_definition(shape, optional, reverse, backend, dtype, tolerance):
+    compare(scan_of(reverse), inputs_of(*shape, optional), backend, dtype, tolerance)
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
 @pytest.mark.parametrize('shape', SHAPES[2:6:3], ids='B{0[0]}-D{0[1]}-L{0[2]}-N{0[3]}-G{0[4]}'.format)
-def test_lower_precision(shape, dtype, tolerance):
-    compare(scan_of(), inputs_of(*shape, True), 'torch', dtype, tolerance)
+@pytest.mark.parametrize('backend', ['torch', 'auto'])
+def test_lower_precision(shape, dtype, tolerance, backend):
+    compare(scan_of(), inputs_of(*shape, True), backend, dtype, tolerance)
 
 
 @pytest.mark.parametrize('backend', ['torch', 'reference'])

@@ -11,15 +11,14 @@ the last state; :func:`register_backend` is all that a further one needs:
 """
 
 from mmvim.ops.selective_scan import flops as _flops  # noqa: F401  (registers the formulas)
+from mmvim.ops.selective_scan import native as _native
 from mmvim.ops.selective_scan.backends import backends, register_backend
 from mmvim.ops.selective_scan.interface import selective_scan, selective_scan_paths
-from mmvim.ops.selective_scan.native import available as native_available
-from mmvim.ops.selective_scan.native import run_native
 from mmvim.ops.selective_scan.operator import run_operator
 from mmvim.ops.selective_scan.reference import scan_reference
 
 register_backend('torch', run_operator, lambda: (True, 'plain PyTorch, any device'))
-register_backend('native', run_native, native_available)
+register_backend('native', _native.run_native, _native.available, _native.serves, _native.prepare)
 register_backend('reference', scan_reference, lambda: (True, 'the definition, any device; slow'))
 
 __all__ = ['backends', 'register_backend', 'selective_scan', 'selective_scan_paths']

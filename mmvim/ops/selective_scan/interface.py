@@ -60,9 +60,8 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         TypeError: If an argument is no floating-point tensor.
         ValueError: If shapes or devices do not fit, or the backend is unknown.
     """
-    run = choose(backend)
     args = single_path(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, out_dtype)
-    out, last_state = run(args)
+    out, last_state = choose(backend, u.device.type)(args)
     return (out, last_state[:, 0]) if return_last_state else out
 
 
@@ -101,6 +100,5 @@ def selective_scan_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tens
         TypeError: If an argument is no floating-point tensor, or a path is none.
         ValueError: If shapes, devices, paths, `follow` or `combine` do not fit, or the backend is unknown.
     """
-    run = choose(backend)
     args = several_paths(u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, follow, combine, out_dtype)
-    return run(args)[0]
+    return choose(backend, u.device.type)(args)[0]

@@ -1,15 +1,42 @@
-"""The C++ scan under autograd."""
+"""The C++ scan as a backend."""
 
 from __future__ import annotations
+
+import functools
+import warnings
 
 import torch
 from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
-from mmvim.ops.selective_scan.native.build import library
+from mmvim.ops.selective_scan.native.build import load_library
+from mmvim.ops.selective_scan.native.operators import TENSORS, register
 from mmvim.ops.selective_scan.operator import run_operator
 
-_TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
+
+def prepare() -> str:
+    """Load the library and describe its operators; what went wrong, or an empty text."""
+    reason = load_library()
+    if not reason:
+        register()
+    return reason
+
+
+def serves(device_type: str) -> bool:
+    """Whether 'auto' is to take this backend; warns once where it would, but cannot."""
+    if device_type != 'cpu':
+        return False
+    reason = prepare()
+    if reason:
+        warned(reason)
+    return not reason
+
+
+@functools.cache
+def warned(reason: str) -> None:
+    """Warn, once a process."""
+    warnings.warn(f"the C++ selective scan cannot be used, the slower backend 'torch' runs instead: {reason}. "
+                  'MMVIM_SCAN_BACKEND=torch chooses it without this warning.', RuntimeWarning, stacklevel=4)
 
 
 def run_native(args: ScanArguments) -> tuple[Tensor, Tensor]:
@@ -20,34 +47,9 @@ def run_native(args: ScanArguments) -> tuple[Tensor, Tensor]:
     constant = args.B.dim() != 5 or args.C.dim() != 5
     if args.u.device.type != 'cpu' or args.A.dtype != torch.float32 or constant or 0 in args.u.shape:
         return run_operator(args)
-    return _NativeScan.apply(args, *(getattr(args, name) for name in _TENSORS))
-
-
-def _flags(args: ScanArguments) -> tuple:
-    return (args.maps, list(args.map_ids), [int(r) for r in args.reverse], [int(f) for f in args.follow],
-            args.delta_softplus, args.stack)
-
-
-class _NativeScan(torch.autograd.Function):
-
-    @staticmethod
-    def forward(ctx, args: ScanArguments, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        keep = any(ctx.needs_input_grad)
-        out, last_state, states = library().scan_forward(*tensors, *_flags(args), args.out_dtype, keep)
-        ctx.args = args
-        ctx.save_for_backward(*tensors, states)
-        ctx.set_materialize_grads(False)
-        return out, last_state
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out: Tensor | None, grad_last_state: Tensor | None) -> tuple:
-        *tensors, states = ctx.saved_tensors
-        if grad_out is None:
-            if grad_last_state is None:
-                return (None,) * (1 + len(_TENSORS))
-            u, paths = tensors[0], len(ctx.args.map_ids)
-            shape = (u.shape[0], paths, *u.shape[2:]) if ctx.args.stack else (u.shape[0], *u.shape[2:])
-            grad_out = u.new_zeros(()).expand(shape)
-        grads = library().scan_backward(grad_out, grad_last_state, *tensors, *_flags(ctx.args), states)
-        return (None, *(None if x is None else g.to(x.dtype) for g, x in zip(grads, tensors, strict=True)))
+    tensors = [getattr(args, name) for name in TENSORS]
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    out, last_state, _ = torch.ops.mmvim_native.scan_forward(
+        *tensors, list(args.map_ids), [int(r) for r in args.reverse], [int(f) for f in args.follow],
+        args.delta_softplus, args.stack, args.out_dtype, keep)
+    return out, last_state

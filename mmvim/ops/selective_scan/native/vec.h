@@ -1,12 +1,17 @@
 // Vectors of floats and the few functions the scan needs of them. GCC and Clang vector extensions: the same source
-// becomes AVX-512, AVX2, NEON or SSE code by the compiler's target, without intrinsics.
+// becomes AVX-512, AVX2, NEON or SSE code by the compiler's target. The two places where an instruction does better than
+// the compiler are here and nowhere else.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#define MMVIM_AVX512 1
+#endif
 
 namespace mmvim {
 
-#if defined(__AVX512F__)
+#if defined(MMVIM_AVX512)
 constexpr int W = 16;
 #elif defined(__AVX__)
 constexpr int W = 8;
@@ -17,6 +22,8 @@ constexpr int W = 4;
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 
+constexpr float LOG2E = 1.44269504088896341f;
+
 static inline vf load(const float* p) {
   vf v;
   std::memcpy(&v, p, sizeof(v));
@@ -24,35 +31,55 @@ static inline vf load(const float* p) {
 }
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof(v)); }
 static inline vf splat(float x) { return x - vf{}; }
+static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
-static inline float sum(vf v) {
-  float total = 0;
-  for (int i = 0; i < W; ++i) total += v[i];
-  return total;
+// 2^x with an error of about one unit in the last place; exact where x is an integer. Infinity and NaN as they must be.
+#if defined(MMVIM_AVX512)
+static inline vf exp2(vf x) {
+  // x = floor(x) + r; VREDUCEPS gives 0 for infinite x, and VSCALEFPS takes the floor of its exponent itself.
+  vf r = (vf)_mm512_reduce_ps((__m512)x, 1);
+  vf p = r * 2.16129159441e-4f + 1.24678461739e-3f;
+  p = p * r + 9.67545159359e-3f;
+  p = p * r + 5.54852806079e-2f;
+  p = p * r + 2.40229305554e-1f;
+  p = p * r + 6.93147044443e-1f;
+  p = p * r + 1.f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
-
-// exp with an error of about one unit in the last place: 2^k * p(r), |r| <= ln(2) / 2. Overflows to infinity, goes to
-// zero below the smallest normal number, keeps NaN.
-static inline vf exp(vf x) {
+// p * 2^k, k whole.
+static inline vf scale(vf p, vf k) { return (vf)_mm512_scalef_ps((__m512)p, (__m512)k); }
+#else
+static inline vf exp2(vf x) {
   const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
-  vf top = splat(89.f), c = x > top ? top : x;
-  vf bottom = splat(-88.f);
+  vf top = splat(129.f), bottom = splat(-127.f);  // beyond: infinity, and zero instead of a subnormal number
+  vf c = x > top ? top : x;
   c = c < bottom ? bottom : c;
-  vf shifted = c * 1.44269504088896341f + magic;
-  vf k = shifted - magic;
-  vf r = c - k * 0.693359375f;
-  r = r + k * 2.12194440e-4f;
-  vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.f;
+  vf shifted = c + magic, r = c - (shifted - magic);
+  vf p = r * 1.55946770151e-4f + 1.34066438475e-3f;
+  p = p * r + 9.61769297614e-3f;
+  p = p * r + 5.55031055121e-2f;
+  p = p * r + 2.40226527829e-1f;
+  p = p * r + 6.93147214968e-1f;
+  p = p * r + 1.f;
   // 2^(k-1), doubled afterwards, so that the largest exponents do not overflow early.
   vi bits = (vi)shifted - (vi)magic + 126;
   bits = bits < 0 ? vi{} : bits;
-  vf scale = (vf)(bits << 23);
-  return p * scale * 2.f;
+  bits = bits > 254 ? vi{} + 254 : bits;
+  return p * (vf)(bits << 23) * 2.f;
+}
+static inline vf scale(vf p, vf k) { return p * exp2(k - 1.f) * 2.f; }
+#endif
+
+// e^x with an error of about one unit in the last place: the remainder is taken off in two parts.
+static inline vf exp(vf x) {
+  const vf magic = splat(12582912.f);
+  vf top = splat(89.f), bottom = splat(-104.f);
+  vf c = x > top ? top : x;
+  c = c < bottom ? bottom : c;
+  vf k = (c * LOG2E + magic) - magic;
+  vf r = c - k * 0.693359375f;
+  r = r + k * 2.12194440e-4f;
+  return scale(exp2(r * LOG2E), k);
 }
 
 // Natural logarithm of a positive, normal, finite number.
@@ -61,7 +88,7 @@ static inline vf log(vf x) {
   vi e = ((bits >> 23) & 255) - 126;
   vf m = (vf)((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
   vi low = m < 0.70710678f;
-  e = e + (low ? vi{} - 1 : vi{});
+  e = e + low;
   m = m + (low ? m : vf{}) - 1.f;
   vf fe = __builtin_convertvector(e, vf);
   vf z = m * m;
@@ -82,10 +109,28 @@ static inline vf sigmoid(vf x) { return 1.f / (1.f + exp(-x)); }
 
 // log(1 + exp(x)); x itself above 20, as PyTorch has it.
 static inline vf softplus(vf x) {
-  vf e = exp(x), u = e + 1.f, d = u - 1.f;
-  vf safe = d == 0.f ? splat(1.f) : d;
-  vf y = d == 0.f ? e : log(u) * (e / safe);
+  vf e = exp(x), u = e + 1.f;
+  // What the sum 1 + e lost counts only where the logarithm is small.
+  vf y = log(u) + (u < 2.f ? e - (u - 1.f) : vf{});
   return x > 20.f ? x : (x != x ? x : y);
+}
+
+// v[0] becomes the vector of the W vectors' sums: lane i is the sum over the lanes of v[i].
+static inline void sum_lanes(vf* v) {
+#if defined(__GNUC__) && !defined(__clang__)
+  vi lane;
+  for (int i = 0; i < W; ++i) lane[i] = i;
+  for (int s = W / 2; s > 0; s /= 2) {
+    vi bit = (lane & s) != 0 ? vi{} + W : vi{};  // lanes of the upper half take from the second vector
+    for (int i = 0; i < s; ++i)
+      v[i] = __builtin_shuffle(v[i], v[i + s], lane + bit) + __builtin_shuffle(v[i], v[i + s], (lane ^ s) + bit);
+  }
+#else
+  vf total{};
+  for (int i = 0; i < W; ++i)
+    for (int j = 0; j < W; ++j) total[i] += v[i][j];
+  v[0] = total;
+#endif
 }
 
 }  // namespace mmvim

@@ -1,0 +1,89 @@
+"""What PyTorch must know of the C++ operators: shapes, derivatives and FLOPs. Called once the library is loaded."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mmvim.ops.selective_scan.flops import scan_flops
+
+# Tensor inputs of both operators, in order; `maps` has no gradient.
+TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
+
+
+@functools.cache
+def register() -> None:
+    """Describe ``torch.ops.mmvim_native``."""
+    forward, backward = torch.ops.mmvim_native.scan_forward, torch.ops.mmvim_native.scan_backward
+    chunk, lanes = torch.ops.mmvim_native.layout()
+
+    @torch.library.register_fake('mmvim_native::scan_forward')
+    def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, reverse, follow, softplus, stack, out_dtype,
+          keep):
+        batch, _, dim, length = u.shape
+        paths, d_state, groups = len(map_ids), A.shape[-1], B.shape[2]
+        lead = (batch, paths) if stack else (batch,)
+        if u.stride(2) == 1 and dim > 1:
+            out = u.new_empty((*lead, length, dim), dtype=out_dtype).transpose(-1, -2)
+        else:
+            out = u.new_empty((*lead, dim, length), dtype=out_dtype)
+        blocks = groups * -(-(dim // groups) // lanes)
+        last_state = A.new_empty((batch, paths, dim, d_state), dtype=torch.float32)
+        kept = (batch if keep else 0, paths, blocks, -(-length // chunk), d_state, lanes)
+        return out, last_state, A.new_empty(kept, dtype=torch.float32)
+
+    @torch.library.register_fake('mmvim_native::scan_backward')
+    def _(grad_out, grad_last, *inputs):
+        return tuple(_gradient_of(name, x) for name, x in zip(TENSORS[:-1], inputs, strict=False))
+
+    torch.library.register_autograd('mmvim_native::scan_forward', _backward, setup_context=_setup_context)
+    torch.library.register_autograd('mmvim_native::scan_backward', _no_second_derivative)
+
+    @register_flop_formula(forward)
+    def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None, **__) -> int:
+        return scan_flops(u[0], len(map_ids), u[2], u[3], A[-1], D is not None, z is not None)
+
+    @register_flop_formula(backward)
+    def _(grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None,
+          **__) -> int:
+        return 3 * scan_flops(u[0], len(map_ids), u[2], u[3], A[-1], D is not None, z is not None)
+
+
+def _gradient_of(name: str, x: Tensor | None) -> Tensor:
+    """An empty tensor laid out as the operator lays out that gradient."""
+    if x is None:
+        return torch.empty(0)
+    if name in ('u', 'delta', 'z') and x.stride(-2) == 1 and x.shape[-2] > 1:  # channels fastest
+        return x.new_empty((*x.shape[:-2], x.shape[-1], x.shape[-2]), dtype=torch.float32).transpose(-1, -2)
+    return x.new_empty(x.shape, dtype=torch.float32)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    _, _, kept = output
+    count = len(TENSORS)
+    ctx.save_for_backward(kept, *inputs[:count])
+    *ctx.flags, _out_dtype, _keep = inputs[count:]
+    ctx.num_inputs = len(inputs)
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_out, grad_last_state, _grad_kept):
+    kept, *tensors = ctx.saved_tensors
+    if grad_out is None and grad_last_state is None:
+        return (None,) * ctx.num_inputs
+    if grad_out is None:  # the output was not used
+        u, (map_ids, *_, stack) = tensors[0], ctx.flags
+        shape = (u.shape[0], len(map_ids), *u.shape[2:]) if stack else (u.shape[0], *u.shape[2:])
+        grad_out = u.new_zeros(()).expand(shape)
+    grads = torch.ops.mmvim_native.scan_backward(grad_out, grad_last_state, *tensors, *ctx.flags, kept)
+    grads = [None if x is None else g.to(x.dtype) for g, x in zip(grads, tensors[:len(grads)], strict=True)]
+    return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError('mmvim_native::scan_backward has no autograd formula: second derivatives of the selective scan '
+                       "are not implemented; backend='reference' has them")
