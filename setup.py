@@ -10,11 +10,13 @@ and only the user knows which is there. The extras ``seg`` and ``det`` bring the
 ``seg-openmmlab`` and ``det-openmmlab`` the original one; they exclude each other.
 """
 
+import importlib.util
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
@@ -121,6 +123,28 @@ class Sdist(sdist):
         copy_mim(Path(base_dir) / MIM)
 
 
+def native_scan() -> dict[str, Any]:
+    """Build the C++ scan into the package where PyTorch is importable, as with ``pip install --no-build-isolation``.
+
+    Its name tells PyTorch's version and the processor: where it is found not to fit, mmvim compiles another on first
+    use. So it is where there is none, and a failing compiler stops no installation. ``MMVIM_BUILD_NATIVE=0``: none.
+    """
+    if os.environ.get('MMVIM_BUILD_NATIVE') == '0' or not importlib.util.find_spec('torch'):
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    folder = Path('mmvim/ops/selective_scan/native')
+    spec = importlib.util.spec_from_file_location('mmvim_native_build', ROOT / folder / 'build.py')
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    if build.compiler() is None:
+        return {}
+    extension = CppExtension(f'{".".join(folder.parts)}.{build.library_name()}', [str(folder / 'scan.cpp')],
+                             extra_compile_args=build.flags(), extra_link_args=build.flags(), optional=True,
+                             depends=[str(folder / name) for name in build.SOURCES])
+    return {'ext_modules': [extension],
+            'cmdclass': {'build_ext': BuildExtension.with_options(use_ninja=False, no_python_abi_suffix=True)}}
+
+
 def version() -> str:
     """Read the version without importing the package."""
     return re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmvim/__init__.py').read_text('utf-8'), re.MULTILINE)[1]
@@ -136,6 +160,8 @@ ONEDL = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3']
 # mmengine 0.10.7 needs pkg_resources, which setuptools 81 dropped; mmsegmentation 1.2.2 does not name ftfy and regex
 OPENMMLAB = ['mmengine>=0.10.5', 'mmcv>=2.0.0,<2.2.0', 'setuptools<81']
 SEG_OPENMMLAB = [*OPENMMLAB, 'mmsegmentation>=1.2.2', 'ftfy', 'regex']
+
+native = native_scan()
 
 setup(
     name='mmvim',
@@ -155,7 +181,8 @@ setup(
     ],
     packages=find_packages(include=['mmvim', 'mmvim.*']),
     package_data={'mmvim': ['**/*.cpp', '**/*.h']},
-    cmdclass={'build_py': BuildPy, 'develop': Develop, 'sdist': Sdist},
+    ext_modules=native.get('ext_modules', []),
+    cmdclass={'build_py': BuildPy, 'develop': Develop, 'sdist': Sdist, **native.get('cmdclass', {})},
     python_requires='>=3.10',
     # ninja: PyTorch compiles mmvim's native operators with it, where there is a compiler
     install_requires=['torch>=2.4', 'einops>=0.7', 'numpy>=1.24', 'ninja'],

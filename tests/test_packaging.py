@@ -14,27 +14,30 @@ from pathlib import Path
 import pytest
 import setuptools
 
+from mmvim.ops.selective_scan.native import build as build_native
+
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', '.*')
+LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', '*.so', '.*')
 # Where the libraries are, without the checkout itself: subprocesses run with -S and this path, so that an editable
 # mmvim of the environment under test is not found there.
 LIBRARIES = [p for p in sys.path if Path(p).name in ('site-packages', 'dist-packages')]
 
 
-def run(*args, path=(), cwd, check=True):
-    """Run this interpreter without its site-packages' links, with `path` before the libraries."""
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([*map(str, path), *LIBRARIES]), 'PYTHONDONTWRITEBYTECODE': '1'}
+def run(*args, path=(), cwd, check=True, **variables):
+    """Run this interpreter without its site-packages' links, with `path` before the libraries; no C++ is compiled."""
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([*map(str, path), *LIBRARIES]), 'PYTHONDONTWRITEBYTECODE': '1',
+           'MMVIM_BUILD_NATIVE': '0', **variables}
     command = [sys.executable, '-S', '-W', 'ignore', *map(str, args)]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def build(hook, tree, out, check=True):
+def build(hook, tree, out, check=True, **variables):
     """Call a PEP 517 hook in `tree`; return the archive."""
     out.mkdir(exist_ok=True)
     code = f'import sys; from setuptools.build_meta import {hook}; open(sys.argv[2], "w").write({hook}(sys.argv[1]))'
-    done = run('-c', code, out, out / 'name', cwd=tree, check=check)
+    done = run('-c', code, out, out / 'name', cwd=tree, check=check, **variables)
     return out / (out / 'name').read_text() if done.returncode == 0 else done
 
 
@@ -238,3 +241,18 @@ def test_a_broken_module_shows_its_real_cause(tmp_path):
     code = 'from mmengine.registry import MODELS; MODELS.build(dict(type="mmvim.Vim"))'
     failed = run('-c', code, path=[tmp_path], cwd=tmp_path, check=False)
     assert failed.returncode != 0 and failed.stderr.rstrip().endswith('ImportError: libexample.so is missing')
+
+
+@pytest.mark.skipif(build_native.compiler() is None, reason='no C++ compiler')
+def test_a_wheel_built_beside_pytorch_carries_the_compiled_scan(tmp_path):
+    tree = copy_tree(tmp_path / 'tree')
+    archive = build('build_wheel', tree, tmp_path / 'wheel', MMVIM_BUILD_NATIVE='1')
+    assert not archive.name.endswith('-none-any.whl')
+    with zipfile.ZipFile(archive) as wheel:
+        libraries = [name for name in wheel.namelist() if name.endswith('.so')]
+        wheel.extractall(tmp_path / 'installed')
+    assert libraries == [f'mmvim/ops/selective_scan/native/{build_native.library_name()}.so']
+    code = ('import torch; from mmvim.ops import backends, selective_scan; u = torch.ones(1, 1, 3); '
+            'selective_scan(u, u, -torch.ones(1, 1), u, u, backend="native"); print(backends()["native"])')
+    done = run('-c', code, path=[tmp_path / 'installed'], cwd=tmp_path, TORCH_EXTENSIONS_DIR=str(tmp_path / 'cache'))
+    assert done.stdout == "(True, 'C++ on CPUs, compiled')\n" and not (tmp_path / 'cache').exists()

@@ -21,8 +21,8 @@ def register() -> None:
     chunk, lanes = torch.ops.mmvim_native.layout()
 
     @torch.library.register_fake('mmvim_native::scan_forward')
-    def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, reverse, follow, softplus, stack, out_dtype,
-          keep):
+    def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, reverse, follow, softplus, stack,
+          out_dtype, keep):
         batch, _, dim, length = u.shape
         paths, d_state, groups = len(map_ids), A.shape[-1], B.shape[2]
         lead = (batch, paths) if stack else (batch,)
