@@ -4,12 +4,11 @@ Written from the paper. Parameter names are the published checkpoints'.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
 from mmvim.ops import selective_scan
-from mmvim.ops.depthwise_conv import depthwise_conv1d
+from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.registry import MODELS
 
 
@@ -54,9 +53,9 @@ class MambaVisionMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        left = (self.d_conv - 1) // 2
-        u = F.silu(depthwise_conv1d(u, self.conv1d_x.weight, left=left))
-        z = F.silu(depthwise_conv1d(z, self.conv1d_z.weight, left=left))
+        left = ((self.d_conv - 1) // 2,)
+        u, z = (conv1d_silu(half, conv.weight.transpose(0, 1), None, left, self.scan_backend)[:, 0]
+                for half, conv in ((u, self.conv1d_x), (z, self.conv1d_z)))
         dt, b, c = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         y = selective_scan(
             u.transpose(1, 2), self.dt_proj(dt).transpose(1, 2), -torch.exp(self.A_log.float()),

@@ -5,12 +5,11 @@ the forward direction, `A_b_log`, `D_b`, `conv1d_b`, `x_proj_b`, `dt_proj_b` for
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
 from mmvim.ops import selective_scan_paths
-from mmvim.ops.depthwise_conv import depthwise_conv1d
+from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.registry import MODELS
 
 
@@ -48,27 +47,26 @@ class VimMixer(nn.Module):
             setattr(self, f'D{suffix}', init_skip(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, embed_dims, bias=False)
 
-    def _direction(self, x: Tensor, suffix: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One direction's (u, delta, B, C), channels last, at the tokens' own places, from x (B, L, d_inner)."""
-        conv, x_proj = getattr(self, f'conv1d{suffix}'), getattr(self, f'x_proj{suffix}')
-        # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
-        weight, left = (conv.weight.flip(-1), 0) if suffix else (conv.weight, self.d_conv - 1)
-        u = F.silu(depthwise_conv1d(x, weight, conv.bias, left=left))
-        dt, b, c = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return u, F.linear(dt, getattr(self, f'dt_proj{suffix}').weight), b, c
+    def _both(self, name: str) -> Tensor:
+        """A parameter of both directions, stacked."""
+        return torch.stack([self.get_parameter(name.format('')), self.get_parameter(name.format('_b'))])
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
+        # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
+        filters = torch.cat([self.conv1d.weight, self.conv1d_b.weight.flip(-1)], dim=1).transpose(0, 1)
+        u = conv1d_silu(x, filters, self._both('conv1d{}.bias'), (self.d_conv - 1, 0), self.scan_backend)
+        # Both directions in one product each: (B, 2, L, ...), nothing is copied together.
+        dt, b, c = torch.matmul(u, self._both('x_proj{}.weight').mT).split(
+            [self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = torch.matmul(dt, self._both('dt_proj{}.weight').mT)
         # Channels stay the fastest axis in memory; the scan takes (B, K, D, L) views of it.
-        u, delta, b, c = (torch.stack(pair, dim=1).transpose(2, 3)
-                          for pair in zip(self._direction(x, ''), self._direction(x, '_b'), strict=True))
         y = selective_scan_paths(
-            u, delta,
-            -torch.exp(torch.stack([self.A_log, self.A_b_log]).float()), b, c,
-            torch.stack([self.D, self.D_b]).float(),
+            u.transpose(2, 3), delta.transpose(2, 3), -torch.exp(self._both('A{}_log').float()), b.transpose(2, 3),
+            c.transpose(2, 3), self._both('D{}').float(),
             z=z.transpose(1, 2),
-            delta_bias=torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]).float(),
+            delta_bias=self._both('dt_proj{}.bias').float(),
             delta_softplus=True,
             paths=('forward', 'reverse'),
             backend=self.scan_backend)

@@ -54,12 +54,12 @@ def choose(backend: str | None, device_type: str) -> Run:
     Raises:
         ValueError: If the name is unknown or that backend cannot run here.
     """
-    return _BACKENDS[_resolve(backend, device_type)].run
+    return _BACKENDS[resolve(backend, device_type)].run
 
 
 @torch.compiler.assume_constant_result
-def _resolve(backend: str | None, device_type: str) -> str:
-    """The backend's name; a constant of a compiled graph."""
+def resolve(backend: str | None, device_type: str) -> str:
+    """The name of the backend that :func:`choose` takes; a constant of a compiled graph."""
     source = 'backend'
     if backend in (None, 'auto'):
         backend, source = os.environ.get(ENV) or 'auto', f'environment variable {ENV}'

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ('scan.cpp', 'forward.h', 'backward.h', 'problem.h', 'access.h', 'vec.h')
+SOURCES = ('scan.cpp', 'forward.h', 'backward.h', 'conv.h', 'problem.h', 'access.h', 'vec.h')
 # at::parallel_for needs OpenMP; GCC and Clang alone know the vectors of vec.h.
 OPENMP = () if sys.platform == 'darwin' else ('-fopenmp',)
 FLAGS = ('-O3', '-march=native', '-std=c++20', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math', *OPENMP)

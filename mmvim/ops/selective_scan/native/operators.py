@@ -39,12 +39,32 @@ def register() -> None:
     def _(grad_out, grad_last, *inputs):
         return tuple(_gradient_of(name, x) for name, x in zip(TENSORS[:-1], inputs, strict=False))
 
+    @torch.library.register_fake('mmvim_native::conv_silu_forward')
+    def _(x, weight, bias, left):
+        return x.new_empty((x.shape[0], weight.shape[0], x.shape[1], x.shape[2]))
+
+    @torch.library.register_fake('mmvim_native::conv_silu_backward')
+    def _(grad, x, weight, bias, left):
+        return (x.new_empty(x.shape), weight.new_empty(weight.shape, dtype=torch.float32),
+                weight.new_empty((0,) if bias is None else bias.shape, dtype=torch.float32))
+
+    torch.library.register_autograd('mmvim_native::conv_silu_forward', _conv_backward, setup_context=_conv_context)
+    torch.library.register_autograd('mmvim_native::conv_silu_backward', _no_second_derivative)
     torch.library.register_autograd('mmvim_native::scan_forward', _backward, setup_context=_setup_context)
     torch.library.register_autograd('mmvim_native::scan_backward', _no_second_derivative)
 
     @register_flop_formula(forward)
     def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None, **__) -> int:
         return scan_flops(u[0], len(map_ids), u[2], u[3], A[-1], D is not None, z is not None)
+
+    # As PyTorch counts convolutions: two operations a tap; activations are not counted.
+    @register_flop_formula(torch.ops.mmvim_native.conv_silu_forward)
+    def _(x, weight, *_, out_shape=None, **__) -> int:
+        return 2 * x[0] * x[1] * weight[0] * weight[1] * weight[2]
+
+    @register_flop_formula(torch.ops.mmvim_native.conv_silu_backward)
+    def _(grad, x, weight, *_, out_shape=None, **__) -> int:
+        return 4 * x[0] * x[1] * weight[0] * weight[1] * weight[2]
 
     @register_flop_formula(backward)
     def _(grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None,
@@ -84,6 +104,17 @@ def _backward(ctx, grad_out, grad_last_state, _grad_kept):
     return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
 
 
+def _conv_context(ctx, inputs, output) -> None:
+    *tensors, ctx.left = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _conv_backward(ctx, grad):
+    x, weight, bias = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = torch.ops.mmvim_native.conv_silu_backward(grad, x, weight, bias, ctx.left)
+    return grad_x, grad_weight.to(weight.dtype), None if bias is None else grad_bias.to(bias.dtype), None
+
+
 def _no_second_derivative(ctx, *grads):
-    raise RuntimeError('mmvim_native::scan_backward has no autograd formula: second derivatives of the selective scan '
-                       "are not implemented; backend='reference' has them")
+    raise RuntimeError('the C++ operators of mmvim have no autograd formula for their backward passes: second '
+                       "derivatives are not implemented; backend='reference' has those of the scan")

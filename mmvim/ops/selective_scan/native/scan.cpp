@@ -1,7 +1,8 @@
-// The selective scan on CPUs, forward and backward, as PyTorch operators.
+// The selective scan and the convolution before it on CPUs, forward and backward, as PyTorch operators.
 #include <torch/library.h>
 
 #include "backward.h"
+#include "conv.h"
 #include "forward.h"
 
 // How the kept states are cut: steps between two of them, lanes of a vector.
@@ -18,9 +19,13 @@ TORCH_LIBRARY(mmvim_native, m) {
       "Tensor? D, Tensor? z, Tensor? bias, Tensor? initial, Tensor? maps, int[] map_ids, int[] reverse, int[] follow, "
       "bool softplus, bool stack, Tensor kept) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("conv_silu_forward(Tensor x, Tensor weight, Tensor? bias, int[] left) -> Tensor");
+  m.def("conv_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, int[] left) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mmvim_native, CPU, m) {
   m.impl("scan_forward", mmvim::scan_forward);
   m.impl("scan_backward", mmvim::scan_backward);
+  m.impl("conv_silu_forward", mmvim::conv_silu_forward);
+  m.impl("conv_silu_backward", mmvim::conv_silu_backward);
 }

@@ -1,0 +1,66 @@
+"""The convolution before the scans, in C++ and by PyTorch's operators, against its written-out definition."""
+
+import pytest
+import torch
+from helpers import KINDS, randn
+
+from mmvim.ops.conv_silu import conv1d_silu
+from mmvim.ops.selective_scan.native import prepare
+
+
+def definition(x, weight, bias, left):
+    outputs = []
+    for k, n in enumerate(left):
+        taps = weight.shape[-1]
+        padded = torch.nn.functional.pad(x, (0, 0, n, taps - 1 - n))
+        y = sum(weight[k, :, i] * padded[:, i:i + x.shape[1]] for i in range(taps))
+        outputs.append(y if bias is None else y + bias[k])
+    return torch.nn.functional.silu(torch.stack(outputs, dim=1))
+
+
+@KINDS
+@pytest.mark.parametrize(('batch', 'length', 'dim', 'taps', 'left'), [
+    (2, 7, 5, 4, (3, 0)), (1, 130, 40, 3, (1,)), (3, 64, 16, 4, (3, 0, 2)), (1, 1, 33, 2, (0, 1)),
+    (2, 3, 150, 7, (6,))])
+@pytest.mark.parametrize('biased', [False, True])
+@pytest.mark.parametrize('strided', [False, True])
+def test_output_and_gradients(batch, length, dim, taps, left, biased, strided, backend, dtype, tolerance):
+    inputs = [randn(batch, length, dim * (1 + strided)), randn(len(left), dim, taps),
+              randn(len(left), dim) if biased else None]
+    grad = randn(batch, len(left), length, dim, seed=1)
+    found = []
+    for function, kind in ((definition, torch.float64), (conv1d_silu, dtype)):
+        leaves = [None if x is None else x.to(kind).requires_grad_() for x in inputs]
+        x = leaves[0].chunk(2, dim=-1)[0] if strided else leaves[0]
+        more = {'backend': backend} if function is conv1d_silu else {}
+        y = function(x, *leaves[1:], left, **more)
+        found.append([y, *torch.autograd.grad(y, [x for x in leaves if x is not None], grad.to(kind))])
+    for expected, got in zip(*found, strict=True):
+        assert got.shape == expected.shape and got.dtype == dtype
+        assert (got - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize('backend', ['torch', 'auto'])
+def test_half_precision_and_autocast(backend):
+    x, weight, bias = randn(2, 9, 24).float(), randn(2, 24, 4).float(), randn(2, 24).float()
+    expected = conv1d_silu(x, weight, bias, (3, 0), backend='torch')
+    half = conv1d_silu(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), (3, 0), backend=backend)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        cast = conv1d_silu(x, weight, bias, (3, 0), backend=backend)
+    for got in (half, cast):
+        assert got.dtype == torch.bfloat16
+        assert (got - expected).abs().max() < .03 * expected.abs().max()
+
+
+def test_opcheck():
+    if prepare():
+        pytest.skip(prepare())
+    arguments = [x.float().requires_grad_() for x in (randn(2, 9, 24), randn(2, 24, 4), randn(2, 24))]
+    torch.library.opcheck(torch.ops.mmvim_native.conv_silu_forward.default, (*arguments, [3, 0]))
+
+
+@pytest.mark.parametrize(('weight', 'left', 'words'), [
+    ((2, 5, 4), (3, 0), r'x must be \(B, L, D\)'), ((2, 6, 4), (3,), 'left K numbers'), ((2, 6, 4), (3, 4), 'in 0..3')])
+def test_bad_arguments_are_named(weight, left, words):
+    with pytest.raises(ValueError, match=words):
+        conv1d_silu(torch.zeros(1, 3, 6), torch.zeros(weight), None, left)
