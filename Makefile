@@ -11,7 +11,7 @@ PY = PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python
 export STACK VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint setup clean distclean
+.PHONY: help demo test lint sanitize setup clean distclean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,12 +33,16 @@ lint: ## check style and types
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 
+sanitize: ## run the scan's tests on builds of its C++ with sanitizers, for AVX2 and for any x86
+	@tools/setup_env.sh test
+	@PYTHON=$(VENV)/bin/python tools/check_native_scan.sh $(ARGS)
+
 setup: ## only the set-up that `make test` does
 	@tools/setup_env.sh test
 	@echo "$(VENV) is ready; activate it with: . $(VENV)/bin/activate"
 
 clean: ## remove build leftovers and caches
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache mmvim/ops/selective_scan/native/*.so
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## the same, and the environment that the set-up made

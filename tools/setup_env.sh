@@ -92,7 +92,7 @@ key_of() { # step -> what its result depends on
     runtime | dev) cat "requirements/$1.txt" ;;
     packages) pin_of . | grep -v mmcv ;;
     mmcv) echo "$(pin_of mmcv) torch $(version_of torch) $mmcv_kind" ;;
-    mmvim) echo "$root"; cat setup.py ;;
+    mmvim) echo "$root torch $(version_of torch)"; cat setup.py mmvim/ops/selective_scan/native/*.{cpp,h} ;;
   esac
 }
 
@@ -201,7 +201,7 @@ title_of() {
       else
         echo "compiling mmcv's operators: about 13 minutes on two cores, once"
       fi ;;
-    mmvim) echo "installing mmvim" ;;
+    mmvim) echo "installing mmvim, and compiling its scan if there is a compiler" ;;
   esac
 }
 

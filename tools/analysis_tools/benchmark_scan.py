@@ -9,8 +9,8 @@ Implementations, each fed the same numbers in the memory order that suits it:
                 put back and added
     loop        the textbook: one step after the other under autograd (forward alone above L 256: its backward is
                 quadratic in L)
-    limit       torch.exp on as many numbers as there are (path, batch, channel, token, state), a block in cache at a
-                time: what no implementation that evaluates exp(delta A) with PyTorch's exp can beat; forward only
+    limit       the longer of two times, forward only: torch.exp on as many numbers as there are (path, batch, channel,
+                token, state), a block in cache at a time; and a copy of as many bytes as the scan must read and write
 
 Each measurement runs in a process of its own: the median time of repeated calls after one to warm up, then the peak
 of resident memory during one call less what was resident before. Outputs are compared with ours:torch before anything
@@ -18,6 +18,8 @@ is timed. Nothing else should run on the machine.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -33,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 LOOP_BACKWARD_LIMIT = 256
+LIMITS = ('limit', 'bytes')
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Shape:
 VIM, CROSS = ('forward', 'reverse'), ('row', 'col', 'row_reverse', 'col_reverse')
 SHAPES = (
     Shape('one path, D 384, L 1024', 2, 384, 1024, 16),
+    Shape('one path, D 384, L 1024, N 8', 2, 384, 1024, 8),
+    Shape('one path, D 384, L 1024, N 1', 2, 384, 1024, 1),
+    Shape('one path, D 384, L 196', 2, 384, 196, 16),
+    Shape('one path, D 384, L 4096', 2, 384, 4096, 16),
+    Shape('one path, D 384, L 6084', 2, 384, 6084, 16),
     Shape('Vim-T 224', 2, 384, 197, 16, VIM),
     Shape('Vim-T 512', 2, 384, 1024, 16, VIM),
     Shape('Vim-S 512', 1, 768, 1024, 16, VIM),
@@ -169,6 +177,19 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
                 torch.exp(block, out=out)
             return out
         return exponentials
+    if name == 'bytes':
+        outputs = shape.batch * shape.dim * shape.length
+
+        def copy(**inputs):
+            # Half of what is moved is read, half written.
+            source = torch.empty((sum(x.numel() for x in inputs.values()) + outputs) // 2, device=device).fill_(1.)
+            target = torch.empty_like(source).fill_(1.)
+            start = time.perf_counter()
+            target.copy_(source)
+            if device == 'cuda':
+                torch.cuda.synchronize()
+            return time.perf_counter() - start
+        return copy
     return {'pscan': permuted(pscan), 'loop': permuted(loop)}.get(name, ours)
 
 
@@ -200,6 +221,9 @@ def measure(job: dict) -> dict:
         if device == 'cuda':
             torch.cuda.synchronize()
 
+    if name == 'bytes':  # without the time that its memory takes to be there
+        return {'ms': 1e3 * statistics.median(function(**inputs) for _ in range(9)), 'mb': 0., 'calls': 9}
+
     def call() -> None:
         with torch.set_grad_enabled(backward):
             y = function(**inputs)
@@ -213,6 +237,8 @@ def measure(job: dict) -> dict:
         call()
         memory = torch.cuda.max_memory_allocated() - before
     else:
+        with contextlib.suppress(OSError, AttributeError):  # freed memory that the allocator keeps would hide new one
+            ctypes.CDLL('libc.so.6').malloc_trim(0)
         Path('/proc/self/clear_refs').write_text('5')  # the peak restarts from what is resident now
         before = resident('VmRSS')
         call()
@@ -235,7 +261,7 @@ def check(shape: Shape, names: list[str], device: str) -> None:
     inputs = make_inputs(short, device)
     expected = implementation('ours:torch', short, device)(**inputs)
     for name in names:
-        if name != 'limit':
+        if name not in LIMITS:
             torch.testing.assert_close(implementation(name, short, device)(**inputs), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -284,7 +310,7 @@ def row(shape: Shape, name: str, found: dict) -> list[str]:
             return '-'
         base = found.get((shape.name, 'pscan', backward))
         text = f'{result[field]:.{digits}f}'
-        if base is None or name in ('pscan', 'limit'):
+        if base is None or name in ('pscan', *LIMITS):
             return text
         return f'{text} ({base[field] / result[field]:.1f}x)' if field == 'ms' else \
             f'{text} ({100 * result[field] / base[field]:.0f} %)'
@@ -293,6 +319,48 @@ def row(shape: Shape, name: str, found: dict) -> list[str]:
     times = f'{forward["ms"] / limit["ms"]:.1f}' if limit and forward else '-'
     return [shape.name, name, cell(False, 'ms', 1), times, cell(True, 'ms', 1), cell(False, 'mb', 0),
             cell(True, 'mb', 0)]
+
+
+def irreducible(shape: Shape, backward: bool) -> int:
+    """Bytes of the output, and of the gradients."""
+    k, rows = len(shape.paths), shape.batch * shape.length
+    values = rows * shape.dim
+    if backward:
+        values += rows * (shape.dim * ((1 if shape.shared_u else k) + k) + 2 * k * shape.d_state)
+        values += k * shape.dim * shape.d_state
+    return 4 * values
+
+
+def by_shape(shapes: list[Shape], names: list[str], found: dict, backward: bool) -> list[str]:
+    """A Markdown table with a line for each shape: the implementations side by side, ours with ratios.
+
+    'results' is the memory of the output and the gradients themselves.
+    """
+
+    def cell(result: dict | None, name: str, field: str, base: dict | None, limit: dict | None) -> str:
+        if result is None:
+            return '-'
+        if field == 'mb':
+            share = f' ({100 * result["mb"] / base["mb"]:.1f} %)' if base and name.startswith('ours') else ''
+            return f'{result["mb"]:.0f}{share}'
+        notes = [f'{base["ms"] / result["ms"]:.1f}x pscan'] if base and name.startswith('ours') else []
+        notes += [f'{result["ms"] / limit["ms"]:.1f}x limit'] if limit and name.startswith('ours') else []
+        return f'{result["ms"]:.1f}' + (f' ({", ".join(notes)})' if notes else '')
+    peers = [name for name in names if name not in LIMITS and (not backward or any((s.name, name, True) in found
+                                                                                     for s in shapes))]
+    with_limit = not backward and 'limit' in names
+    table = ['| shape | ' + ' | '.join([*(['limit, ms'] if with_limit else []), *(f'{name}, ms' for name in peers),
+                                        *(f'{name}, MB' for name in peers), 'results, MB']) + ' |']
+    table.append('|' + '-|' * (table[0].count('|') - 1))
+    for shape in shapes:
+        limit, base = found.get((shape.name, 'limit', False)), found.get((shape.name, 'pscan', backward))
+        cells = [f'{limit["ms"]:.2f}'] if with_limit and limit else []
+        for field in ('ms', 'mb'):
+            cells += [cell(found.get((shape.name, name, backward)), name, field, base, None if backward else limit)
+                      for name in peers]
+        cells.append(f'{irreducible(shape, backward) / 1e6:.0f}')
+        table.append(f'| {shape.name} | ' + ' | '.join(cells) + ' |')
+    return table
 
 
 HEADER = ['shape', 'implementation', 'forward ms', '/ limit', 'forward + backward ms', 'forward MB', 'fwd + bwd MB']
@@ -320,26 +388,28 @@ def main() -> None:
     console = Console(width=150)
     console.print(about)
     table = Table(*HEADER)
-    lines, found = [], {}
+    found: dict = {}
     for shape in shapes:
         check(shape, names, args.device)
-        for name in names:
+        for name in (*names, 'bytes') if 'limit' in names else names:
             for backward in (False, True):
-                if backward and (name == 'limit' or (name == 'loop' and shape.length > LOOP_BACKWARD_LIMIT)):
+                if backward and (name in LIMITS or (name == 'loop' and shape.length > LOOP_BACKWARD_LIMIT)):
                     continue
                 result = spawn(args, shape, name, backward)
                 if result:
                     found[shape.name, name, backward] = result
+        if (shape.name, 'bytes', False) in found:
+            exps, copied = found[shape.name, 'limit', False], found.pop((shape.name, 'bytes', False))
+            found[shape.name, 'limit', False] = max(exps, copied, key=lambda result: result['ms'])
         for name in names:
-            lines.append(row(shape, name, found))
-            table.add_row(*map(escape, lines[-1]))
+            table.add_row(*map(escape, row(shape, name, found)))
         console.print(f'done: {shape.name}', style='dim', markup=False)
     console.print(table)
     console.print('In brackets: how many times as fast as pscan, and what share of its memory.')
     if args.markdown:
-        text = '\n'.join([f'`{about}`', '', '| ' + ' | '.join(HEADER) + ' |', '|' + '-|' * len(HEADER),
-                          *('| ' + ' | '.join(line) + ' |' for line in lines), ''])
-        args.markdown.write_text(text)
+        forward, both = (by_shape(shapes, names, found, backward) for backward in (False, True))
+        args.markdown.write_text('\n'.join([f'`{about}`', '', 'Forward:', '', *forward, '', 'Forward and backward:', '',
+                                            *both, '']))
     if args.json:
         args.json.write_text(json.dumps([{'shape': s, 'implementation': n, 'backward': b, **r}
                                          for (s, n, b), r in found.items()], indent=1) + '\n')

@@ -1,0 +1,155 @@
+#!/usr/bin/env python
+"""Where the time of a backbone's training step goes on a CPU, and how many images a second it takes.
+
+    python tools/analysis_tools/profile_step.py --threads 2 --markdown table.md
+
+For each backbone and each backend of the scan: images/s of a forward pass without gradients and of a training step
+(forward and backward of the backbone), and the share of the step's time by kind of operation from PyTorch's profiler.
+An operation counts for the innermost kind that it belongs to. The backward passes of normalisations are sums and
+products like others, so norm with residual addition is also timed alone, at the model's shapes. Nothing else should run
+on the machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+MODELS: dict[str, dict] = {
+    'Vim-T': {'type': 'mmvim.Vim', 'arch': 'tiny', 'out_indices': (5, 11, 17, 23)},
+    'MambaVision-T': {'type': 'mmvim.MambaVision', 'arch': 'tiny'},
+}
+# Beginnings of the profiler's names.
+KINDS = {
+    'selective scan': ('mmvim_native::scan', 'mmvim::selective_scan', 'mmvim_native::scan_backward'),
+    'short convolution + SiLU': ('mmvim_native::conv_silu', '_DepthwiseConv1d', 'aten::silu'),
+    'matrix products': ('aten::mm', 'aten::addmm', 'aten::bmm', 'aten::linear', 'aten::matmul'),
+    'attention': ('aten::_scaled_dot_product', 'aten::scaled_dot_product'),
+    'other convolutions': ('aten::convolution', 'aten::_convolution', 'aten::mkldnn_convolution', 'aten::conv'),
+    'batch and layer norm': ('aten::native_batch_norm', 'aten::native_layer_norm', 'aten::layer_norm',
+                             'aten::batch_norm'),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--size', type=int, default=512, help='pixels of a side. Defaults to 512')
+    parser.add_argument('--batch', type=int, default=1, help='Defaults to 1')
+    parser.add_argument('--threads', type=int, default=2, help='threads of PyTorch. Defaults to 2')
+    parser.add_argument('--models', default='', help='only models whose name contains this')
+    parser.add_argument('--backends', default='torch,native', help='of the scan. Defaults to torch,native')
+    parser.add_argument('--repeats', type=int, default=10, help='timed steps. Defaults to 10')
+    parser.add_argument('--markdown', type=Path, help='write the tables here too')
+    parser.add_argument('--worker', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def median_time(function, repeats: int) -> float:
+    """Seconds, after one call to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def shares(step, repeats: int) -> dict[str, float]:
+    """Share of the profiled time by kind; 'other' is the rest."""
+    from torch.profiler import ProfilerActivity, profile
+
+    def kind_of(event) -> str:
+        while event is not None:
+            found = next((kind for kind, names in KINDS.items() if event.name.startswith(names)), None)
+            if found:
+                return found
+            event = event.cpu_parent
+        return 'other'
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(repeats):
+            step()
+    total: Counter = Counter()
+    for event in profiler.events():
+        total[kind_of(event)] += event.self_cpu_time_total
+    return {kind: value / sum(total.values()) for kind, value in total.most_common()}
+
+
+def measure(job: dict) -> dict:
+    """One model with one backend, in this process."""
+    import torch
+
+    import mmvim.models  # noqa: F401  (registers the backbones)
+    from mmvim.registry import MODELS as REGISTRY
+    torch.set_num_threads(job['threads'])
+    config = dict(MODELS[job['model']])
+    if config['type'] == 'mmvim.Vim':
+        config['img_size'] = job['size']
+    model = REGISTRY.build(config).train()
+    images = torch.randn(job['batch'], 3, job['size'], job['size'])
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(images)
+
+    def step() -> None:
+        sum(y.square().mean() for y in model(images)).backward()
+    result = {'forward': median_time(forward, job['repeats']), 'step': median_time(step, job['repeats']),
+              'shares': shares(step, 3)}
+    blocks = [layer for layer in getattr(model, 'layers', []) if hasattr(layer, 'norm')]
+    if blocks:
+        tokens = (job['size'] // 16) ** 2
+        stream, hidden = (torch.randn(job['batch'], tokens, model.embed_dims, requires_grad=True) for _ in range(2))
+
+        def norm() -> None:
+            blocks[0].norm(stream + hidden).sum().backward()
+        result['norm'] = len(blocks) * median_time(norm, job['repeats'])
+    return result
+
+
+def main() -> None:
+    args = parse_args()
+    if args.worker:
+        print(json.dumps(measure(json.loads(args.worker))))
+        return
+    import torch
+    from benchmark_scan import processor
+    about = (f'{processor()}, {args.threads} thread(s), {args.batch} x {args.size} x {args.size} pixels, Python '
+             f'{platform.python_version()}, PyTorch {torch.__version__}')
+    speed = ['| backbone | scan | forward, images/s | training step, images/s |', '|-|-|-|-|']
+    table = ['| backbone | scan | ' + ' | '.join([*KINDS, 'other', 'RMSNorm + residual, timed alone']) + ' |',
+             '|-|-|' + '-|' * (len(KINDS) + 2)]
+    print(about)
+    for model in (name for name in MODELS if args.models in name):
+        first: dict = {}
+        for backend in args.backends.split(','):
+            job = {'model': model, 'size': args.size, 'batch': args.batch, 'threads': args.threads,
+                   'repeats': args.repeats}
+            env = {**os.environ, 'MMVIM_SCAN_BACKEND': backend, 'OMP_NUM_THREADS': str(args.threads),
+                   'PYTHONPATH': str(ROOT)}
+            command = [sys.executable, __file__, '--worker', json.dumps(job)]
+            printed = subprocess.check_output(command, env=env, text=True)
+            result = json.loads(printed.splitlines()[-1])
+            first = first or result
+            cells = [f'{args.batch / result[key]:.2f} ({first[key] / result[key]:.1f}x)' for key in ('forward', 'step')]
+            speed.append(f'| {model} | {backend} | {" | ".join(cells)} |')
+            kinds = [f'{100 * result["shares"].get(kind, 0):.1f} %' for kind in (*KINDS, 'other')]
+            kinds.append(f'{100 * result["norm"] / result["step"]:.1f} %' if 'norm' in result else '-')
+            table.append(f'| {model} | {backend} | {" | ".join(kinds)} |')
+            print(speed[-1], table[-1], sep='\n', flush=True)
+    text = '\n'.join([f'`{about}`', '', *speed, '', 'Share of the training step:', '', *table, ''])
+    print(text)
+    if args.markdown:
+        args.markdown.write_text(text)
+
+
+if __name__ == '__main__':
+    main()
