@@ -133,9 +133,11 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     logs = {row['name']: max(work.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_size)
             for row, work in zip(rows, works, strict=True)}
+    scored, floor_of = ('validation split', 'majority class, test split') if args.task == 'camvid' else (
+        'the training pictures', 'majority class')
     plot_curves(out / f'{args.task}_curves.png', {name: read_curve(path, 'loss') for name, path in logs.items()},
                 {name: read_curve(path, 'mIoU') for name, path in logs.items()},
-                score_name='mIoU (%), validation split', floors={'majority class, scored split': base['mIoU']})
+                score_name=f'mIoU (%), {scored}', floors={floor_of: base['mIoU']})
     (out / f'{args.task}.json').write_text(json.dumps({
         'models': rows, 'floor': base, 'threads': args.threads, 'jobs': args.jobs, 'python': platform.python_version(),
         'torch': __import__('torch').__version__}, indent=1) + '\n')
