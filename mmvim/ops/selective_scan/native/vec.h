@@ -33,6 +33,14 @@ static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof(v)); }
 static inline vf splat(float x) { return x - vf{}; }
 static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
+// 2^r for |r| <= 1/2.
+static inline vf exp2_fraction(vf r) {
+  vf z = r * r;
+  vf c01 = r * 6.93147214968e-1f + 1.f, c23 = r * 5.55031055121e-2f + 2.40226527829e-1f;
+  vf c45 = r * 1.34066438475e-3f + 9.61769297614e-3f;
+  return (c01 + c23 * z) + (c45 + 1.55946770151e-4f * z) * (z * z);
+}
+
 // 2^x with an error of about one unit in the last place; exact where x is an integer. Infinity and NaN as they must be.
 #if defined(MMVIM_AVX512)
 static inline vf exp2(vf x) {
@@ -55,12 +63,7 @@ static inline vf exp2(vf x) {
   vf c = x > top ? top : x;
   c = c < bottom ? bottom : c;
   vf shifted = c + magic, r = c - (shifted - magic);
-  vf p = r * 1.55946770151e-4f + 1.34066438475e-3f;
-  p = p * r + 9.61769297614e-3f;
-  p = p * r + 5.55031055121e-2f;
-  p = p * r + 2.40226527829e-1f;
-  p = p * r + 6.93147214968e-1f;
-  p = p * r + 1.f;
+  vf p = exp2_fraction(r);
   // 2^(k-1), doubled afterwards, so that the largest exponents do not overflow early.
   vi bits = (vi)shifted - (vi)magic + 126;
   bits = bits < 0 ? vi{} : bits;
@@ -72,6 +75,14 @@ static inline vf scale(vf p, vf k) { return p * exp2(k - 1.f) * 2.f; }
 
 // e^x with an error of about one unit in the last place: the remainder is taken off in two parts.
 static inline vf exp(vf x) {
+#if defined(MMVIM_AVX512)
+  const __m512 top = _mm512_set1_ps(89.f), bottom = _mm512_set1_ps(-104.f);
+  const __m512 c = _mm512_max_ps(bottom, _mm512_min_ps(top, (__m512)x));  // NaN is the second operand, and stays
+  const __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(c, _mm512_set1_ps(LOG2E)), 0);
+  __m512 r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693359375f), c);
+  r = _mm512_fmadd_ps(k, _mm512_set1_ps(2.12194440e-4f), r);
+  return scale(exp2_fraction((vf)r * LOG2E), (vf)k);
+#else
   const vf magic = splat(12582912.f);
   vf top = splat(89.f), bottom = splat(-104.f);
   vf c = x > top ? top : x;
@@ -79,7 +90,8 @@ static inline vf exp(vf x) {
   vf k = (c * LOG2E + magic) - magic;
   vf r = c - k * 0.693359375f;
   r = r + k * 2.12194440e-4f;
-  return scale(exp2(r * LOG2E), k);
+  return scale(exp2_fraction(r * LOG2E), k);
+#endif
 }
 
 // Natural logarithm of a positive, normal, finite number.
@@ -91,15 +103,11 @@ static inline vf log(vf x) {
   e = e + low;
   m = m + (low ? m : vf{}) - 1.f;
   vf fe = __builtin_convertvector(e, vf);
-  vf z = m * m;
-  vf y = m * 7.0376836292e-2f - 1.1514610310e-1f;
-  y = y * m + 1.1676998740e-1f;
-  y = y * m - 1.2420140846e-1f;
-  y = y * m + 1.4249322787e-1f;
-  y = y * m - 1.6668057665e-1f;
-  y = y * m + 2.0000714765e-1f;
-  y = y * m - 2.4999993993e-1f;
-  y = y * m + 3.3333331174e-1f;
+  // In pairs rather than one after the other: it is the latency of this chain that counts.
+  vf z = m * m, z2 = z * z;
+  vf c01 = m * -2.4999993993e-1f + 3.3333331174e-1f, c23 = m * -1.6668057665e-1f + 2.0000714765e-1f;
+  vf c45 = m * -1.2420140846e-1f + 1.4249322787e-1f, c67 = m * -1.1514610310e-1f + 1.1676998740e-1f;
+  vf y = (c01 + c23 * z) + (c45 + c67 * z + 7.0376836292e-2f * z2) * z2;
   y = y * m * z;
   y = y + fe * -2.12194440e-4f - z * 0.5f;
   return m + y + fe * 0.693359375f;
