@@ -129,6 +129,36 @@ def test_opcheck(monkeypatch):
     torch.library.opcheck(torch.ops.mmvim_native.scan_forward.default, arguments)
 
 
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
+def test_fake_results_are_laid_out_as_real_ones(channels_last, shared, monkeypatch):
+    """Strides too: compiled graphs rely on them, and opcheck does not compare them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    monkeypatch.undo()
+    assert not prepare()
+    k = 1 if shared else 2
+    tokens = [randn(2, k, 35, 6).float().transpose(2, 3) if channels_last else randn(2, k, 6, 35).float() for _ in 'ud']
+    z = randn(2, 35, 6).float().transpose(1, 2) if channels_last else randn(2, 6, 35).float()
+    rows = [randn(2, k, 1, 3, 35).float() for _ in 'BC']
+    inputs = (*tokens, -randn(k, 6, 3).float().exp(), *rows, randn(k, 6).float(), z, randn(k, 6).float(), None, None)
+    flags = ([-1, -1], [0, 1], [1, 1, 1, 1], True, False)
+    forward = (*inputs, *flags, torch.float32, True)
+    results = torch.ops.mmvim_native.scan_forward(*forward)
+    backward = (results[0], None, *inputs, *flags, results[2])
+    conv = (randn(2, 9, 6).float(), randn(2, 6, 4).float(), randn(2, 6).float(), [3, 0])
+    y = torch.ops.mmvim_native.conv_silu_forward(*conv)
+    for operator, arguments in ((torch.ops.mmvim_native.scan_forward, forward),
+                                (torch.ops.mmvim_native.scan_backward, backward),
+                                (torch.ops.mmvim_native.conv_silu_forward, conv),
+                                (torch.ops.mmvim_native.conv_silu_backward, (y, *conv))):
+        real = operator(*arguments)
+        with FakeTensorMode() as mode:
+            fake = operator(*(mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments))
+        for a, b in zip(*(x if isinstance(x, tuple) else (x,) for x in (fake, real)), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert a.numel() == 0 or a.stride() == b.stride()
+
+
 def test_compile_and_export_without_graph_breaks():
     inputs = [x.float().requires_grad_() for x in (randn(2, 24, 12), randn(2, 24, 12), randn(24, 3), randn(2, 3, 12),
                                                    randn(2, 3, 12))]

@@ -283,12 +283,14 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
   }
 
   auto rows_back = [&](const Tensor& d, const Tensor& like) {  // (runs, b, K, G, L, N) -> (1|b, 1|K, G, N, 1|L)
-    return (cut.runs == 1 ? d.squeeze(0) : d.sum(0)).permute({0, 1, 2, 4, 3}).sum_to_size(like.sizes());
+    auto sizes = like.sizes().vec();
+    std::swap(sizes[3], sizes[4]);
+    return (cut.runs == 1 ? d.squeeze(0) : d.sum(0)).sum_to_size(sizes).transpose(3, 4);
   };
   auto per_channel = [&](const Tensor& d, int64_t paths) {  // (parts, b, K, ..., columns) -> (K|1, ..., D)
     Tensor s = d.sum(c10::IntArrayRef{0, 1}).unflatten(-1, {p.groups, p.blocks_per_group * W});
     s = s.narrow(-1, 0, p.dim / p.groups).flatten(-2);
-    return paths == 1 ? s.sum(0, true) : s;
+    return (paths == 1 ? s.sum(0, true) : s).contiguous();
   };
   Tensor A_grad = per_channel(dA, A.size(0)).transpose(1, 2).contiguous();
   Tensor D_grad = D ? per_channel(dD, D->size(0)) : at::empty({0}, real);

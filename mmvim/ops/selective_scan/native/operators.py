@@ -76,7 +76,8 @@ def _gradient_of(name: str, x: Tensor | None) -> Tensor:
     """An empty tensor laid out as the operator lays out that gradient."""
     if x is None:
         return torch.empty(0)
-    if name in ('u', 'delta', 'z') and x.stride(-2) == 1 and x.shape[-2] > 1:  # channels fastest
+    fastest = name in ('B', 'C') or (name in ('u', 'delta', 'z') and x.stride(-2) == 1 and x.shape[-2] > 1)
+    if fastest:  # the axis before the tokens', channels or states, is the fastest
         return x.new_empty((*x.shape[:-2], x.shape[-1], x.shape[-2]), dtype=torch.float32).transpose(-1, -2)
     return x.new_empty(x.shape, dtype=torch.float32)
 
