@@ -29,9 +29,8 @@ from mmvim.ops.selective_scan.triton.device import (
 )
 
 
-@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'group_dim', 'map_ids', 'reverse', 'A_k', 'B_b',
-                               'B_k', 'B_g', 'B_l', 'C_b', 'C_k', 'C_g', 'C_l', 'D_k', 'bias_k',
-                               'du_b', 'du_k', 'ddelta_b', 'ddelta_k', 'dz_b', 'dz_k', 'dout_b', 'dout_k'))
+@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'B_b', 'B_k', 'B_g', 'B_l',
+                               'C_b', 'C_k', 'C_g', 'C_l'))
 def scan_backward(dout, u, delta, A, B, C, D, bias, z, maps, carry, bounds, y, scratch,
                   du, ddelta, dA, dB, dC, dD, dbias, dz, dfirst,
                   L, dim, group_dim, blocks, segment, segments, map_ids, reverse,

@@ -20,8 +20,8 @@ from mmvim.ops.selective_scan.triton.device import (
 )
 
 
-@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'group_dim', 'map_ids', 'reverse', 'A_k', 'A_d',
-                               'A_n', 'B_b', 'B_k', 'B_g', 'B_l', 'C_b', 'C_k', 'C_g', 'C_l', 'D_k', 'bias_k'))
+@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'B_b', 'B_k', 'B_g', 'B_l',
+                               'C_b', 'C_k', 'C_g', 'C_l'))
 def scan_forward(u, delta, A, B, C, D, bias, z, maps, carry, out, y, last_state, bounds,
                  L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
                  u_b, u_k, u_l, delta_b, delta_k, delta_l, z_b, z_l, A_k, A_d, A_n,

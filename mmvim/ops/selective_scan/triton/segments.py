@@ -12,8 +12,7 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.device import LOG2E, locate, path_of, position, read_tile, sigmoid, step_size
 
 
-@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'group_dim', 'map_ids', 'reverse', 'A_k', 'A_d',
-                               'A_n', 'W_b', 'W_k', 'W_g', 'W_l', 'bias_k'))
+@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'W_b', 'W_k', 'W_g', 'W_l'))
 def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
                  L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
                  x_b, x_k, x_l, delta_b, delta_k, delta_l, z_b, z_l, A_k, A_d, A_n, W_b, W_k, W_g, W_l, W_n, bias_k,
@@ -81,7 +80,7 @@ def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
         tl.store(ends + (row * N + n) * dim + d, h[n], mask=lanes)
 
 
-@triton.jit(do_not_specialize=('segments', 'A_k', 'A_d', 'A_n'))
+@triton.jit(do_not_specialize=('segments',))
 def chain_segments(ends, totals, first, A, dim, segments, A_k, A_d, A_n, PATHS: tl.constexpr, N: tl.constexpr,
                    ADJOINT: tl.constexpr, BLOCK_D: tl.constexpr):
     """Replace `ends` by the state before each segment (ADJOINT: the gradient after it), from `first` on.
