@@ -109,8 +109,9 @@ def strides(name: str, x: Tensor | None, axes: str, shape: str) -> dict[str, int
 
 
 def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = None,
-            segments: int | None = None) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The launches of the forward pass, and what they fill: out, last state, y and bounds as the operator returns them.
+            segments: int | None = None
+            ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+    """The launches of the forward pass, and what they fill, see :func:`allocate`.
 
     Args:
         args: The scan.
@@ -123,14 +124,8 @@ def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = Non
     u, delta, z = channels_last(args.u), channels_last(args.delta), channels_last(args.z)
     count, steps = sizes.segments(blocks) if segments is None else divide(sizes, segments)
     merge = sizes.paths > 1 and not args.stack
-    kept = sizes.paths if args.stack else 1
-    lead, tail = (sizes.batch,), (sizes.length, sizes.dim)
-    out = u.new_empty((*lead, kept, *tail), dtype=args.out_dtype)
-    y = out.new_empty(out.shape) if save and args.z is not None else None
-    paths_out = out.new_empty((*lead, sizes.paths, *tail)) if merge else out
-    last_state = args.A.new_empty((*lead, sizes.paths, sizes.d_state, sizes.dim))
-    bounds = args.A.new_empty((*lead, sizes.paths, sizes.chunks, sizes.d_state, sizes.dim)) if save else None
-
+    out, last_state, y, bounds = allocate(args, save)
+    paths_out = out.new_empty((sizes.batch, sizes.paths, sizes.length, sizes.dim)) if merge else out
     launches, carry = [], state_rows(args.initial_state)
     scan = {'u': u, 'delta': delta, 'A': args.A, 'B': args.B, 'C': args.C, 'D': args.D, 'bias': args.delta_bias,
             **strides('u', u, 'bkl', 'bkdl'), **strides('delta', delta, 'bkl', 'bkdl'),
@@ -149,13 +144,28 @@ def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = Non
     launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward'))
     if merge:
         launches.append(merging(merge_paths, paths_out, out, z, y))
-    empty = args.A.new_empty(0)
-    # The kernels' order (.., L, D) is seen as (.., D, L), like the inputs.
-    return launches, (out.transpose(2, 3), last_state.transpose(2, 3), empty if y is None else y.transpose(2, 3),
-                      empty if bounds is None else bounds)
+    return launches, (out, last_state, y, bounds)
 
 
-def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, y: Tensor, bounds: Tensor,
+def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What the forward pass fills, in the kernels' order.
+
+    Returns:
+        out: (b, 1|K, L, D) in `args.out_dtype`.
+        last_state: (b, K, N, D) float32.
+        y: The output before gating, as `out`, if there is z and `save`.
+        bounds: (b, K, ceil(L / CHUNK), N, D) float32, if `save`.
+    """
+    batch, _, dim, length = args.u.shape
+    paths, d_state = args.num_paths, args.A.shape[-1]
+    shape = (batch, paths if args.stack else 1, length, dim)
+    out = args.u.new_empty(shape, dtype=args.out_dtype)
+    y = args.u.new_empty(shape, dtype=args.out_dtype) if save and args.z is not None else None
+    bounds = args.A.new_empty((batch, paths, -(-length // CHUNK), d_state, dim)) if save else None
+    return out, args.A.new_empty((batch, paths, d_state, dim)), y, bounds
+
+
+def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, y: Tensor | None, bounds: Tensor,
              cut: dict[str, Blocks] | None = None, segments: int | None = None
              ) -> tuple[list[Launch], Callable[[], dict[str, Tensor]]]:
     """The launches of the backward pass, and a function that adds up what they leave.
@@ -164,7 +174,7 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
         args: The scan.
         grad_out: (b, 1|K, D, L).
         grad_last_state: (b, K, D, N) or None.
-        y, bounds: What the forward pass returned.
+        y, bounds: What the forward pass filled.
         cut, segments: As in :func:`forward`.
     """
     from mmvim.ops.selective_scan.triton.kernels import scan_backward
@@ -201,7 +211,7 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
                                        True, cut)
         launches += before
     arguments = {**sizes.common(blocks, count, steps), **scan, **follow(args), 'CHUNK': CHUNK, 'z': z,
-                 **strides('z', z, 'bl', 'bdl'), 'carry': carry, 'bounds': bounds, 'y': None if z is None else y,
+                 **strides('z', z, 'bl', 'bdl'), 'carry': carry, 'bounds': bounds, 'y': y,
                  'Y_PATHS': sizes.paths if args.stack else 1, 'scratch': scratch, **parts,
                  **strides('du', parts['du'], 'bk', 'bkld'), **strides('ddelta', parts['ddelta'], 'bk', 'bkld'),
                  **strides('dz', parts['dz'], 'bk', 'bkld'), **blocks.constants()}
