@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Optional
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mmvim.ops.fused.device import current
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.flops import scan_flops
 from mmvim.ops.selective_scan.triton import plan, tuning
@@ -33,7 +33,7 @@ def scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optio
     """
     args = ScanArguments(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, tuple(map_ids), tuple(reverse),
                          tuple(follow), delta_softplus, stack, out_dtype)
-    with _current(u.device):
+    with current(u.device):
         launches, filled = plan.forward(args, save, tuning.forward(args, save))
         for launch in launches:
             launch.run()
@@ -68,7 +68,7 @@ def scan_bwd(grad_out: Tensor, grad_last_state: Optional[Tensor], y: Tensor, bou
                          tuple(follow), delta_softplus, stack, grad_out.dtype)
     rows = grad_out if stack else grad_out.unsqueeze(1)
     ungated = None if z is None else y
-    with _current(u.device):
+    with current(u.device):
         launches, collect = plan.backward(args, rows, grad_last_state, ungated, bounds,
                                           tuning.backward(args, rows, grad_last_state, ungated, bounds))
         for launch in launches:
@@ -127,8 +127,3 @@ def _forward_flops(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map
 @register_flop_formula(torch.ops.mmvim.selective_scan_triton_bwd)
 def _backward_flops(grad_out, grad_last_state, y, bounds, *inputs, out_shape=None, **kwargs) -> int:
     return 3 * _forward_flops(*inputs)
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager:
-    """Triton launches on the current device, which need not be that of the tensors."""
-    return getattr(torch, device.type).device(device) if device.type in ('cuda', 'xpu') else contextlib.nullcontext()
