@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from helpers import randn
 
-from mmvim.ops.depthwise_conv import depthwise_conv1d
+from mmvim.ops.conv_silu import conv1d_silu
+from mmvim.ops.fused.device import on_triton
 from mmvim.ops.fused.rms_norm import add_rms_norm, add_rms_norm_reference
 
 
@@ -44,26 +45,25 @@ def test_sum_alone_is_used():
     assert torch.equal(grads[0], torch.ones(3, 8)) and torch.equal(grads[1], torch.ones(3, 8)) and grads[2] is None
 
 
-@pytest.mark.parametrize(('taps', 'left', 'silu', 'bias'), [(4, 3, True, True), (3, 1, True, False), (4, 0, False, True)])
-def test_convolution(taps, left, silu, bias):
-    def reference(x, weight, shift=None):
-        y = F.conv1d(F.pad(x.transpose(1, 2), (left, taps - 1 - left)), weight, shift, groups=x.shape[2]).transpose(1, 2)
-        return (F.silu(y) if silu else y,)
-    inputs = [randn(2, 37, 70)[..., :35], randn(35, 1, taps), randn(35) if bias else None]
-    found = errors(lambda *x: (depthwise_conv1d(*x, left=left, silu=silu),), reference, inputs, [torch.float32] * 3)
-    assert max(found) < 2e-6
+@pytest.mark.parametrize(('left', 'taps', 'bias'), [((3, 0), 4, True), ((1,), 3, False), ((0, 1, 1), 2, True)])
+@pytest.mark.parametrize('length', [1, 37])
+def test_convolution(left, taps, bias, length):
+    def definition(x, weight, shift=None):
+        outputs = [F.conv1d(F.pad(x.mT, (n, taps - 1 - n)), weight[k, :, None], None if shift is None else shift[k],
+                            groups=x.shape[2]).mT for k, n in enumerate(left)]
+        return (F.silu(torch.stack(outputs, dim=1)),)
+
+    def ours(x, weight, shift=None):
+        assert on_triton(x)
+        return (conv1d_silu(x, weight, shift, left, backend='triton'),)
+    inputs = [randn(2, length, 70)[..., :35], randn(len(left), 35, taps), randn(len(left), 35) if bias else None]
+    assert max(errors(ours, definition, inputs, [torch.float32] * 3)) < 2e-6
 
 
-def test_equal_to_the_definition_on_short_sequences():
-    x, weight = randn(1, 2, 3).float(), randn(3, 1, 4).float()
-    y = F.conv1d(F.pad(x.transpose(1, 2), (3, 0)), weight, groups=3).transpose(1, 2)
-    torch.testing.assert_close(depthwise_conv1d(x, weight, left=3), y)
-
-
-@pytest.mark.parametrize('name', ['rms_norm_fwd', 'depthwise_conv1d_fwd'])
+@pytest.mark.parametrize('name', ['rms_norm_fwd', 'conv1d_silu_fwd'])
 def test_opcheck(name, monkeypatch):
     monkeypatch.undo()
     x, w = torch.randn(2, 5, 8, requires_grad=True), torch.randn(8, requires_grad=True)
     arguments = {'rms_norm_fwd': (x, x.detach().requires_grad_(), w, 1e-5, torch.float32),
-                 'depthwise_conv1d_fwd': (x, torch.randn(8, 3, requires_grad=True), w, 1, True)}
+                 'conv1d_silu_fwd': (x, torch.randn(2, 8, 3, requires_grad=True), None, [2, 0])}
     torch.library.opcheck(getattr(torch.ops.mmvim, name).default, arguments[name])

@@ -10,7 +10,7 @@ import torch
 
 from mmvim.ops import backends, selective_scan
 from mmvim.ops.selective_scan import triton as backend
-from mmvim.ops.selective_scan.backends import _resolve
+from mmvim.ops.selective_scan.backends import resolve
 
 FOLDER = Path(__file__).parent
 needs_triton = pytest.mark.skipif(not backend.installed(), reason='Triton is not installed')
@@ -25,7 +25,8 @@ def test_interpreted(file, tmp_path):
              'x = torch.zeros(3); f[(1,)](x, 3); assert x[2] == 2')
     environment = {**os.environ, 'TRITON_INTERPRET': '1'}
     (tmp_path / 'probe.py').write_text(probe)
-    if subprocess.run([sys.executable, tmp_path / 'probe.py'], env=environment, capture_output=True, check=False).returncode:
+    found = subprocess.run([sys.executable, tmp_path / 'probe.py'], env=environment, capture_output=True, check=False)
+    if found.returncode:
         pytest.skip("this Triton's interpreter does not run with this NumPy")
     result = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-x', '-W', 'ignore', '-p', 'no:cacheprovider',
                              '--rootdir', FOLDER, FOLDER / file], env=environment, text=True, capture_output=True,
@@ -46,18 +47,18 @@ def test_missing_triton_is_told(monkeypatch):
     inputs = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 1), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
     with pytest.raises(ValueError, match='pip install triton'):
         selective_scan(*inputs, backend='triton')
-    assert _resolve(None, 'cuda') == 'torch'
+    assert resolve(None, 'cuda') == 'torch'
 
 
 @needs_triton
 def test_tensors_on_the_cpu_are_refused():
     inputs = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 1), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
-    with pytest.raises(ValueError, match='PyTorch finds no GPU|cannot run on cpu'):
+    with pytest.raises(ValueError, match=r'PyTorch finds no GPU|cannot run on cpu'):
         selective_scan(*inputs, backend='triton')
 
 
 @needs_triton
 def test_chosen_for_gpus(monkeypatch):
     monkeypatch.delenv('MMVIM_SCAN_BACKEND', raising=False)
-    assert _resolve(None, 'cuda') == _resolve('auto', 'xpu') == 'triton'
-    assert _resolve(None, 'cpu') != 'triton'
+    assert resolve(None, 'cuda') == resolve('auto', 'xpu') == 'triton'
+    assert resolve(None, 'cpu') != 'triton'

@@ -10,7 +10,7 @@ import torch
 from triton_cases import CASES, CROSS, LONG, Case, worst_errors
 
 from mmvim.ops import selective_scan
-from mmvim.ops.depthwise_conv import depthwise_conv1d
+from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.fused.rms_norm import add_rms_norm, add_rms_norm_reference
 from mmvim.ops.selective_scan.triton import plan
 
@@ -103,11 +103,11 @@ def test_norm_and_convolution():
     for a, b in zip(add_rms_norm(x.half(), residual, weight), add_rms_norm_reference(x.half(), residual, weight),
                     strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    taps = torch.randn(192, 1, 4, device='cuda', generator=generator)
+    filters, shifts = (torch.randn(2, 192, *n, device='cuda', generator=generator) for n in ((4,), ()))
     found = []
     for device in ('cuda', 'cpu'):
-        inputs = [t.to(device).requires_grad_() for t in (x, taps, weight)]
-        y = depthwise_conv1d(*inputs, left=3, silu=True)
+        inputs = [t.to(device).requires_grad_() for t in (x, filters, shifts)]
+        y = conv1d_silu(*inputs, (3, 0))
         found.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-3)

@@ -37,7 +37,7 @@ class Case:
 
         def k(name):
             return (num,) if num and name not in self.shared else ()
-        leaves = [randn(b, *k('u'), length, d).transpose(-1, -2), randn(b, *k('delta'), length, d, seed=1).transpose(-1, -2),
+        leaves = [randn(b, *k('u'), length, d).mT, randn(b, *k('delta'), length, d, seed=1).mT,
                   randn(*k('A'), d, n, seed=2) * .3]
         leaves[1] = leaves[1] if self.softplus else leaves[1].abs()
         if num:
@@ -78,7 +78,8 @@ CASES = (
     Case('17 states', 1, 4, 5, 17, reverse=True),
     Case('64 states', 1, 3, 2, 64, optional=False),
     Case('Vim', 2, 6, 13, 3, paths=('forward', 'reverse'), shared=('delta', 'bias')),
-    Case('Vim, everything shared', 1, 5, 6, 2, paths=('forward', 'reverse'), shared=('u', 'delta', 'A', 'B', 'D', 'bias')),
+    Case('Vim, everything shared', 1, 5, 6, 2, paths=('forward', 'reverse'),
+         shared=('u', 'delta', 'A', 'B', 'D', 'bias')),
     Case('cross scan', 1, 6, 12, 1, paths=CROSS, grid=(3, 4), shared=('u',)),
     Case('cross scan, stacked, gated', 1, 4, 6, 2, paths=CROSS, grid=(2, 3), combine='stack', groups=2),
     Case('u alone follows', 1, 5, 7, 2, paths=('random',) * 2, follow=('u',), shared=('u',)),
@@ -111,6 +112,7 @@ def worst_errors(case, dtype, device='cpu', backend='triton', **more):
         results.append([*outputs, *grads])
     for expected, got in zip(*results, strict=True):
         assert expected.shape == got.shape
-    labels = [f'output {i}' for i in range(len(outputs))] + [n for n, x in zip(names, leaves, strict=True) if x is not None]
+    labels = [f'output {i}' for i in range(len(outputs))]
+    labels += [name for name, x in zip(names, leaves, strict=True) if x is not None]
     return {label: ((got.double() - expected).abs().max() / (expected.abs().max() + 1e-12)).item()
             for label, expected, got in zip(labels, *results, strict=True)}

@@ -198,7 +198,7 @@ def scan_backward(dout, u, delta, A, B, C, D, bias, z, maps, carry, bounds, y, s
         tl.store(dD + place * dim + d, sum_D, mask=lanes)
     if dbias is not None:
         tl.store(dbias + place * dim + d, sum_bias, mask=lanes)
-    if dfirst is not None:
+    if dfirst is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
         if s == 0:
             tl.debug_barrier()
             for n in range(0, N):

@@ -1,8 +1,8 @@
 """The forward kernel.
 
 One program, one warp: BLOCK_D neighbouring channels of one (batch element, path, segment of L). A lane has its channels
-to itself: their N states stay in registers, the sum over states needs no other lane, and B[t, n] and C[t, n] are scalars
-that all lanes share. Steps are taken in tiles of STEPS; the next tile's loads are under way while one is computed.
+to itself: their N states stay in registers, the sum over states needs no other lane, and B[t, n] and C[t, n] are
+scalars that all lanes share. Steps are taken in tiles of STEPS; the next tile's loads are under way while one is computed.
 States and steps are unrolled as tuples, so nothing depends on how the compiler lays out a tensor of several axes.
 """
 
@@ -72,7 +72,7 @@ def scan_forward(u, delta, A, B, C, D, bias, z, maps, carry, out, y, last_state,
     next_u = read_tile(u, u_l, start, end, L, map_id, backward, maps, lanes, FOLLOW_U, STEPS)
     next_delta = read_tile(delta, delta_l, start, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
     for t0 in range(start, end, STEPS):
-        if bounds is not None:
+        if bounds is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
             if t0 % CHUNK == 0:
                 place = (row * tl.cdiv(L, CHUNK) + t0 // CHUNK) * N * dim
                 for n in tl.static_range(N):

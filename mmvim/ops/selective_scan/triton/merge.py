@@ -10,8 +10,8 @@ from mmvim.ops.selective_scan.triton.device import path_of, position, sigmoid
 def merge_paths(x, z, out, y, L, dim, z_b, z_l, PATHS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
     """Sum over the paths in float32, rounded once.
 
-    x: (b, PATHS, L, dim). z: (b, dim, L) with channels contiguous, or None. out: (b, L, dim), the sum, gated if there is
-    z. y: (b, L, dim), the sum before gating, or None.
+    x: (b, PATHS, L, dim). z: (b, dim, L) with channels contiguous, or None. out: (b, L, dim), the sum, gated if there
+    is z. y: (b, L, dim), the sum before gating, or None.
     """
     pid = tl.program_id(0)
     blocks_d, blocks_l = tl.cdiv(dim, BLOCK_D), tl.cdiv(L, BLOCK_L)

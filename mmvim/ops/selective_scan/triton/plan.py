@@ -316,8 +316,10 @@ def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | N
     arguments = {
         **sizes.common(blocks, count, steps), 'x': scan[x], 'delta': scan['delta'], 'A': scan['A'], 'W': scan[W],
         'bias': scan['bias'], 'z': z, 'ends': ends, 'totals': totals,
-        **{f'x_{axis}': scan[f'{x}_{axis}'] for axis in 'bkl'}, **{f'W_{axis}': scan[f'{W}_{axis}'] for axis in 'bkgnl'},
-        **{f'delta_{axis}': scan[f'delta_{axis}'] for axis in 'bkl'}, **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'},
+        **{f'x_{axis}': scan[f'{x}_{axis}'] for axis in 'bkl'},
+        **{f'W_{axis}': scan[f'{W}_{axis}'] for axis in 'bkgnl'},
+        **{f'delta_{axis}': scan[f'delta_{axis}'] for axis in 'bkl'},
+        **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'},
         'bias_k': scan['bias_k'], **strides('z', z, 'bl', 'bdl'), 'FOLLOW_X': adjoint or followed['FOLLOW_U'],
         'FOLLOW_DELTA': followed['FOLLOW_DELTA'], 'FOLLOW_W': followed['FOLLOW_C' if adjoint else 'FOLLOW_B'],
         'ADJOINT': adjoint, **blocks.constants()}

@@ -70,7 +70,7 @@ def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
             for n in tl.static_range(N):
                 w = tl.load(w_t + n * W_n).to(tl.float32)
                 decay = tl.exp2(step * rates[n])
-                if ADJOINT:
+                if ADJOINT:  # noqa: SIM108
                     states = states + ((h[n] + v * w) * decay,)
                 else:
                     states = states + (decay * h[n] + v * w,)

@@ -44,7 +44,8 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
     return _measured('backward', args, lambda cut: plan.backward(args, grad_out, grad_last_state, y, bounds, cut)[0])
 
 
-def _measured(kernel: str, args: ScanArguments, build: Callable[[dict[str, Blocks]], list[Launch]]) -> dict[str, Blocks]:
+def _measured(kernel: str, args: ScanArguments, build: Callable[[dict[str, Blocks]], list[Launch]]
+              ) -> dict[str, Blocks]:
     """The fastest of all candidates, measured once a process for each kind of problem."""
     from triton.testing import do_bench
     batch, _, dim, length = args.u.shape
