@@ -2,7 +2,7 @@
 
 One program, one warp: BLOCK_D neighbouring channels of one (batch element, path, segment of L). A lane has its channels
 to itself: their N states stay in registers, the sum over states needs no other lane, and B[t, n] and C[t, n] are
-scalars that all lanes share. Steps are taken in tiles of STEPS; the next tile's loads are under way while one is computed.
+scalars that all lanes share. Steps are taken in tiles of STEPS; the next tile's loads are under way meanwhile.
 States and steps are unrolled as tuples, so nothing depends on how the compiler lays out a tensor of several axes.
 """
 
