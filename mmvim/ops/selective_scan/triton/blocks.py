@@ -1,20 +1,14 @@
-"""Block sizes, from the committed table ``blocks.json``.
-
-A row holds for up to `d_state` states, up to `length` steps (null: any), a dtype ('half', 'float32' or null for any)
-and an architecture (90: compute capability 9.x; null: any); of the rows that hold, the first is taken.
-"""
+"""Block sizes, from the committed table in `block_table.py`."""
 
 from __future__ import annotations
 
-import functools
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
+from mmvim.ops.selective_scan.triton.block_table import TABLE
+
 MAX_STATE = 64
-TABLE = Path(__file__).with_name('blocks.json')
 
 
 @dataclass(frozen=True)
@@ -36,12 +30,6 @@ class Blocks:
         return {'BLOCK_D': self.block_d, 'STEPS': self.steps}
 
 
-@functools.cache
-def table() -> dict[str, list[dict]]:
-    """The rows of each kernel."""
-    return json.loads(TABLE.read_text())
-
-
 CHUNK = 16
 """Steps between two states that the forward pass keeps for the backward pass. It is no matter of tuning, so that shapes
 are known without a device: a sixteenth of all states, at N 16 as many numbers as u has."""
@@ -58,13 +46,12 @@ def blocks_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch:
         arch: Compute capability, 10 * major + minor.
     """
     kind = 'float32' if dtype == torch.float32 else 'half'
-    for row in table()[kernel]:
-        if d_state > row['d_state'] or (row['length'] is not None and length > row['length']):
+    for row in TABLE[kernel]:
+        if d_state > row.d_state or (row.length is not None and length > row.length):
             continue
-        if row['dtype'] not in (None, kind) or row['arch'] not in (None, arch // 10 * 10):
-            continue
-        return Blocks(row['block_d'], row['steps'], row['warps'])
-    raise ValueError(f'{TABLE.name} has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
+        if row.dtype in (None, kind) and row.arch in (None, arch // 10 * 10):
+            return Blocks(row.block_d, row.steps, row.warps)
+    raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
 
 
 def fitting(blocks: Blocks, group_dim: int) -> Blocks:

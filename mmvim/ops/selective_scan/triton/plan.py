@@ -127,11 +127,12 @@ def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = Non
     out, last_state, y, bounds = allocate(args, save)
     paths_out = out.new_empty((sizes.batch, sizes.paths, sizes.length, sizes.dim)) if merge else out
     launches, carry = [], state_rows(args.initial_state)
-    scan = {'u': u, 'delta': delta, 'A': args.A, 'B': args.B, 'C': args.C, 'D': args.D, 'bias': args.delta_bias,
+    D, bias = dense(args.D), dense(args.delta_bias)
+    scan = {'u': u, 'delta': delta, 'A': args.A, 'B': args.B, 'C': args.C, 'D': D, 'bias': bias,
             **strides('u', u, 'bkl', 'bkdl'), **strides('delta', delta, 'bkl', 'bkdl'),
             **strides('A', args.A, 'kdn', 'kdn'), **strides('B', args.B, 'bkgnl', 'bkgnl'),
-            **strides('C', args.C, 'bkgnl', 'bkgnl'), **strides('D', args.D, 'k', 'kd'),
-            **strides('bias', args.delta_bias, 'k', 'kd')}
+            **strides('C', args.C, 'bkgnl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
+            **strides('bias', bias, 'k', 'kd')}
     if count > 1:
         before, carry = segment_states(sizes, scan, None, carry, count, steps, False, cut)
         launches += before
@@ -201,11 +202,11 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
     scratch = args.A.new_empty((programs, CHUNK // blocks.steps + 1, sizes.d_state, blocks.block_d))
 
     launches, carry = [], state_rows(grad_last_state)
-    scan = {'dout': dout, 'u': u, 'delta': delta, 'A': rates, 'B': args.B, 'C': args.C, 'D': args.D,
-            'bias': args.delta_bias, **strides('dout', dout, 'bkl', 'bkdl'), **strides('u', u, 'bkl', 'bkdl'),
+    D, bias = dense(args.D), dense(args.delta_bias)
+    scan = {'dout': dout, 'u': u, 'delta': delta, 'A': rates, 'B': args.B, 'C': args.C, 'D': D, 'bias': bias, **strides('dout', dout, 'bkl', 'bkdl'), **strides('u', u, 'bkl', 'bkdl'),
             **strides('delta', delta, 'bkl', 'bkdl'), **strides('B', args.B, 'bkgnl', 'bkgnl'),
-            **strides('C', args.C, 'bkgnl', 'bkgnl'), **strides('D', args.D, 'k', 'kd'),
-            **strides('bias', args.delta_bias, 'k', 'kd'), **strides('A', rates, 'k', 'knd')}
+            **strides('C', args.C, 'bkgnl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
+            **strides('bias', bias, 'k', 'kd'), **strides('A', rates, 'k', 'knd')}
     if count > 1:
         before, carry = segment_states(sizes, {**scan, **strides('A', rates, 'kdn', 'knd')}, z, carry, count, steps,
                                        True, cut)
@@ -280,6 +281,11 @@ def divide(sizes: Sizes, segments: int) -> tuple[int, int]:
 
 def follow(args: ScanArguments) -> dict[str, bool]:
     return dict(zip(('FOLLOW_U', 'FOLLOW_DELTA', 'FOLLOW_B', 'FOLLOW_C'), map(bool, args.follow), strict=True))
+
+
+def dense(x: Tensor | None) -> Tensor | None:
+    """A vector a path, (1|K, D), as the kernels read it."""
+    return None if x is None else x.contiguous()
 
 
 def state_rows(state: Tensor | None) -> Tensor | None:
