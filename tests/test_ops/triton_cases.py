@@ -87,7 +87,7 @@ CASES = (
 )
 LONG = (
     Case('segments', 1, 6, 50, 2),
-    Case('segments, reverse, stack', 1, 5, 35, 3, paths=('reverse', 'random'), combine='stack'),
+    Case('segments, maps, stack', 1, 5, 35, 3, paths=('random',) * 2, combine='stack'),
 )
 
 

@@ -229,7 +229,8 @@ def measure(scan: Scan, dtype_name: str, names: list[str], bandwidth: float, rat
             except torch.cuda.OutOfMemoryError:
                 time = float('nan')
             rows.append({'shape': scan.name, 'dtype': dtype_name, 'implementation': name,
-                         'pass': 'forward + backward' if backward else 'forward', 'ms': time, 'bandwidth_ms': by_bytes, 'exponentials_ms': by_exponents})
+                         'pass': 'forward + backward' if backward else 'forward', 'ms': time,
+                         'bandwidth_ms': by_bytes, 'exponentials_ms': by_exponents})
     return rows
 
 

@@ -203,7 +203,8 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
 
     launches, carry = [], state_rows(grad_last_state)
     D, bias = dense(args.D), dense(args.delta_bias)
-    scan = {'dout': dout, 'u': u, 'delta': delta, 'A': rates, 'B': args.B, 'C': args.C, 'D': D, 'bias': bias, **strides('dout', dout, 'bkl', 'bkdl'), **strides('u', u, 'bkl', 'bkdl'),
+    scan = {'dout': dout, 'u': u, 'delta': delta, 'A': rates, 'B': args.B, 'C': args.C, 'D': D, 'bias': bias,
+            **strides('dout', dout, 'bkl', 'bkdl'), **strides('u', u, 'bkl', 'bkdl'),
             **strides('delta', delta, 'bkl', 'bkdl'), **strides('B', args.B, 'bkgnl', 'bkgnl'),
             **strides('C', args.C, 'bkgnl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
             **strides('bias', bias, 'k', 'kd'), **strides('A', rates, 'k', 'knd')}
