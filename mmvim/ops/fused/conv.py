@@ -17,7 +17,7 @@ _BLOCK_L = 32
 @torch.library.custom_op('mmvim::conv1d_silu_fwd', mutates_args=())
 def conv_fwd(x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]) -> Tensor:
     """SiLU of K convolutions of tokens (B, L, D) with filters (K, D, I); (B, K, L, D) in x's dtype."""
-    from mmvim.ops.fused.conv_kernels import conv_forward
+    from mmvim.ops.fused.conv_triton import conv_forward
     x, weight, bias = _rows(x), weight.contiguous(), None if bias is None else bias.contiguous()
     batch, length, dim = x.shape
     y = x.new_empty((batch, len(left), length, dim))
@@ -36,7 +36,7 @@ def _(x, weight, bias, left):
 def conv_bwd(dy: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]
              ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias (empty where there is none)."""
-    from mmvim.ops.fused.conv_kernels import conv_backward, conv_transposed
+    from mmvim.ops.fused.conv_triton import conv_backward, conv_transposed
     dy, x, weight = dy.contiguous(), _rows(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     batch, length, dim = x.shape

@@ -60,7 +60,7 @@ def _grid(rows: int, channels: int) -> tuple[int, int]:
 def rms_norm_fwd(x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
                  ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised sum, the sum (empty without a residual) and 1 / sqrt(mean square + eps), (rows,) float32."""
-    from mmvim.ops.fused.rms_norm_kernels import norm_forward
+    from mmvim.ops.fused.rms_norm_triton import norm_forward
     y, total, scale = _outputs(x, residual, dtype)
     rows, channels = scale.numel(), x.shape[-1]
     per_program, block = _grid(rows, channels)
@@ -90,7 +90,7 @@ def _(x, residual, weight, eps, dtype):
 def rms_norm_bwd(dy: Tensor, dtotal: Optional[Tensor], total: Tensor, weight: Tensor, scale: Tensor,
                  dtype: torch.dtype, residual_dtype: Optional[torch.dtype]) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of the residual (empty where there is none) and of the weight."""
-    from mmvim.ops.fused.rms_norm_kernels import norm_backward
+    from mmvim.ops.fused.rms_norm_triton import norm_backward
     rows, channels = scale.numel(), total.shape[-1]
     per_program, block = _grid(rows, channels)
     # A number that no clock and no machine decides, so that the sums repeat bit for bit.

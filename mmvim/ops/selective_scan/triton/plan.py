@@ -281,6 +281,7 @@ def divide(sizes: Sizes, segments: int) -> tuple[int, int]:
 
 
 def follow(args: ScanArguments) -> dict[str, bool]:
+    """Which tensors follow the paths, as the kernels' arguments."""
     return dict(zip(('FOLLOW_U', 'FOLLOW_DELTA', 'FOLLOW_B', 'FOLLOW_C'), map(bool, args.follow), strict=True))
 
 
