@@ -25,13 +25,13 @@ TABLE = {
     'forward': (
         Row(4, None, None, None, 64, 8),
         Row(16, None, None, None, 64, 4),
-        Row(64, None, None, None, 32, 2),
+        Row(64, None, None, None, 32, 1),
     ),
     'backward': (
         Row(64, None, None, None, 64, 4),
     ),
     'segments': (
         Row(16, None, None, None, 64, 4),
-        Row(64, None, None, None, 32, 2),
+        Row(64, None, None, None, 32, 1),
     ),
 }
