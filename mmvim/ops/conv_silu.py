@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmvim.ops.depthwise_conv import depthwise_conv1d
+from mmvim.ops.fused.conv import takes
+from mmvim.ops.fused.device import on_triton
 from mmvim.ops.selective_scan.backends import resolve
 
 
@@ -17,7 +19,8 @@ def conv1d_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[i
     """K depthwise convolutions along the tokens, each followed by SiLU.
 
     ``y[b, k, t, d] = silu(bias[k, d] + sum_i weight[k, d, i] * x[b, t + i - left[k], d])``, x zero outside. In C++
-    where the scan's backend is 'native' (not in float64), else by PyTorch's operators.
+    where the scan's backend is 'native', in Triton where it is 'triton' (neither in float64), else by PyTorch's
+    operators.
 
     Args:
         x: Tokens (B, L, D), any floating dtype.
@@ -45,6 +48,8 @@ def conv1d_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[i
         dtype = torch.promote_types(x.dtype, weight.dtype)
     if dtype != torch.float64 and x.numel() and resolve(backend, x.device.type) == 'native':
         return torch.ops.mmvim_native.conv_silu_forward(x.to(dtype), weight, bias, list(left))
+    if resolve(backend, x.device.type) == 'triton' and takes(x, weight, dtype) and on_triton(x):
+        return torch.ops.mmvim.conv1d_silu_fwd(x.to(dtype), weight, bias, list(left))
     outputs = [F.silu(depthwise_conv1d(x, weight[k, :, None], None if bias is None else bias[k], left=n))
                for k, n in enumerate(left)]
     return torch.stack(outputs, dim=1)

@@ -12,6 +12,8 @@ Implementations, each fed the same numbers in the memory order that suits it:
     limit       the longer of two times, forward only: torch.exp on as many numbers as there are (path, batch, channel,
                 token, state), a block in cache at a time; and a copy of as many bytes as the scan must read and write
 
+With `--device cuda` shapes, implementations and limits are those of benchmark_scan_cuda.py, which tells them.
+
 Each measurement runs in a process of its own: the median time of repeated calls after one to warm up, then the peak
 of resident memory during one call less what was resident before. Outputs are compared with ours:torch before anything
 is timed. Nothing else should run on the machine.
@@ -370,6 +372,10 @@ def main() -> None:
     args = parse_args()
     if args.worker:
         print(json.dumps(measure(json.loads(args.worker))))
+        return
+    if args.device == 'cuda':
+        from benchmark_scan_cuda import run
+        run(args)
         return
     import torch
     from rich.console import Console

@@ -18,10 +18,12 @@ from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
 from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
-from mmvim.models.layers.norm import build_norm
+from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
 from mmvim.models.layers.pos_embed import insert_rows, resize_grid, rope_tables, rotate, split_rows
 from mmvim.models.layers.vim_mixer import VimMixer
+from mmvim.ops.fused.device import on_triton
+from mmvim.ops.fused.rms_norm import add_rms_norm
 from mmvim.registry import MODELS
 
 CLASS_TOKENS = {
@@ -62,6 +64,14 @@ class VimBlock(nn.Module):
     def forward(self, residual: Tensor) -> Tensor:
         """Compute the mixer's output (B, L, C) from the stream (B, L, C)."""
         return self.mixer(self.norm(residual.to(self.mixer.in_proj.weight.dtype)))
+
+    def norms_sums(self, residual: Tensor) -> bool:
+        """Whether the norm can take the residual add before it along: one pass over memory, on a GPU."""
+        return isinstance(self.norm, RMSNorm) and on_triton(residual)
+
+    def add_and_norm(self, residual: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The mixer's input, and the stream with `hidden` added, in the dtype that both promote to."""
+        return add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
 
     def add(self, residual: Tensor, hidden: Tensor) -> Tensor:
         """Add this block's output to the stream, in the stream's dtype."""
@@ -263,16 +273,23 @@ class Vim(BaseModule):
         hidden: Tensor | None = None
         outputs: dict[int, Tensor] = {}
         last = len(self.layers) - 1
+        recompute = self.with_cp and self.training
         for index, layer in enumerate(self.layers):
+            normed: Tensor | None = None
             if hidden is not None:
                 before = self.layers[index - 1]
                 stream, hidden = self._turn(stream, tables, self.rope_residual), self._turn(hidden, tables)
-                stream = before.add(stream, hidden)
+                if not recompute and layer.norms_sums(stream):
+                    normed, stream = layer.add_and_norm(stream, before.drop_path(hidden))
+                else:
+                    stream = before.add(stream, hidden)
             else:
                 stream = self._turn(stream, tables)
             if self.feature == 'residual' and index - 1 in self.out_indices:
                 outputs[index - 1] = stream
-            if self.with_cp and self.training and stream.requires_grad:
+            if normed is not None:
+                hidden = layer.mixer(normed)
+            elif recompute and stream.requires_grad:
                 hidden = checkpoint(layer, stream, use_reentrant=False)
             else:
                 hidden = layer(stream)

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer as _build_norm_layer
 from torch import Tensor, nn
 
+from mmvim.ops.fused.device import on_triton
+from mmvim.ops.fused.rms_norm import add_rms_norm
 from mmvim.registry import MODELS
 
 
@@ -20,6 +22,12 @@ class RMSNorm(nn.RMSNorm):
 
     def __init__(self, normalized_shape: int, eps: float = 1e-5) -> None:
         super().__init__(normalized_shape, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., C) over C, same shape out."""
+        if on_triton(x):
+            return add_rms_norm(x, None, self.weight, self.eps)[0]
+        return super().forward(x)
 
 
 @MODELS.register_module()

@@ -7,11 +7,13 @@ the last state; :func:`register_backend` is all that a further one needs:
 - 'torch': `operator.py` defines the torch.library operators; `plan.py` cuts the work, `access.py` reads and writes
   along paths, `chunk.py`, `forward.py`, `backward.py` and `whole.py` compute.
 - 'native': C++ for CPUs, see `native/`.
+- 'triton': kernels for GPUs, see `triton/`.
 - 'reference': `reference.py`, the definition that the others are tested against.
 """
 
 from mmvim.ops.selective_scan import flops as _flops  # noqa: F401  (registers the formulas)
 from mmvim.ops.selective_scan import native as _native
+from mmvim.ops.selective_scan import triton as _triton
 from mmvim.ops.selective_scan.backends import backends, register_backend
 from mmvim.ops.selective_scan.interface import selective_scan, selective_scan_paths
 from mmvim.ops.selective_scan.operator import run_operator
@@ -19,6 +21,7 @@ from mmvim.ops.selective_scan.reference import scan_reference
 
 register_backend('torch', run_operator, lambda: (True, 'plain PyTorch, any device'))
 register_backend('native', _native.run_native, _native.available, _native.serves, _native.prepare)
+register_backend('triton', _triton.run_triton, _triton.available, _triton.serves, _triton.prepare)
 register_backend('reference', scan_reference, lambda: (True, 'the definition, any device; slow'))
 
 __all__ = ['backends', 'register_backend', 'selective_scan', 'selective_scan_paths']

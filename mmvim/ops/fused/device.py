@@ -1,0 +1,27 @@
+"""Whether and where the Triton kernels run."""
+
+import contextlib
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+_INSTALLED = importlib.util.find_spec('triton') is not None
+
+
+@torch.compiler.assume_constant_result
+def _interpreting() -> bool:
+    return os.environ.get('TRITON_INTERPRET') == '1'
+
+
+def on_triton(x: Tensor) -> bool:
+    """Whether `x` is where Triton can reach it: on a GPU, or anywhere if it interprets its kernels."""
+    return _INSTALLED and (x.device.type in ('cuda', 'xpu') or _interpreting())
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager:
+    """Make `device` the current one: Triton launches there, whatever device the tensors are on."""
+    if device.type in ('cuda', 'xpu'):
+        return getattr(torch, device.type).device(device)
+    return contextlib.nullcontext()

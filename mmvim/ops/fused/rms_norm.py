@@ -1,0 +1,138 @@
+"""Root-mean-square norm (Zhang and Sennrich, https://arxiv.org/abs/1910.07467), with the residual add before it."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmvim.ops.fused.device import current, on_triton
+
+MAX_CHANNELS = 8192
+
+
+def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """Add, and normalise the sum.
+
+    Args:
+        x: (..., C), any floating dtype.
+        residual: The stream that `x` is added to, (..., C), or None. Defaults to None.
+        weight: (C,).
+        eps: Added to the mean square. Defaults to 1e-5.
+
+    Returns:
+        ``s / sqrt(mean(s^2) + eps) * weight`` and ``s = residual + x``, which has the dtype that the two promote to.
+        The first is computed in float32 (float64 for such inputs) and has the dtype of `weight`; under autocast on a
+        GPU that of autocast, which its consumers would round it to.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    if weight.shape != x.shape[-1:] or (residual is not None and residual.shape != x.shape):
+        raise ValueError(f'x and residual must have one shape (..., C) and weight (C,); got {tuple(x.shape)}, '
+                         f'{None if residual is None else tuple(residual.shape)} and {tuple(weight.shape)}')
+    wide = torch.float64 in (x.dtype, weight.dtype, x.dtype if residual is None else residual.dtype)
+    if not on_triton(x) or wide or x.numel() == 0 or x.shape[-1] > MAX_CHANNELS:
+        return add_rms_norm_reference(x, residual, weight, eps)
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if kind != 'cpu' and torch.is_autocast_enabled(kind) else weight.dtype
+    y, total, _ = torch.ops.mmvim.rms_norm_fwd(x, residual, weight, eps, dtype)
+    return y, x if residual is None else total
+
+
+def add_rms_norm_reference(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5
+                           ) -> tuple[Tensor, Tensor]:
+    """:func:`add_rms_norm` in plain PyTorch."""
+    total = x if residual is None else residual + x
+    dtype = torch.promote_types(torch.promote_types(total.dtype, weight.dtype), torch.float32)
+    return F.rms_norm(total.to(dtype), weight.shape, weight.to(dtype), eps).to(weight.dtype), total
+
+
+def _grid(rows: int, channels: int) -> tuple[int, int]:
+    """Rows a program takes at a time, and the power of two that holds their channels."""
+    block = max(16, 1 << (channels - 1).bit_length())
+    return max(1, 1024 // block), block
+
+
+@torch.library.custom_op('mmvim::rms_norm_fwd', mutates_args=())
+def rms_norm_fwd(x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
+                 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised sum, the sum (empty without a residual) and 1 / sqrt(mean square + eps), (rows,) float32."""
+    from mmvim.ops.fused.rms_norm_triton import norm_forward
+    y, total, scale = _outputs(x, residual, dtype)
+    rows, channels = scale.numel(), x.shape[-1]
+    per_program, block = _grid(rows, channels)
+    with current(x.device):
+        norm_forward[(-(-rows // per_program),)](
+            x.contiguous(), None if residual is None else residual.contiguous(), weight.contiguous(), y,
+            None if residual is None else total, scale, rows, channels, eps, ROWS=per_program, BLOCK_C=block,
+            num_warps=4)
+    return y, total, scale
+
+
+def _outputs(x: Tensor, residual: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    if residual is None:
+        total = x.new_empty(0)
+    else:
+        total = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
+    rows = x.numel() // x.shape[-1]
+    return x.new_empty(x.shape, dtype=dtype), total, x.new_empty(rows, dtype=torch.float32)
+
+
+@rms_norm_fwd.register_fake
+def _(x, residual, weight, eps, dtype):
+    return _outputs(x, residual, dtype)
+
+
+@torch.library.custom_op('mmvim::rms_norm_bwd', mutates_args=())
+def rms_norm_bwd(dy: Tensor, dtotal: Optional[Tensor], total: Tensor, weight: Tensor, scale: Tensor,
+                 dtype: torch.dtype, residual_dtype: Optional[torch.dtype]) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of the residual (empty where there is none) and of the weight."""
+    from mmvim.ops.fused.rms_norm_triton import norm_backward
+    rows, channels = scale.numel(), total.shape[-1]
+    per_program, block = _grid(rows, channels)
+    # A number that no clock and no machine decides, so that the sums repeat bit for bit.
+    programs = min(512, -(-rows // per_program))
+    dx = total.new_empty(total.shape, dtype=dtype)
+    dresidual = total.new_empty(total.shape if residual_dtype else 0, dtype=residual_dtype or dtype)
+    dweight = total.new_empty((programs, channels), dtype=torch.float32)
+    with current(dy.device):
+        norm_backward[(programs,)](
+            dy.contiguous(), None if dtotal is None else dtotal.contiguous(), total.contiguous(), weight.contiguous(),
+            scale, dx, dresidual if residual_dtype else None, dweight, rows, channels, programs, ROWS=per_program,
+            BLOCK_C=block, num_warps=4)
+    return dx, dresidual, dweight.sum(0).to(weight.dtype)
+
+
+@rms_norm_bwd.register_fake
+def _(dy, dtotal, total, weight, scale, dtype, residual_dtype):
+    return (total.new_empty(total.shape, dtype=dtype),
+            total.new_empty(total.shape if residual_dtype else 0, dtype=residual_dtype or dtype),
+            weight.new_empty(weight.shape))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, residual, weight, *_ = inputs
+    _, total, scale = output
+    ctx.save_for_backward(x if residual is None else total, weight, scale)
+    ctx.dtypes = x.dtype, None if residual is None else residual.dtype
+    ctx.mark_non_differentiable(scale)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, dy, dtotal, _dscale):
+    total, weight, scale = ctx.saved_tensors
+    dtype, residual_dtype = ctx.dtypes
+    if residual_dtype is None:
+        dtotal = None
+    if dy is None:
+        if dtotal is None:
+            return (None,) * 5
+        return dtotal.to(dtype), dtotal.to(residual_dtype), None, None, None
+    dx, dresidual, dweight = torch.ops.mmvim.rms_norm_bwd(dy, dtotal, total, weight, scale, dtype, residual_dtype)
+    return dx, None if residual_dtype is None else dresidual, dweight, None, None
+
+
+rms_norm_fwd.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,62 @@
+"""Block sizes, from the committed table in `block_table.py`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from mmvim.ops.selective_scan.triton.block_table import TABLE
+
+MAX_STATE = 64
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a kernel cuts its work.
+
+    Args:
+        block_d: Channels of a program, a power of two.
+        steps: Steps of a tile.
+        warps: Warps of a program. Defaults to 1.
+    """
+
+    block_d: int
+    steps: int
+    warps: int = 1
+
+    def constants(self) -> dict[str, int]:
+        """What the kernel is compiled with."""
+        return {'BLOCK_D': self.block_d, 'STEPS': self.steps}
+
+
+CHUNK = 16
+"""Steps between two states that the forward pass keeps for the backward pass. It is no matter of tuning, so that shapes
+are known without a device: a sixteenth of all states, at N 16 as many numbers as u has."""
+
+
+def blocks_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: int) -> Blocks:
+    """Block sizes of a kernel.
+
+    Args:
+        kernel: 'forward', 'backward' or 'segments'.
+        d_state: N.
+        length: L.
+        dtype: Of u.
+        arch: Compute capability, 10 * major + minor.
+    """
+    kind = 'float32' if dtype == torch.float32 else 'half'
+    for row in TABLE[kernel]:
+        if d_state > row.d_state or (row.length is not None and length > row.length):
+            continue
+        if row.dtype in (None, kind) and row.arch in (None, arch // 10 * 10):
+            return Blocks(row.block_d, row.steps, row.warps)
+    raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
+
+
+def fitting(blocks: Blocks, group_dim: int) -> Blocks:
+    """The same with fewer channels a program, where a group has no more."""
+    size = blocks.block_d
+    while size > 32 and size // 2 >= group_dim:
+        size //= 2
+    return Blocks(**{**asdict(blocks), 'block_d': size})

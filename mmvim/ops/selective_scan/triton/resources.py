@@ -1,0 +1,65 @@
+"""Compile a launch for any NVIDIA GPU, without one, and read what it takes of a processor."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmvim.ops.selective_scan.triton.launch import Launch
+
+_TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16', torch.int64: '*i64'}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one compiled kernel: registers a thread, bytes spilled to local memory a thread, shared memory in bytes."""
+
+    registers: int
+    spilled: int
+    shared: int
+
+
+def compile_launch(launch: Launch, arch: int) -> Any:
+    """The kernel compiled for compute capability `arch` (90 is 9.0), with the specialisation Triton would choose."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    signature, constants, attributes = {}, {}, {}
+    for place, parameter in enumerate(launch.kernel.params):
+        name, value = parameter.name, launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[name], constants[name] = 'constexpr', value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = _TYPES[value.dtype]
+            attributes[(place,)] = [['tt.divisibility', 16]]
+        elif value == 1 and not parameter.do_not_specialize:
+            signature[name], constants[name] = 'constexpr', 1
+        else:
+            signature[name] = 'i32' if -2 ** 31 <= value < 2 ** 31 else 'i64'
+            if value % 16 == 0 and not parameter.do_not_specialize:
+                attributes[(place,)] = [['tt.divisibility', 16]]
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget('cuda', arch, 32),
+                          options={'num_warps': launch.warps, **launch.options})
+
+
+def read_resources(compiled: Any) -> Resources:
+    """What cuobjdump, which comes with Triton, reads from the machine code."""
+    import triton
+    tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(compiled.asm['cubin'])
+        file.flush()
+        text = subprocess.run([str(tool), '--dump-resource-usage', file.name], text=True, capture_output=True,
+                              check=True).stdout
+    found = re.search(rf'Function {compiled.metadata.name}:\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)', text)
+    if found is None:
+        raise RuntimeError(f'cuobjdump tells nothing about {compiled.metadata.name}: {text!r}')
+    registers, stack, shared, local = map(int, found.groups())
+    return Resources(registers, stack + local, max(shared, compiled.metadata.shared))

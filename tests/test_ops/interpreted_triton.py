@@ -1,0 +1,92 @@
+"""The Triton kernels on the CPU, run by test_triton.py in a process that starts with TRITON_INTERPRET=1."""
+
+import pytest
+import torch
+from triton_cases import CASES, LONG, Case, worst_errors
+
+from mmvim.ops import selective_scan
+from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.triton import plan
+from mmvim.ops.selective_scan.triton.operator import TENSORS
+
+
+def assert_close(errors, tolerance):
+    assert all(error < tolerance for error in errors.values()), errors
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+def test_against_the_definition(case):
+    assert_close(worst_errors(case, torch.float32), 2e-6)
+
+
+@pytest.mark.parametrize('case', LONG, ids=lambda case: case.name)
+def test_segments(case, monkeypatch):
+    monkeypatch.setattr(plan, 'LEAST_SEGMENT', 8)
+    counts = []
+    divide = plan.Sizes.segments
+    monkeypatch.setattr(plan.Sizes, 'segments', lambda *a: counts.append(divide(*a)) or counts[-1])
+    assert_close(worst_errors(case, torch.float32), 2e-6)
+    assert all(count > 1 for count, _ in counts) and len(counts) == 2
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_half_precision(dtype, tolerance):
+    assert_close(worst_errors(CASES[7], dtype), tolerance)
+    assert_close(worst_errors(CASES[4], dtype, out_dtype=torch.float32), tolerance)
+
+
+def test_equal_bits_each_time():
+    case = Case('twice', 1, 5, 9, 2)
+    found = []
+    for _ in range(2):
+        leaves = [x.float().requires_grad_() for x in case.inputs()]
+        out, last = case.run(leaves, 'triton')
+        found.append([out, last, *torch.autograd.grad(out.square().sum() + last.sum(), leaves)])
+    assert all(torch.isfinite(x).all() for x in found[0])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_extremes():
+    """Values that overflow float16 on the way, and delta so large that a state forgets all."""
+    u = torch.full((1, 2, 9), 3e4, dtype=torch.float16).requires_grad_()
+    delta = torch.tensor([[-100., -20, 0, 20, 100, 1000, -1000, 88, -88]] * 2, dtype=torch.float16)[None]
+    ones = torch.full((1, 2, 9), .5, dtype=torch.float16)
+    A = -torch.tensor([[1e-3, 1.], [1e4, 1e-8]])
+    out = selective_scan(u, delta, A, ones, ones, delta_softplus=True, out_dtype=torch.float32, backend='triton')
+    grad, = torch.autograd.grad(out.sum(), u)
+    assert torch.isfinite(out).all() and torch.isfinite(grad).all()
+    expected = selective_scan(u.double(), delta.double(), A, ones, ones, delta_softplus=True, backend='reference')
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_opcheck(monkeypatch):
+    monkeypatch.undo()  # NaN in what is left uninitialised on purpose would differ between two runs
+    u, delta, A, B, C, D, z, bias, state = (x.float().requires_grad_() for x in Case('', 1, 4, 5, 2).inputs())
+    args = single_path(u, delta, A, B, C, D, z, bias, state, True, False, None)
+    tensors = [getattr(args, name) for name in TENSORS]
+    torch.library.opcheck(torch.ops.mmvim.selective_scan_triton_fwd.default,
+                          (*tensors, [-1], [False], [True] * 4, True, False, torch.float32, True))
+
+
+def test_compile_without_graph_breaks():
+    inputs = [x.float() for x in Case('', 1, 4, 5, 2, optional=False).inputs()[:5]]
+
+    def scan(u, delta, A, B, C):
+        return selective_scan(u * 2, delta, A, B, C, delta_softplus=True, backend='triton') + 1
+    torch.testing.assert_close(torch.compile(scan, fullgraph=True, backend='aot_eager')(*inputs), scan(*inputs))
+
+
+def test_what_the_kernels_do_not_take_goes_to_torch():
+    u, A, B = torch.randn(1, 4, 6), -torch.rand(4, 3), torch.randn(1, 3, 6)
+    for arguments in ((u.double(), u.double(), A.double(), B, B), (u, u, A, A, A),
+                      (u[..., :0], u[..., :0], A, B[..., :0], B[..., :0])):
+        torch.testing.assert_close(selective_scan(*arguments, backend='triton'),
+                                   selective_scan(*arguments, backend='torch'))
+
+
+def test_double_backward_raises():
+    u = torch.randn(1, 4, 3).requires_grad_()
+    out = selective_scan(u, u, -torch.rand(4, 2), torch.randn(1, 2, 3), torch.randn(1, 2, 3), backend='triton')
+    grad, = torch.autograd.grad(out.sum(), u, create_graph=True)
+    with pytest.raises(RuntimeError, match='second derivatives'):
+        torch.autograd.grad(grad.sum(), u)

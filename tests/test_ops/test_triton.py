@@ -1,0 +1,64 @@
+"""The Triton backend where there is no GPU: its kernels interpreted, and what it says when it cannot run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmvim.ops import backends, selective_scan
+from mmvim.ops.selective_scan import triton as backend
+from mmvim.ops.selective_scan.backends import resolve
+
+FOLDER = Path(__file__).parent
+needs_triton = pytest.mark.skipif(not backend.installed(), reason='Triton is not installed')
+
+
+@needs_triton
+@pytest.mark.parametrize('file', ['interpreted_triton.py', 'interpreted_fused.py'])
+def test_interpreted(file, tmp_path):
+    """Triton decides on import whether it interprets: so a process of its own."""
+    probe = ('import triton, triton.language as tl, torch\n'
+             '@triton.jit\ndef f(x, n):\n    for i in range(0, n):\n        tl.store(x + i, i)\n'
+             'x = torch.zeros(3); f[(1,)](x, 3); assert x[2] == 2')
+    environment = {**os.environ, 'TRITON_INTERPRET': '1'}
+    (tmp_path / 'probe.py').write_text(probe)
+    found = subprocess.run([sys.executable, tmp_path / 'probe.py'], env=environment, capture_output=True, check=False)
+    if found.returncode:
+        pytest.skip("this Triton's interpreter does not run with this NumPy")
+    result = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-x', '-W', 'ignore', '-p', 'no:cacheprovider',
+                             '--rootdir', FOLDER, FOLDER / file], env=environment, text=True, capture_output=True,
+                            check=False)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+
+
+def test_importing_mmvim_does_not_import_triton():
+    code = ('import sys; import mmvim.ops; from mmvim.ops import backends; backends(); '
+            "assert not [m for m in sys.modules if m.startswith('mmvim') and m.endswith(('.kernels', '_triton'))]")
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_missing_triton_is_told(monkeypatch):
+    monkeypatch.setattr(backend, 'installed', lambda: False)
+    usable, reason = backends()['triton']
+    assert not usable and 'pip install triton' in reason
+    inputs = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 1), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
+    with pytest.raises(ValueError, match='pip install triton'):
+        selective_scan(*inputs, backend='triton')
+    assert resolve(None, 'cuda') == 'torch'
+
+
+@needs_triton
+def test_tensors_on_the_cpu_are_refused():
+    inputs = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 1), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
+    with pytest.raises(ValueError, match=r'PyTorch finds no GPU|cannot run on cpu'):
+        selective_scan(*inputs, backend='triton')
+
+
+@needs_triton
+def test_chosen_for_gpus(monkeypatch):
+    monkeypatch.delenv('MMVIM_SCAN_BACKEND', raising=False)
+    assert resolve(None, 'cuda') == resolve('auto', 'xpu') == 'triton'
+    assert resolve(None, 'cpu') != 'triton'

@@ -1,0 +1,118 @@
+"""Scans that the Triton kernels are tried on: small ones for the interpreter, and the same and more for a GPU."""
+
+from dataclasses import dataclass
+
+import torch
+from helpers import randn
+
+from mmvim.ops import scan_paths, selective_scan, selective_scan_paths
+
+ALL = ('u', 'delta', 'B', 'C')
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan; `paths` None is :func:`selective_scan`, a tuple of names or 'random' is several paths over `grid`."""
+
+    name: str
+    batch: int
+    dim: int
+    length: int
+    d_state: int
+    groups: int = 1
+    optional: bool = True
+    softplus: bool = True
+    reverse: bool = False
+    paths: tuple[str, ...] | None = None
+    grid: tuple[int, int] | None = None
+    follow: tuple[str, ...] = ALL
+    combine: str = 'sum'
+    shared: tuple[str, ...] = ()
+    last_state: bool = True
+
+    def inputs(self):
+        """Leaves in float64: u, delta, A_log, B, C, D, z, delta_bias, initial state."""
+        b, d, length, n = self.batch, self.dim, self.length, self.d_state
+        num = len(self.paths) if self.paths else 0
+
+        def k(name):
+            return (num,) if num and name not in self.shared else ()
+        leaves = [randn(b, *k('u'), length, d).mT, randn(b, *k('delta'), length, d, seed=1).mT,
+                  randn(*k('A'), d, n, seed=2) * .3]
+        leaves[1] = leaves[1] if self.softplus else leaves[1].abs()
+        if num:
+            shape = (b, num, self.groups, n, length) if 'B' not in self.shared else (b, n, length)
+        else:
+            shape = (b, self.groups, n, length)
+        leaves += [randn(*shape, seed=3), randn(*shape, seed=4)]
+        if not self.optional:
+            return [*leaves, None, None, None, None]
+        state = None if num else randn(b, d, n, seed=8)
+        return [*leaves, randn(*k('D'), d, seed=5), randn(b, length, d, seed=6).transpose(1, 2),
+                randn(*k('bias'), d, seed=7) * (.5 if self.softplus else 0), state]
+
+    def run(self, leaves, backend, **more):
+        """Output, or output and last state."""
+        u, delta, A, B, C, D, z, bias, state = leaves
+        if self.paths is None:
+            return selective_scan(u, delta, -A.exp(), B, C, D, z, bias, self.softplus, self.last_state,
+                                  reverse=self.reverse, initial_state=state, backend=backend, **more)
+        if self.paths[0] == 'random':
+            paths = [torch.randperm(self.length, generator=torch.Generator().manual_seed(i)).to(u.device)
+                     for i in range(len(self.paths))]
+        elif self.grid is None:
+            paths = self.paths
+        else:
+            paths = scan_paths(self.paths, *self.grid, device=u.device)
+        return selective_scan_paths(u, delta, -A.exp(), B, C, D, z, bias, self.softplus, paths=paths,
+                                    follow=self.follow, combine=self.combine, backend=backend, **more)
+
+
+CROSS = ('row', 'col', 'row_reverse', 'col_reverse')
+CASES = (
+    Case('one step', 2, 6, 1, 4),
+    Case('one state, plain, reverse', 3, 5, 7, 1, optional=False, reverse=True),
+    Case('two groups across a chunk', 1, 40, 19, 8, groups=2),
+    Case('channels of two blocks', 1, 70, 5, 2, reverse=True, last_state=False),
+    Case('no softplus', 1, 6, 9, 3, softplus=False, groups=3),
+    Case('17 states', 1, 4, 5, 17, reverse=True),
+    Case('64 states', 1, 3, 2, 64, optional=False),
+    Case('Vim', 2, 6, 13, 3, paths=('forward', 'reverse'), shared=('delta', 'bias')),
+    Case('Vim, everything shared', 1, 5, 6, 2, paths=('forward', 'reverse'),
+         shared=('u', 'delta', 'A', 'B', 'D', 'bias')),
+    Case('cross scan', 1, 6, 12, 1, paths=CROSS, grid=(3, 4), shared=('u',)),
+    Case('cross scan, stacked, gated', 1, 4, 6, 2, paths=CROSS, grid=(2, 3), combine='stack', groups=2),
+    Case('u alone follows', 1, 5, 7, 2, paths=('random',) * 2, follow=('u',), shared=('u',)),
+    Case('u and B follow', 1, 4, 18, 2, paths=('random',) * 3, follow=('u', 'B'), shared=('B',)),
+)
+LONG = (
+    Case('segments', 1, 6, 50, 2),
+    Case('segments, maps, stack', 1, 5, 35, 3, paths=('random',) * 2, combine='stack'),
+)
+
+
+def worst_errors(case, dtype, device='cpu', backend='triton', **more):
+    """Largest difference of every result from the definition in float64, relative to the largest value.
+
+    Results are the outputs and the gradient of each input; both sides start from the same rounded numbers.
+    """
+    results = []
+    names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
+    kept = ('A', 'D', 'delta_bias', 'initial_state')
+    for name, kind in (('reference', torch.float64), (backend, dtype)):
+        leaves = []
+        for key, x in zip(names, case.inputs(), strict=True):
+            rounded = None if x is None else (x.float() if key in kept else x.to(dtype))
+            here = kind if kind == torch.float64 else torch.float32 if key in kept else dtype
+            leaves.append(None if x is None else rounded.to(device).to(here).requires_grad_())
+        outputs = case.run(leaves, name, **({} if name == 'reference' else more))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        loss = sum((x.double() * randn(*x.shape, seed=i).to(device)).sum() for i, x in enumerate(outputs))
+        grads = torch.autograd.grad(loss, [x for x in leaves if x is not None])
+        results.append([*outputs, *grads])
+    for expected, got in zip(*results, strict=True):
+        assert expected.shape == got.shape
+    labels = [f'output {i}' for i in range(len(outputs))]
+    labels += [name for name, x in zip(names, leaves, strict=True) if x is not None]
+    return {label: ((got.double() - expected).abs().max() / (expected.abs().max() + 1e-12)).item()
+            for label, expected, got in zip(labels, *results, strict=True)}

@@ -1,0 +1,43 @@
+"""The benchmark of backbones runs, and its peer computes the same in both ways of attention."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools'
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import benchmark_backbone
+    import deit
+    return benchmark_backbone, deit
+
+
+def test_attention_plain_and_fused(tools):
+    _, deit = tools
+    torch.manual_seed(0)
+    plain, fused = deit.DeiT(48, 128, False, depth=2), deit.DeiT(48, 128, True, depth=2)
+    fused.load_state_dict(plain.state_dict())
+    picture = torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(fused(picture), plain(picture), rtol=1e-4, atol=1e-5)
+    assert plain(picture).shape == (2, 3, 3, 128)
+    size = sum(p.numel() for p in deit.DeiT(224, 192, True).parameters())
+    assert size == 5_717_416 - 193_000  # the published DeiT-T without its classifier of 1000 classes
+
+
+def test_table_and_chart(tools, monkeypatch, tmp_path):
+    benchmark, deit = tools
+    monkeypatch.setattr(benchmark, 'models', lambda: {
+        'DeiT-T, plain': lambda side: deit.DeiT(side, 64, False, depth=1),
+        'DeiT-T, fused': lambda side: deit.DeiT(side, 64, True, depth=1)})
+    monkeypatch.setattr(sys, 'argv', ['benchmark_backbone.py', '--sides', '32', '48', '--batch', '1', '--seconds', '0',
+                                      '--markdown', str(tmp_path / 't.md'), '--json', str(tmp_path / 't.json'),
+                                      '--chart', str(tmp_path / 't.png')])
+    benchmark.main()
+    lines = (tmp_path / 't.md').read_text().splitlines()
+    assert len(lines) == 8 and lines[4].startswith('| DeiT-T, plain | 32 | 1 |') and ' 1.00 ' in lines[4]
+    assert (tmp_path / 't.png').stat().st_size > 1000 and (tmp_path / 't.json').exists()

@@ -1,0 +1,70 @@
+"""The plain vision transformer that benchmark_backbone.py compares with, with PyTorch's own layers.
+
+DeiT (Touvron et al., https://arxiv.org/abs/2012.12877, Tab. 1): patches of 16, 12 blocks, heads of 64 channels, an MLP
+four times as wide, a class token and learned positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Self-attention of tokens (B, L, C), heads of 64 channels.
+
+    Args:
+        dim: C.
+        fused: Use ``scaled_dot_product_attention``; otherwise all products of queries and keys are in memory.
+    """
+
+    def __init__(self, dim: int, fused: bool) -> None:
+        super().__init__()
+        self.heads, self.fused = dim // 64, fused
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v) if self.fused else (q * 64 ** -.5 @ k.mT).softmax(dim=-1) @ v
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and beside a residual."""
+
+    def __init__(self, dim: int, fused: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attention = Attention(dim, fused)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C), same shape out."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class DeiT(nn.Module):
+    """Features of square pictures.
+
+    Args:
+        side: Pixels; what lies beyond whole patches is left out.
+        dim: Channels of a token, 192 (DeiT-T) or 384 (DeiT-S).
+        fused: See :class:`Attention`.
+        depth: Blocks. Defaults to 12.
+    """
+
+    def __init__(self, side: int, dim: int, fused: bool, depth: int = 12) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, dim, 16, 16)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.positions = nn.Parameter(torch.randn(1, (side // 16) ** 2 + 1, dim) * .02)
+        self.blocks = nn.Sequential(*(Block(dim, fused) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, side, side) to (B, side // 16, side // 16, dim) without the class token."""
+        x = self.patches(x)
+        size = x.shape[2:]
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], dim=1) + self.positions
+        return self.norm(self.blocks(x))[:, 1:].unflatten(1, size)
