@@ -33,11 +33,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmark_scan_tables import HEADER, LIMITS, by_shape, row
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 LOOP_BACKWARD_LIMIT = 256
-LIMITS = ('limit', 'bytes')
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,6 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
             target = torch.empty_like(source).fill_(1.)
             start = time.perf_counter()
             target.copy_(source)
-            if device == 'cuda':
-                torch.cuda.synchronize()
             return time.perf_counter() - start
         return copy
     return {'pscan': permuted(pscan), 'loop': permuted(loop)}.get(name, ours)
@@ -219,10 +218,6 @@ def measure(job: dict) -> dict:
         for x in inputs.values():
             x.requires_grad_()
 
-    def synchronize() -> None:
-        if device == 'cuda':
-            torch.cuda.synchronize()
-
     if name == 'bytes':  # without the time that its memory takes to be there
         return {'ms': 1e3 * statistics.median(function(**inputs) for _ in range(9)), 'mb': 0., 'calls': 9}
 
@@ -231,20 +226,13 @@ def measure(job: dict) -> dict:
             y = function(**inputs)
             if backward:
                 torch.autograd.grad(y.sum(), list(inputs.values()))
-        synchronize()
 
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        memory = torch.cuda.max_memory_allocated() - before
-    else:
-        with contextlib.suppress(OSError, AttributeError):  # freed memory that the allocator keeps would hide new one
-            ctypes.CDLL('libc.so.6').malloc_trim(0)
-        Path('/proc/self/clear_refs').write_text('5')  # the peak restarts from what is resident now
-        before = resident('VmRSS')
-        call()
-        memory = resident('VmHWM') - before
+    with contextlib.suppress(OSError, AttributeError):  # freed memory that the allocator keeps would hide new one
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+    Path('/proc/self/clear_refs').write_text('5')  # the peak restarts from what is resident now
+    before = resident('VmRSS')
+    call()
+    memory = resident('VmHWM') - before
     times: list[float] = []
     while sum(times) < job['seconds'] or len(times) < 3:
         start = time.perf_counter()
@@ -302,70 +290,6 @@ def processor() -> str:
     cpu = Path('/proc/cpuinfo')
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor())
-
-
-def row(shape: Shape, name: str, found: dict) -> list[str]:
-    """One line of the table; ratios are peer / ours, so more is better for the line's implementation."""
-    def cell(backward: bool, field: str, digits: int) -> str:
-        result = found.get((shape.name, name, backward))
-        if result is None:
-            return '-'
-        base = found.get((shape.name, 'pscan', backward))
-        text = f'{result[field]:.{digits}f}'
-        if base is None or name in ('pscan', *LIMITS):
-            return text
-        return f'{text} ({base[field] / result[field]:.1f}x)' if field == 'ms' else \
-            f'{text} ({100 * result[field] / base[field]:.0f} %)'
-    limit = found.get((shape.name, 'limit', False))
-    forward = found.get((shape.name, name, False))
-    times = f'{forward["ms"] / limit["ms"]:.1f}' if limit and forward else '-'
-    return [shape.name, name, cell(False, 'ms', 1), times, cell(True, 'ms', 1), cell(False, 'mb', 0),
-            cell(True, 'mb', 0)]
-
-
-def irreducible(shape: Shape, backward: bool) -> int:
-    """Bytes of the output, and of the gradients."""
-    k, rows = len(shape.paths), shape.batch * shape.length
-    values = rows * shape.dim
-    if backward:
-        values += rows * (shape.dim * ((1 if shape.shared_u else k) + k) + 2 * k * shape.d_state)
-        values += k * shape.dim * shape.d_state
-    return 4 * values
-
-
-def by_shape(shapes: list[Shape], names: list[str], found: dict, backward: bool) -> list[str]:
-    """A Markdown table with a line for each shape: the implementations side by side, ours with ratios.
-
-    'results' is the memory of the output and the gradients themselves.
-    """
-
-    def cell(result: dict | None, name: str, field: str, base: dict | None, limit: dict | None) -> str:
-        if result is None:
-            return '-'
-        if field == 'mb':
-            share = f' ({100 * result["mb"] / base["mb"]:.1f} %)' if base and name.startswith('ours') else ''
-            return f'{result["mb"]:.0f}{share}'
-        notes = [f'{base["ms"] / result["ms"]:.1f}x pscan'] if base and name.startswith('ours') else []
-        notes += [f'{result["ms"] / limit["ms"]:.1f}x limit'] if limit and name.startswith('ours') else []
-        return f'{result["ms"]:.1f}' + (f' ({", ".join(notes)})' if notes else '')
-    peers = [name for name in names if name not in LIMITS and (not backward or any((s.name, name, True) in found
-                                                                                     for s in shapes))]
-    with_limit = not backward and 'limit' in names
-    table = ['| shape | ' + ' | '.join([*(['limit, ms'] if with_limit else []), *(f'{name}, ms' for name in peers),
-                                        *(f'{name}, MB' for name in peers), 'results, MB']) + ' |']
-    table.append('|' + '-|' * (table[0].count('|') - 1))
-    for shape in shapes:
-        limit, base = found.get((shape.name, 'limit', False)), found.get((shape.name, 'pscan', backward))
-        cells = [f'{limit["ms"]:.2f}'] if with_limit and limit else []
-        for field in ('ms', 'mb'):
-            cells += [cell(found.get((shape.name, name, backward)), name, field, base, None if backward else limit)
-                      for name in peers]
-        cells.append(f'{irreducible(shape, backward) / 1e6:.0f}')
-        table.append(f'| {shape.name} | ' + ' | '.join(cells) + ' |')
-    return table
-
-
-HEADER = ['shape', 'implementation', 'forward ms', '/ limit', 'forward + backward ms', 'forward MB', 'fwd + bwd MB']
 
 
 def main() -> None:
