@@ -11,8 +11,9 @@ from torch import Tensor
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.backward import backward
 from mmvim.ops.selective_scan.forward import forward
-from mmvim.ops.selective_scan import single_state, single_state_backward
 from mmvim.ops.selective_scan.problem import Problem
+from mmvim.ops.selective_scan.single_state import forward as forward_single_state
+from mmvim.ops.selective_scan.single_state_backward import backward as backward_single_state
 from mmvim.ops.selective_scan.whole import gate, gate_backward
 
 # Tensor inputs of both operators, in order.
@@ -60,7 +61,7 @@ def selective_scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
         plan = problem.plan()
         out_4d, y_4d, last_state, boundaries = _allocate(problem, plan.num_chunks, out_dtype, save)
         y = out_4d if y_4d is None else y_4d
-        run = single_state.forward if problem.single_state else forward
+        run = forward_single_state if problem.single_state else forward
         run(problem, plan, y, last_state, boundaries if save else None)
         if z is not None:
             gate(y, z, out_4d)
@@ -130,7 +131,7 @@ def selective_scan_bwd(grad_out: Tensor, grad_last_state: Optional[Tensor], y: T
             grad_y, grad_z = torch.empty_like(y), torch.empty_like(z)
             gate_backward(grad_out, y, z, grad_y, grad_z)
             grad_out = grad_y
-        run = single_state_backward.backward if problem.single_state else backward
+        run = backward_single_state if problem.single_state else backward
         grads = run(problem, problem.plan(), grad_out, grad_last_state, boundaries)
     if grad_z is not None:
         grads['z'] = grad_z

@@ -76,7 +76,7 @@ class Tuning:
     join: int
     step: int
     chunk: int
-    single: int = 32768
+    single: int = 9 << 12
 
 
 def tuning(device: torch.device, threads: int = 0) -> Tuning:
@@ -127,8 +127,8 @@ def plan_paths_apart(batch: int, groups: int, channels: int, length: int, tune: 
     """Cut for one path at a time and one state; arguments as of :func:`make_plan`."""
     slab_channels = min(channels, max(1, tune.single // (4 * groups)))
     row = max(1, groups * slab_channels)
-    # Long chunks have few boundaries to store: rather some elements of the batch at once than few steps.
-    slab_batch = min(max(1, batch), max(1, tune.single // (32 * row)))
+    # Each chunk stores a boundary: rather some elements of the batch at once than few steps.
+    slab_batch = min(max(1, batch), max(1, tune.single // (6 * row)))
     steps = _fitting(max(1, min(length, tune.single // (row * slab_batch))), length)
     return PathsPlan(tuple(_even_slices(slice(0, channels, 1), slab_channels)), slab_batch, steps,
                      -(-length // steps))

@@ -27,10 +27,8 @@ from mmvim.ops.selective_scan.whole import skip
 class PathPart:
     """One path's part of the problem for a range of the channels of each group, as views."""
 
-    def __init__(self, problem: Problem, plan: PathsPlan, path: int, channels: slice) -> None:
-        self.problem, self.path, self.channels = problem, path, channels
-        map_id = problem.map_ids[path]
-        self.walk = Walk(problem.length, None if map_id < 0 else problem.maps[map_id], plan.steps, plan.batch)
+    def __init__(self, problem: Problem, walk: Walk, path: int, channels: slice) -> None:
+        self.problem, self.walk, self.path, self.channels = problem, walk, path, channels
         self.descending = problem.reverse[path]
         self.numbers = range(len(self.walk.shapes))
         if self.descending:
@@ -50,8 +48,8 @@ class PathPart:
         """A tensor (batch, 1|K, D, L) or (batch, 1|K, G, 1, L) along the path."""
         x = x[:, self.path if x.shape[1] > 1 else 0]
         if x.dim() == 3:
-            x = x.unflatten(1, (self.problem.groups, -1))[:, :, self.channels]
-        return Followed(x.permute(0, 3, 1, 2), self.walk)
+            x = x.view(x.shape[0], self.problem.groups, -1, x.shape[2])[:, :, self.channels]
+        return Followed(x.permute(0, 3, 1, 2), self.walk, self.problem.dtype)
 
     def constant(self, x: Tensor) -> Tensor:
         """The path's part of (1|K, D) as (G, C), a view."""
@@ -68,9 +66,11 @@ class PathPart:
 
 def path_parts(problem: Problem, plan: PathsPlan) -> Iterator[PathPart]:
     """All paths in order, for one range of channels after the other."""
+    walks = {i: Walk(problem.length, None if i < 0 else problem.maps[i], plan.steps, plan.batch)
+             for i in set(problem.map_ids)}
     for channels in plan.channels:
-        for path in range(problem.num_paths):
-            yield PathPart(problem, plan, path, channels)
+        for path, i in enumerate(problem.map_ids):
+            yield PathPart(problem, walks[i], path, channels)
 
 
 class ChunkStates:
@@ -113,6 +113,7 @@ def forward(problem: Problem, plan: PathsPlan, out: Tensor, last_state: Tensor, 
         skip(problem.u, problem.skip_weight(), out)
     work = Workspace(problem.A)
     chunks: dict[tuple, ChunkStates] = {}
+    one = problem.A.new_ones(())
     for part in path_parts(problem, plan):
         # The first path sets the output.
         add = skip_apart or (part.path > 0 and out.shape[1] == 1)
@@ -131,12 +132,13 @@ def forward(problem: Problem, plan: PathsPlan, out: Tensor, last_state: Tensor, 
                 chunk = chunks[key]
                 if starts is not None:
                     starts[i, batch].copy_(carry)
-                u_chunk = u.read(block, i)
+                u_chunk, C_chunk = u.read(block, i), C.read(block, i)
                 chunk.run(part, delta.read(block, i), u_chunk, B.read(block, i))
                 carry.copy_(chunk.last)
-                y.put(block, i, chunk.h, C.read(block, i), add)
                 if part.D is not None and not skip_apart:
-                    y.put(block, i, u_chunk, part.D, add=True)
+                    chunk.h.mul_(C_chunk).addcmul_(u_chunk, part.D)
+                    C_chunk = one
+                y.put(block, i, chunk.h, C_chunk, add)
             last[batch].copy_(carry)
 
 

@@ -1,4 +1,4 @@
-"""Backward pass of ``single_state.py``: chunks from the last to the first, states recomputed from those at chunk starts.
+"""Backward pass of ``single_state.py``: chunks from the last to the first, states recomputed from stored boundaries.
 
 The equations are those of ``backward.py`` without the sum over n.
 """
@@ -112,7 +112,10 @@ class _Chunk:
 
         torch.mul(self.states.h, dy, out=row)
         owner.put_C(*at, row.sum(dim=-1, keepdim=True), one, add=True)
-        torch.mul(dy, C, out=g)
+        if dy.stride(-1):
+            torch.mul(dy, C, out=g)
+        else:  # expanded, as that of a sum: PyTorch is slow at multiplying two operands that are both broadcast
+            g.copy_(dy).mul_(C)
         self.beyond.fill_(1)
         self.scan_back.run()
         torch.mul(*self.leave, out=self.carry)

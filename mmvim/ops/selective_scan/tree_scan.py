@@ -7,6 +7,8 @@ of the steps by six operations.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,9 @@ class TreeScan:
         steps = x.shape[1]
         wide = x[:, 0].numel()
         if steps * (_WIDE - wide) <= _LEAST * _WIDE:
+            xs, factors = x.unbind(1), a.unbind(1)
             order = range(steps - 1, -1, -1) if descending else range(steps)
-            self._down += [(x[:, t], a[:, t], x[:, before]) for before, t in zip(order, order[1:], strict=False)]
+            self._down += [(xs[t], factors[t], xs[before]) for before, t in pairwise(order)]
             return
 
         def every_second(tensor: Tensor, first: int, count: int) -> Tensor:

@@ -35,7 +35,7 @@ class Walk:
         runs, steps = (1, length) if self._map is None else self._map[::-1]
         cuts = steps // target
         # Parts of a run, or several runs.
-        self._axis, self._size = (2, -(-steps // cuts)) if cuts else (1, -(-target // max(1, steps)))
+        self._axis, self._size = (2, -(-steps // cuts)) if cuts > 1 else (1, -(-target // max(1, steps)))
         self._single_runs = cuts > 1 and runs > 1
         self.shapes = [tuple(x.shape[1:]) for x in self.views(torch.empty(1).expand(1, length))[0]] if length else []
 
@@ -52,10 +52,17 @@ class Walk:
 
 
 class Followed:
-    """A tensor (batch, L, ...) along a path; chunk i of a block is (b, runs, steps, ...)."""
+    """A tensor (batch, L, ...) along a path; chunk i of a block is (b, runs, steps, ...).
 
-    def __init__(self, x: Tensor, walk: Walk) -> None:
+    Args:
+        x: The tensor.
+        walk: The path's chunks.
+        dtype: That chunks are read in.
+    """
+
+    def __init__(self, x: Tensor, walk: Walk, dtype: torch.dtype) -> None:
         self._positions = walk.positions
+        self._dtype = None if x.dtype == dtype else dtype
         if walk.positions is None:
             self._views = walk.views(x)
         else:
@@ -63,8 +70,10 @@ class Followed:
 
     def read(self, block: int, i: int) -> Tensor:
         if self._positions is None:
-            return self._views[block][i]
-        return self._blocks[block].index_select(1, self._positions[i]).unsqueeze(1)
+            chunk = self._views[block][i]
+        else:
+            chunk = self._blocks[block].index_select(1, self._positions[i]).unsqueeze(1)
+        return chunk if self._dtype is None else chunk.to(self._dtype)
 
     def put(self, block: int, i: int, x: Tensor, y: Tensor, add: bool) -> None:
         """Set the chunk to x * y, or add that."""
