@@ -82,3 +82,22 @@ def test_states_groups_and_a_gradient_that_is_expanded(softplus, reverse):
     compare(scan, (randn(b, d, length), randn(b, d, length, seed=1), randn(d, 1) * .3, randn(b, g, 1, length),
                    randn(b, g, 1, length, seed=2), randn(d), randn(d, seed=4), randn(b, d, 1)),
             'torch', torch.float64, 1e-12)
+
+
+@pytest.mark.parametrize(('batch', 'length'), [(0, 6), (2, 0), (0, 0)])
+@pytest.mark.parametrize('mapped', [False, True])
+def test_nothing_to_scan(batch, length, mapped):
+    paths = [torch.arange(length).flip(0), 'reverse'] if mapped else ['forward', 'reverse']
+    leaves = [x.requires_grad_() for x in (randn(batch, 4, length), randn(batch, 2, 4, length), randn(2, 4, 1),
+                                           randn(batch, 2, 1, length), randn(batch, 2, 1, length), randn(2, 4))]
+    out = selective_scan_paths(*leaves, delta_softplus=True, paths=paths, backend='torch')
+    assert out.shape == (batch, 4, length)
+    for x, grad in zip(leaves, torch.autograd.grad(out.sum(), leaves), strict=True):
+        assert torch.equal(grad, torch.zeros_like(x))
+
+
+def test_softplus_does_not_overflow():
+    ones = torch.ones(1, 3, 9)
+    out = selective_scan(ones, 200 * ones, -torch.rand(3, 1), ones[:, :1], ones[:, :1], delta_softplus=True,
+                         backend='torch')
+    assert torch.allclose(out[..., 0], torch.tensor(200.)) and out.isfinite().all()

@@ -48,7 +48,7 @@ class PathPart:
         """A tensor (batch, 1|K, D, L) or (batch, 1|K, G, 1, L) along the path."""
         x = x[:, self.path if x.shape[1] > 1 else 0]
         if x.dim() == 3:
-            x = x.view(x.shape[0], self.problem.groups, -1, x.shape[2])[:, :, self.channels]
+            x = x.unflatten(1, (self.problem.groups, x.shape[1] // self.problem.groups))[:, :, self.channels]
         return Followed(x.permute(0, 3, 1, 2), self.walk, self.problem.dtype)
 
     def constant(self, x: Tensor) -> Tensor:

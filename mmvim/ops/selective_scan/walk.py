@@ -30,7 +30,7 @@ class Walk:
         self._map = None if order is None else _columns(order)
         self.positions = None if order is None or self._map is not None else order.split(target)
         if self.positions is not None:
-            self.shapes = [(1, len(piece)) for piece in self.positions]
+            self.shapes = [(1, len(piece)) for piece in self.positions if len(piece)]
             return
         runs, steps = (1, length) if self._map is None else self._map[::-1]
         cuts = steps // target
