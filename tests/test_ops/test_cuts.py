@@ -10,15 +10,15 @@ from mmvim.ops import cross_scan, selective_scan, selective_scan_paths, zigzag_s
 from mmvim.ops.selective_scan import problem
 from mmvim.ops.selective_scan.plan import Tuning, make_plan, tuning
 
-# State values of a step below which segments are joined, of a step at most, of a chunk.
+# State values of a step below which segments are joined, of a step at most, of a chunk, of a chunk where N is 1.
 CUTS = {
-    'single steps': Tuning(join=0, step=1 << 20, chunk=1),
-    'chunks': Tuning(join=0, step=1 << 20, chunk=700),
-    'slabs of a batch element': Tuning(join=0, step=48, chunk=300),
-    'slabs of a channel': Tuning(join=0, step=5, chunk=30),
-    'segments': Tuning(join=1 << 20, step=1 << 20, chunk=1500),
-    'segments of slabs': Tuning(join=1 << 10, step=24, chunk=600),
-    'all at once': Tuning(join=0, step=1 << 30, chunk=1 << 30),
+    'single steps': Tuning(join=0, step=1 << 20, chunk=1, single=1),
+    'chunks': Tuning(join=0, step=1 << 20, chunk=700, single=700),
+    'slabs of a batch element': Tuning(join=0, step=48, chunk=300, single=192),
+    'slabs of a channel': Tuning(join=0, step=5, chunk=30, single=12),
+    'segments': Tuning(join=1 << 20, step=1 << 20, chunk=1500, single=100),
+    'segments of slabs': Tuning(join=1 << 10, step=24, chunk=600, single=250),
+    'all at once': Tuning(join=0, step=1 << 30, chunk=1 << 30, single=1 << 30),
 }
 
 

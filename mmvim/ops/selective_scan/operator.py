@@ -12,6 +12,8 @@ from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.backward import backward
 from mmvim.ops.selective_scan.forward import forward
 from mmvim.ops.selective_scan.problem import Problem
+from mmvim.ops.selective_scan.single_state import forward as forward_single_state
+from mmvim.ops.selective_scan.single_state_backward import backward as backward_single_state
 from mmvim.ops.selective_scan.whole import gate, gate_backward
 
 # Tensor inputs of both operators, in order.
@@ -57,9 +59,10 @@ def selective_scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
                       list(follow), delta_softplus, stack, threads)
     with _full_precision(u):
         plan = problem.plan()
-        out_4d, y_4d, last_state, boundaries = _allocate(problem, len(plan.chunks), out_dtype, save)
+        out_4d, y_4d, last_state, boundaries = _allocate(problem, plan.num_chunks, out_dtype, save)
         y = out_4d if y_4d is None else y_4d
-        forward(problem, plan, y, last_state, boundaries if save else None)
+        run = forward_single_state if problem.single_state else forward
+        run(problem, plan, y, last_state, boundaries if save else None)
         if z is not None:
             gate(y, z, out_4d)
         elif y is not out_4d:
@@ -105,7 +108,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, reverse
       out_dtype, save, threads=0):
     problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, list(map_ids), list(reverse),
                       list(follow), delta_softplus, stack, threads)
-    out, y, last_state, boundaries = _allocate(problem, len(problem.plan().chunks) if save else 0, out_dtype, save)
+    out, y, last_state, boundaries = _allocate(problem, problem.plan().num_chunks if save else 0, out_dtype, save)
     kept = y if save and z is not None else A.new_empty(0)
     return _drop_path_axis(out, stack), last_state, _drop_path_axis(kept, stack), boundaries
 
@@ -128,7 +131,8 @@ def selective_scan_bwd(grad_out: Tensor, grad_last_state: Optional[Tensor], y: T
             grad_y, grad_z = torch.empty_like(y), torch.empty_like(z)
             gate_backward(grad_out, y, z, grad_y, grad_z)
             grad_out = grad_y
-        grads = backward(problem, problem.plan(), grad_out, grad_last_state, boundaries)
+        run = backward_single_state if problem.single_state else backward
+        grads = run(problem, problem.plan(), grad_out, grad_last_state, boundaries)
     if grad_z is not None:
         grads['z'] = grad_z
     return tuple(grads[name].to(x.dtype) if x is not None else A.new_empty(0)

@@ -47,14 +47,36 @@ class Plan:
     slabs: tuple[Slab, ...]
     chunks: tuple[Chunk, ...]
 
+    @property
+    def num_chunks(self) -> int:
+        return len(self.chunks)
+
+
+class PathsPlan(NamedTuple):
+    """The cut where paths are taken one after the other.
+
+    Attributes:
+        channels: Ranges of the channels of each group that are taken one after the other.
+        batch: Batch elements that are taken together.
+        steps: Of a chunk.
+        num_chunks: At most.
+    """
+
+    channels: tuple[slice, ...]
+    batch: int
+    steps: int
+    num_chunks: int
+
 
 @dataclass(frozen=True)
 class Tuning:
-    """Numbers of state values: of a step below which segments are joined; of a step at most; of a chunk."""
+    """Numbers of state values: of a step below which segments are joined; of a step at most; of a chunk; of a chunk
+    where N is 1."""
 
     join: int
     step: int
     chunk: int
+    single: int = 9 << 12
 
 
 def tuning(device: torch.device, threads: int = 0) -> Tuning:
@@ -99,6 +121,17 @@ def make_plan(backward: list[bool], batch: int, groups: int, d_state: int, chann
                   for b in _even_slices(slice(0, batch, 1), slab_batch))
     step = max((column * _count(s.paths) * _count(s.batch) * _count(s.channels) for s in slabs), default=1)
     return Plan(slabs, _cut_length(length, step, tune))
+
+
+def plan_paths_apart(batch: int, groups: int, channels: int, length: int, tune: Tuning) -> PathsPlan:
+    """Cut for one path at a time and one state; arguments as of :func:`make_plan`."""
+    slab_channels = min(channels, max(1, tune.single // (4 * groups)))
+    row = max(1, groups * slab_channels)
+    # Each chunk stores a boundary: rather some elements of the batch at once than few steps.
+    slab_batch = min(max(1, batch), max(1, tune.single // (6 * row)))
+    steps = _fitting(max(1, min(length, tune.single // (row * slab_batch))), length)
+    return PathsPlan(tuple(_even_slices(slice(0, channels, 1), slab_channels)), slab_batch, steps,
+                     -(-length // steps))
 
 
 def _path_runs(backward: list[bool]) -> list[tuple[slice, bool]]:

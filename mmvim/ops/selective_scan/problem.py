@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmvim.ops.selective_scan.access import PathGroup, by_position
-from mmvim.ops.selective_scan.plan import Chunk, Plan, Slab, make_plan, tuning
+from mmvim.ops.selective_scan.plan import Chunk, PathsPlan, Plan, Slab, make_plan, plan_paths_apart, tuning
 
 # Up to this N, the time goes into reading and writing rather than into the states.
 SMALL_STATE = 2
@@ -66,8 +66,17 @@ class Problem:
         pays = all(self.follow) and (enough or all(self.reverse))
         return [reverse and pays for reverse in self.reverse]
 
-    def plan(self) -> Plan:
+    @cached_property
+    def single_state(self) -> bool:
+        """Whether the scan is done by :mod:`~mmvim.ops.selective_scan.single_state`."""
+        return (self.A.shape[-1] == 1 and all(self.follow) and self.B.dim() == self.C.dim() == 5
+                and self.u.device.type == 'cpu')
+
+    def plan(self) -> Plan | PathsPlan:
         dim, d_state = self.A.shape[1:]
+        if self.single_state:
+            return plan_paths_apart(self.u.shape[0], self.groups, dim // self.groups, self.length,
+                                    tuning(self.u.device, self.threads))
         return make_plan(self.backward_paths, self.u.shape[0], self.groups, d_state, dim // self.groups, self.length,
                          tuning(self.u.device, self.threads))
 
