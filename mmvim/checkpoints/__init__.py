@@ -14,6 +14,7 @@ from .errors import CheckpointError
 from .initializer import PretrainedBackbone
 from .loading import load_backbone
 from .models import is_native, model_weights, read_for_model
+from .preprocessing import View, build_classifier, preprocessing, read_picture
 from .published import Published, read
 from .report import Report
 from .safe_globals import allow_checkpoint_globals, checkpoint_globals
@@ -21,7 +22,27 @@ from .schemes import load_from_published
 from .sources import PUBLISHED, can_fetch, fetch
 
 __all__ = [
-    'PUBLISHED', 'CheckpointError', 'PretrainedBackbone', 'Published', 'Report', 'allow_checkpoint_globals',
-    'can_fetch', 'checkpoint_globals', 'fetch', 'from_mmvim', 'is_native', 'load_backbone', 'load_file', 'load_from_published',
-    'model_weights', 'read', 'read_for_model', 'save_file', 'to_mmvim'
+    'PUBLISHED',
+    'CheckpointError',
+    'PretrainedBackbone',
+    'Published',
+    'Report',
+    'View',
+    'allow_checkpoint_globals',
+    'build_classifier',
+    'can_fetch',
+    'checkpoint_globals',
+    'fetch',
+    'from_mmvim',
+    'is_native',
+    'load_backbone',
+    'load_file',
+    'load_from_published',
+    'model_weights',
+    'preprocessing',
+    'read',
+    'read_for_model',
+    'read_picture',
+    'save_file',
+    'to_mmvim'
 ]

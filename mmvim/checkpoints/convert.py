@@ -33,8 +33,14 @@ def to_mmvim(file: str, **options: Any) -> tuple[dict, Published]:
     origin = {'family': found.family, 'arch': found.arch, 'kind': found.kind, 'key': found.key,
               'prefix': found.layout.prefix, 'outer': found.layout.outer, 'order': found.order,
               'reversible': not found.report.resized and not found.report.unexpected}
-    state = OrderedDict((name, tensor.contiguous()) for name, tensor in found.state_dict.items())
-    return {'meta': {ORIGIN: origin}, 'state_dict': state, LEFT_OUT: dict(found.dropped)}, found
+    return {'meta': {ORIGIN: origin}, 'state_dict': _own_storage(found.state_dict),
+            LEFT_OUT: _own_storage(found.dropped)}, found
+
+
+def _own_storage(tensors: 'OrderedDict[str, Tensor]') -> 'OrderedDict[str, Tensor]':
+    """Each tensor without the rest of a storage that it is a view of, which would be saved with it."""
+    return OrderedDict((name, t.contiguous() if t.untyped_storage().nbytes() == t.nbytes else t.clone())
+                       for name, t in tensors.items())
 
 
 def from_mmvim(file: str, family: str | None = None, kind: str | None = None) -> dict:

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
-    backbone: ClassVar[type[nn.Module]]
+    backbone: ClassVar[Any]
     stem: ClassVar[tuple[str, ...]]
     neck: ClassVar[dict[str, str]] = {}
     file_options: ClassVar[dict] = {}

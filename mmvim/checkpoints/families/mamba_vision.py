@@ -1,7 +1,7 @@
 """MambaVision's files, of https://github.com/NVlabs/MambaVision: names are mmvim's own, little is to do."""
 
 from collections import OrderedDict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -50,7 +50,7 @@ class MambaVisionFamily(Family):
 
     def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, None]:
         """See the base class."""
-        config = {'type': 'mmvim.MambaVision', 'arch': arch}
+        config: dict[str, Any] = {'type': 'mmvim.MambaVision', 'arch': arch}
         windows = options['window_sizes']
         if kind == 'classifier':
             if options['img_size'] is not None and windows is None:

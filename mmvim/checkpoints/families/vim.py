@@ -5,7 +5,7 @@ What is special: the class token stands in the middle of the sequence, so that i
 """
 
 from collections import OrderedDict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
@@ -74,7 +74,7 @@ class VimFamily(Family):
         tokens, place, grid = _sequence(own, options)
         patch = own['patch_embed.proj.weight'].shape[-1]
         stride = _stride(options, patch, grid)
-        config = {'type': 'mmvim.Vim', 'arch': arch}
+        config: dict[str, Any] = {'type': 'mmvim.Vim', 'arch': arch}
         size = options['img_size']
         if size is None and grid is not None:
             rows, cols = ((side - 1) * stride + patch for side in grid)

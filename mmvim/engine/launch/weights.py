@@ -2,9 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
@@ -20,7 +19,6 @@ from .errors import ENVIRONMENT, USAGE, UserError, warn
 _SAME_MODEL = 0.5
 # PyTorch's wording: the checkpoint's shape, then the model's.
 _MISMATCH = re.compile(r'size mismatch for (\S+): .*?torch\.Size(\(\[.*?\]\)).*?torch\.Size(\(\[.*?\]\))')
-T = TypeVar('T')
 
 
 def is_remote(path: str) -> bool:
@@ -28,14 +26,15 @@ def is_remote(path: str) -> bool:
     return '://' in path and not path.startswith(checkpoints.PUBLISHED)
 
 
-def _or_user_error(call: Callable[[], T]) -> T:
-    """What ``call`` returns; an error about a checkpoint becomes the user's.
+@contextmanager
+def checkpoint_errors() -> Iterator[None]:
+    """An error about a checkpoint becomes the user's.
 
     Raises:
         UserError: If the checkpoint cannot be read or does not fit.
     """
     try:
-        return call()
+        yield
     except checkpoints.CheckpointError as error:
         raise UserError(error.problem, error.remedy, USAGE if error.misfit else ENVIRONMENT) from error
 
@@ -48,7 +47,8 @@ def local_checkpoint(path: str) -> str | None:
     """
     if not checkpoints.can_fetch(path):
         return None
-    return _or_user_error(lambda: checkpoints.fetch(path))
+    with checkpoint_errors():
+        return checkpoints.fetch(path)
 
 
 def read_checkpoint(path: str, option: str) -> dict:
@@ -66,7 +66,8 @@ def read_checkpoint(path: str, option: str) -> dict:
     """
     if not os.path.exists(os.path.expanduser(path)):
         raise UserError(f'{option} {path} does not exist', 'give a checkpoint file')
-    return _or_user_error(lambda: checkpoints.load_file(path, f'{option} {path}'))
+    with checkpoint_errors():
+        return checkpoints.load_file(path, f'{option} {path}')
 
 
 def state_dict_of(checkpoint: dict, path: str, option: str) -> dict[str, torch.Tensor]:
@@ -75,7 +76,8 @@ def state_dict_of(checkpoint: dict, path: str, option: str) -> dict[str, torch.T
     Raises:
         UserError: If it holds no tensors where they are looked for, or some that are not finite.
     """
-    return _or_user_error(lambda: checkpoints.model_weights(checkpoint, f'{option} {path}'))[0]
+    with checkpoint_errors():
+        return checkpoints.model_weights(checkpoint, f'{option} {path}')[0]
 
 
 def runner_checkpoint(path: str, checkpoint: dict, weights: dict[str, torch.Tensor]) -> str:
@@ -156,8 +158,8 @@ def check_pretrained(cfg: Config, model: nn.Module) -> None:
                             f'download it, or pass --cfg-options {option}=PATH', ENVIRONMENT)
     for module in model.modules():
         if isinstance(module, Backbone):
-            for init_cfg in module.pretrained():
-                _or_user_error(partial(initialize, module, init_cfg))
+            with checkpoint_errors():
+                initialize(module, module.pretrained())
 
 
 def _pretrained(node: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:

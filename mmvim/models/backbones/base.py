@@ -1,6 +1,6 @@
 """What every backbone of mmvim is: a module of MMEngine that reads publishers' files as they are."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import initialize
@@ -19,7 +19,7 @@ class Backbone(BaseModule):
 
     def pretrained(self) -> list[dict]:
         """The entries of `init_cfg` that name a file, as mmvim's initializer takes them."""
-        given = self.init_cfg
+        given: Any = self.init_cfg
         listed = [given] if isinstance(given, dict) else list(given or ())
         return [dict(cfg, type='mmvim.Pretrained') for cfg in listed if cfg.get('type') in self._pretrained_types]
 
@@ -29,7 +29,7 @@ class Backbone(BaseModule):
         if not files or self.is_init:
             super().init_weights()
             return
-        given = self.init_cfg
+        given: Any = self.init_cfg
         listed = [given] if isinstance(given, dict) else given
         self.init_cfg = [cfg for cfg in listed if cfg.get('type') not in self._pretrained_types]
         try:
