@@ -116,7 +116,7 @@ def _load_safetensors(file: str, name: str) -> dict:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise CheckpointError(f'{name} is a safetensors file, and the package for it is not installed',
-                              'pip install safetensors') from error
+                              'pip install "mmvim[safetensors]"') from error
     try:
         with safe_open(file, framework='pt', device='cpu') as stream:
             tensors = OrderedDict((key, stream.get_tensor(key)) for key in stream.keys())  # noqa: SIM118 not a dict

@@ -91,7 +91,7 @@ def _hub_cache(owner: str, repo: str, revision: str, file: str) -> Path | None:
 def _download(url: str, inside: Path) -> str:
     target = Path(torch.hub.get_dir(), 'checkpoints', 'mmvim', inside)
     if not target.is_file() and dist.get_rank() == 0:
-        part = target.with_name(f'{target.name}.part')
+        part = target.with_name(f'{target.name}.{os.getpid()}.part')
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(part), progress=os.isatty(2))

@@ -139,5 +139,9 @@ def test_patches_of_another_size(write):
     patch = torch.randn(1, 3, 16, 16)
     large = torch.nn.functional.interpolate(patch, scale_factor=2, mode='bilinear', align_corners=False)
     assert torch.allclose(backbone.patch_embed(large)[0], model.patch_embed(patch)[0], atol=1e-5)
+    own = Vim(SMALL_VIM, img_size=96, stride=8)  # of no published grid: nothing tells its stride, and none is refused
+    checkpoints.load_backbone(Vim(SMALL_VIM, img_size=128, stride=8), write(own.state_dict()))
+    with pytest.raises(checkpoints.CheckpointError, match='stride 16, and'):
+        checkpoints.load_backbone(Vim(SMALL_VIM, img_size=128, stride=8), write(own.state_dict()), stride=16)
     backbone, report = load(write, model, stride=8, patch_change='resample')
     assert backbone.grid_size == (27, 27) and '14 x 14 to 27 x 27' in report.resized['pos_embed']

@@ -39,7 +39,8 @@ class VimFamily(Family):
     - `compat`: None; 'upstream' reproduces the positions that the publisher's dense code takes from a classifier: row
       0 is thrown away, so that the first half of the map is shifted by a patch and one cell has the class token's row.
     - `grid`: (rows, columns) of the positions; a square if it is one.
-    - `stride`: of the patches; the patch size, but 8 for the 27 x 27 positions of the long-sequence fine-tuning.
+    - `stride`: of the patches; 16 for 14 x 14 positions, 8 for the 27 x 27 of the long-sequence fine-tuning, else
+      taken to be the backbone's.
     - `patch_change`: 'refuse' a backbone with patches of another size or stride, or 'resample' them.
     - `img_size`, `rope`, `rope_residual`, `feature`, `out_indices`: of the model, by the published recipe for the arch.
     """
@@ -73,7 +74,7 @@ class VimFamily(Family):
         """See the base class."""
         tokens, place, grid = _sequence(own, options)
         patch = own['patch_embed.proj.weight'].shape[-1]
-        stride = _stride(options, patch, grid)
+        stride = _stride(options, patch, grid) or patch
         config: dict[str, Any] = {'type': 'mmvim.Vim', 'arch': arch}
         size = options['img_size']
         if size is None and grid is not None:
@@ -162,14 +163,15 @@ def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, 
     kernel = weights['patch_embed.proj.weight']
     theirs, ours = tuple(kernel.shape[2:]), tuple(module.patch_embed.patch_size)
     grid = _sequence(weights, options)[2]
-    strides = _pair(_stride(options, theirs[-1], grid)), tuple(module.patch_embed.stride)
-    if theirs == ours and strides[0] == strides[1]:
+    stride, here = _stride(options, theirs[-1], grid), tuple(module.patch_embed.stride)
+    same_stride = stride is None or grid == module.grid_size or _pair(stride) == here
+    if theirs == ours and same_stride:
         return
     choice = options['patch_change']
     if choice not in ('refuse', 'resample'):
         raise CheckpointError(f"patch_change={choice!r} is neither 'refuse' nor 'resample'", 'choose one')
-    change = f'patches of {theirs[0]} x {theirs[1]} at stride {strides[0][0]}, and the backbone has ' \
-             f'{ours[0]} x {ours[1]} at stride {strides[1][0]}'
+    change = f'patches of {theirs[0]} x {theirs[1]}{f" at stride {stride}" if stride else ""}, and the backbone has ' \
+             f'{ours[0]} x {ours[1]} at stride {here[0]}'
     if choice == 'refuse':
         raise CheckpointError(f'{report.source} has {change}',
                               "give the backbone the file's patch_size and stride, or patch_change='resample' "
@@ -179,10 +181,11 @@ def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, 
         report.resized['patch_embed.proj.weight'] = f'{theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} pixels'
 
 
-def _stride(options: dict, patch: int, grid: tuple[int, int] | None) -> int:
+def _stride(options: dict, patch: int, grid: tuple[int, int] | None) -> int | None:
+    """The stride of a file's patches: as the user says, that of the published grids, None where nothing tells."""
     if options['stride'] is not None:
         return options['stride']
-    return 8 if patch == 16 and grid == (27, 27) else patch
+    return {(14, 14): 16, (27, 27): 8}.get(grid) if patch == 16 else None
 
 
 def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tuple[int, int] | None]:
