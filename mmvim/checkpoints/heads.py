@@ -4,13 +4,16 @@ Types are the libraries' own; a dict carries `_scope_`, so that it builds under 
 """
 
 from collections import OrderedDict
+from importlib.util import find_spec
+from pathlib import Path
 
+from mmengine.config import Config
 from torch import Tensor
 
 from .errors import CheckpointError
 
-# mmdet's own config of the detector that the published ones are built as: FPN, cascade of 4conv1fc heads, masks.
-_CASCADE = 'mmdet::convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py'
+# mmdet's own config of what the published detectors are built on: FPN, three stages of boxes, masks.
+_CASCADE = '.mim/configs/_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
 
 def head_configs(parts: 'OrderedDict[str, Tensor]', kind: str) -> dict[str, dict]:
@@ -81,13 +84,12 @@ def _segmentor(parts: dict[str, Tensor]) -> dict[str, dict]:
 
 
 def _detector(parts: dict[str, Tensor]) -> dict[str, dict]:
-    try:
-        from mmdet.utils import get_test_pipeline_cfg  # noqa: F401 mmdet itself, not only its folder
-        from mmengine.hub import get_config
-    except ImportError as error:
-        raise CheckpointError(f'config dicts of a detector need mmdet ({error})',
-                              'install mmdet, or use the weights alone') from error
-    model = get_config(_CASCADE).model
+    spec = find_spec('mmdet')
+    if spec is None or spec.origin is None:
+        raise CheckpointError('config dicts of a detector need mmdet, which is not installed',
+                              'install it, or use the weights alone')
+    # Not mmengine.hub.get_config: that would install mmdet.
+    model = Config.fromfile(Path(spec.origin).parent / _CASCADE).model
     width = _shape(parts, 'neck.fpn_convs.0.conv.weight')[0]
     levels = _count(parts, 'neck.lateral_convs.', 'conv.weight')
     neck = dict(model.neck, _scope_='mmdet', out_channels=width,
@@ -101,12 +103,15 @@ def _detector(parts: dict[str, Tensor]) -> dict[str, dict]:
         at = f'roi_head.bbox_head.{stage}'
         classes, hidden = _shape(parts, f'{at}.fc_cls.weight')
         head = dict(base, in_channels=width, fc_out_channels=hidden, num_classes=classes - 1,
-                    num_shared_convs=_count(parts, f'{at}.shared_convs.', 'conv.weight'),
-                    num_shared_fcs=_count(parts, f'{at}.shared_fcs.', 'weight'),
                     reg_class_agnostic=_shape(parts, f'{at}.fc_reg.weight')[0] == 4)
-        if head['num_shared_convs']:
-            head.update(conv_out_channels=_shape(parts, f'{at}.shared_convs.0.conv.weight')[0],
-                        norm_cfg=_norm(parts, f'{at}.shared_convs.0.bn'))
+        convs = _count(parts, f'{at}.shared_convs.', 'conv.weight')
+        if convs:
+            # The published 4conv1fc heads; their loss is not in the file.
+            head.update(type='ConvFCBBoxHead', num_shared_convs=convs,
+                        num_shared_fcs=_count(parts, f'{at}.shared_fcs.', 'weight'),
+                        conv_out_channels=_shape(parts, f'{at}.shared_convs.0.conv.weight')[0],
+                        norm_cfg=_norm(parts, f'{at}.shared_convs.0.bn'), reg_decoded_bbox=True,
+                        loss_bbox={'type': 'GIoULoss', 'loss_weight': 10.})
         stages.append(head)
     roi['bbox_head'] = stages
     if 'roi_head.mask_head.0.conv_logits.weight' in parts:

@@ -58,9 +58,8 @@ def write_config(kind, path, base):
     if kind == 'seg':
         path.write_text(SEGMENTOR.format(base=base.name, arch=ARCH))
         return path
-    from mmengine.hub import get_config
-    cascade = get_config('mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py').model.to_dict()
-    cascade = {k: v for k, v in cascade.items() if k != '_scope_'}
+    from mmengine.config import Config
+    cascade = Config.fromfile(tiny._bases('mmdet') + 'models/cascade-mask-rcnn_r50_fpn.py').model.to_dict()
     path.write_text(DETECTOR.format(base=base.name, arch=ARCH, cascade=cascade))
     return path
 

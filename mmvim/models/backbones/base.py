@@ -15,11 +15,12 @@ class Backbone(BaseModule):
     It is found through the registry, so that models know nothing of checkpoints.
     """
 
+    init_cfg: Any
     _pretrained_types: ClassVar[tuple] = ('Pretrained', 'mmvim.Pretrained', PretrainedInit)
 
     def pretrained(self) -> list[dict]:
         """The entries of `init_cfg` that name a file, as mmvim's initializer takes them."""
-        given: Any = self.init_cfg
+        given = self.init_cfg
         listed = [given] if isinstance(given, dict) else list(given or ())
         return [dict(cfg, type='mmvim.Pretrained') for cfg in listed if cfg.get('type') in self._pretrained_types]
 
@@ -29,7 +30,7 @@ class Backbone(BaseModule):
         if not files or self.is_init:
             super().init_weights()
             return
-        given: Any = self.init_cfg
+        given = self.init_cfg
         listed = [given] if isinstance(given, dict) else given
         self.init_cfg = [cfg for cfg in listed if cfg.get('type') not in self._pretrained_types]
         try:
