@@ -31,7 +31,7 @@ def head_configs(parts: 'OrderedDict[str, Tensor]', kind: str) -> dict[str, dict
     """
     if kind == 'classifier':
         classes, channels = parts['head.fc.weight'].shape
-        return {'head': {'type': 'mmvim.LinearClsHead', 'in_channels': channels, 'num_classes': classes}}
+        return {'head': {'type': 'mmvim.LinearReadout', 'in_channels': channels, 'num_classes': classes}}
     if kind == 'segmentor':
         return _segmentor(parts)
     return _detector(parts) if kind == 'detector' else {}

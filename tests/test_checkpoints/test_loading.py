@@ -13,20 +13,20 @@ from mmengine.runner.checkpoint import load_checkpoint
 
 import mmvim.models.backbones as backbones
 from mmvim import checkpoints
-from mmvim.models import LinearClsHead, MambaVision, Vim
+from mmvim.models import LinearReadout, MambaVision, Vim
 from mmvim.models.backbones.base import Backbone
 from mmvim.registry import MODELS
 
 
 def published_vim(**settings):
     model = randomised(Vim(SMALL_VIM, cls_token='middle', final_norm=True, **settings))
-    head = randomised(LinearClsHead(SMALL_VIM['embed_dims'], 7), 1)
+    head = randomised(LinearReadout(SMALL_VIM['embed_dims'], 7), 1)
     return OrderedDict(model.state_dict(), **{f'head.{n}': v for n, v in head.fc.state_dict().items()})
 
 
 def published_mambavision():
     model = randomised(MambaVision(SMALL_MAMBAVISION, out_norm=False, final_norm=True))
-    head = randomised(LinearClsHead(64, 7), 1)
+    head = randomised(LinearReadout(64, 7), 1)
     return OrderedDict(model.state_dict(), **{f'head.{n}': v for n, v in head.fc.state_dict().items()})
 
 
@@ -218,7 +218,7 @@ def test_mmengines_loader_understands_the_locations(write):
     """``published://`` and ``hf://`` where MMEngine takes a checkpoint, for a model in OpenMMLab's layout."""
     weights = published_vim()
     model = torch.nn.Module()
-    model.backbone, model.head = Vim(SMALL_VIM, cls_token='middle', final_norm=True), LinearClsHead(16, 7)
+    model.backbone, model.head = Vim(SMALL_VIM, cls_token='middle', final_norm=True), LinearReadout(16, 7)
     load_checkpoint(model, f'published://{write(weights, "module.")}', strict=True)
     assert torch.equal(model.head.fc.weight, weights['head.weight'])
     assert torch.equal(model.backbone.pos_embed, weights['pos_embed'])

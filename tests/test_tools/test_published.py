@@ -193,10 +193,10 @@ def test_training_starts_from_a_published_backbone_or_says_why_not(train, fails,
 @pytest.fixture
 def classifier(tmp_path):
     """A published Vim-Ti of twenty classes with random weights."""
-    from mmvim.models import LinearClsHead, Vim
+    from mmvim.models import LinearReadout, Vim
     torch.manual_seed(0)
     weights = Vim('tiny', cls_token='middle', final_norm=True).state_dict()
-    weights.update((f'head.{k}', v) for k, v in LinearClsHead(192, 20).fc.state_dict().items())
+    weights.update((f'head.{k}', v) for k, v in LinearReadout(192, 20).fc.state_dict().items())
     torch.save({'model': weights}, tmp_path / 'vim.pth')
     return tmp_path / 'vim.pth'
 

@@ -8,10 +8,10 @@ from mmvim.registry import MODELS
 
 
 @MODELS.register_module()
-class LinearClsHead(nn.Module):
+class LinearReadout(nn.Module):
     """Mean over the map, if there is one, and a linear layer: what the published classifiers end with.
 
-    Its parameters are named as those of MMPreTrain's head of this name (`fc`), so that weights go either way. It
+    Its parameters are named as those of MMPreTrain's LinearClsHead (`fc`), so that weights go either way. It
     returns logits; for losses and metrics take MMPreTrain's.
 
     Args:
