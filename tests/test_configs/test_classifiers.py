@@ -51,6 +51,7 @@ def test_the_file_of_the_config(classifier_config, load):
 
 
 def test_one_step(classifier_config, load, tmp_path):
+    pytest.importorskip('torchvision', reason='MMPreTrain needs it')
     pytest.importorskip('mmpretrain')
     cfg = load(classifier_config)
     backbone = cfg.model.backbone
