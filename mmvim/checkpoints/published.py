@@ -119,12 +119,13 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
         raise CheckpointError(f"task={task!r} is neither None nor 'dense'", 'choose one')
     kind = task or layout.kind
     settings = family.options(options, (*family.file_options, *family.config_options))
-    # The family looks at all that the publisher keeps in the backbone, a pyramid included.
+    # The family looks at all that the publisher keeps in the backbone, and at a neck that has been taken out of it.
     whole = OrderedDict((n.removeprefix(layout.prefix), tensors[n]) for n in tensors if n.startswith(layout.prefix))
+    whole.update(found.parts)
     backbone, pyramid = family.config(whole, kind, arch, settings)
     report = Report(file, f'{layout.kind} of {family.title}, arch {arch if isinstance(arch, str) else "given"}'
                     f'{", as a dense backbone" if task else ""}')
-    module = build_meta(backbone)
+    module = _build_meta(backbone, file)
     own = family.fit(found.own, module, settings, report)
     report.account(module.state_dict(), own)
     _prefix_report(report)
@@ -137,7 +138,8 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
             _check_head(parts, report)
     report.unexpected += found.rest
     report.check(strict)
-    state = OrderedDict((f'backbone.{name}', tensor) for name, tensor in own.items())
+    state = OrderedDict((f'backbone.{name}', tensor) for name, tensor in own.items()
+                        if f'backbone.{name}' not in report.unexpected)
     state.update(parts)
     dropped = OrderedDict((found.names[name], tensors[found.names[name]]) for name in report.dropped)
     return Published(layout.family, arch, kind, backbone, state, report, parts, layout, key, found.names, dropped,
@@ -151,7 +153,10 @@ def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | No
         if arch is None:
             raise unpublished(family.title, file, settings, family.backbone.arch_zoo)
         return arch
-    wanted = family.arch_settings(arch)
+    try:
+        wanted = family.arch_settings(arch)
+    except ValueError as error:
+        raise CheckpointError(str(error), 'give one of these') from error
     wrong = {name: settings[name] for name, value in wanted.items() if settings[name] != value}
     if wrong:
         real = family.arch_of(own)
@@ -161,10 +166,14 @@ def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | No
     return arch
 
 
-def build_meta(config: dict) -> nn.Module:
+def _build_meta(config: dict, file: str) -> nn.Module:
     """A backbone without memory for its weights, to ask for names and shapes."""
-    with torch.device('meta'):
-        return ROOT_MODELS.build(dict(config))
+    try:
+        with torch.device('meta'):
+            return ROOT_MODELS.build(dict(config))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'the backbone of {file} cannot be built with these options: {error}',
+                              'correct them') from error
 
 
 def _check_head(parts: 'OrderedDict[str, Tensor]', report: Report) -> None:

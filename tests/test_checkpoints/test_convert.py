@@ -68,6 +68,14 @@ def test_a_converted_file_is_a_plain_checkpoint(write, tmp_path):
     assert found.kind == 'classifier' and same(found.state_dict, plain)
 
 
+def test_a_converted_pyramid_is_a_neck(write, tmp_path):
+    published = checkpoints.read(write(vim_segmentation()), arch=SMALL_VIM)
+    checkpoints.save_file(checkpoints.to_mmvim(write(vim_segmentation()), arch=SMALL_VIM)[0], tmp_path / 'plain.pth')
+    plain = checkpoints.read(str(tmp_path / 'plain.pth'), arch=SMALL_VIM)
+    assert plain.neck == published.neck and plain.neck['type'] == 'Feature2Pyramid'
+    assert plain.backbone == published.backbone and plain.state_dict.keys() == published.state_dict.keys()
+
+
 def test_what_cannot_go_back(write, tmp_path):
     converted, _ = checkpoints.to_mmvim(write(published_vim()), arch=SMALL_VIM, task='dense')
     checkpoints.save_file(converted, tmp_path / 'dense.pth')

@@ -73,7 +73,7 @@ def test_one_step(classifier_config, load, tmp_path):
     for stage in ('train', 'val', 'test'):
         loader = cfg[f'{stage}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
-        loader.dataset.data_root = str(tmp_path / 'imagenet')
+        loader.dataset.update(data_root=str(tmp_path / 'imagenet'), metainfo={'classes': ('a', 'b')})
         for transform in loader.dataset.pipeline:
             for key in {'scale', 'crop_size'} & set(transform):
                 transform[key] = round(transform[key] * 64 / 224)

@@ -81,7 +81,7 @@ class VimFamily(Family):
             rows, cols = ((side - 1) * stride + patch for side in grid)
             size = rows if rows == cols else (rows, cols)
         config.update({} if size is None else {'img_size': size}, patch_size=patch, stride=stride)
-        pyramid = any(name.startswith(_PYRAMID) for name in own)
+        pyramid = any(name.startswith((*_PYRAMID, *(f'neck.{here}' for here in self.neck.values()))) for name in own)
         depth = self.settings(own)['depth']
         if kind == 'classifier':
             recipe = {'feature': 'residual', 'rope': any(name.startswith('rope.') for name in own)}
