@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_MAMBAVISION, SMALL_VIM, randomised
+from published_files import SMALL_MAMBAVISION, SMALL_VIM, randomised
 
 from mmvim import checkpoints
 from mmvim.checkpoints import CheckpointError

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ALL, SMALL_MAMBAVISION, SMALL_VIM, randomised
-from test_loading import published_mambavision, published_vim
+from published_files import ALL, SMALL_MAMBAVISION, SMALL_VIM, published_mambavision, published_vim, randomised
 
 from mmvim import checkpoints
 from mmvim.models import MambaVision, Vim

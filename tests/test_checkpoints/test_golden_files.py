@@ -5,9 +5,9 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import ALL
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
+from published_files import ALL
 from torch import nn
 
 from mmvim import checkpoints

@@ -7,27 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ALL, SMALL_MAMBAVISION, SMALL_VIM, randomised
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import load_checkpoint
+from published_files import ALL, SMALL_MAMBAVISION, SMALL_VIM, published_mambavision, published_vim, randomised
 
 import mmvim.models.backbones as backbones
 from mmvim import checkpoints
+from mmvim.checkpoints.families import FAMILIES, recognise
 from mmvim.models import LinearReadout, MambaVision, Vim
 from mmvim.models.backbones.base import Backbone
 from mmvim.registry import MODELS
-
-
-def published_vim(**settings):
-    model = randomised(Vim(SMALL_VIM, cls_token='middle', final_norm=True, **settings))
-    head = randomised(LinearReadout(SMALL_VIM['embed_dims'], 7), 1)
-    return OrderedDict(model.state_dict(), **{f'head.{n}': v for n, v in head.fc.state_dict().items()})
-
-
-def published_mambavision():
-    model = randomised(MambaVision(SMALL_MAMBAVISION, out_norm=False, final_norm=True))
-    head = randomised(LinearReadout(64, 7), 1)
-    return OrderedDict(model.state_dict(), **{f'head.{n}': v for n, v in head.fc.state_dict().items()})
 
 
 @pytest.mark.parametrize('container', ALL)
@@ -43,6 +32,16 @@ def test_every_container(family, container, write):
     for name, value in backbone.state_dict().items():
         if name != 'pos_embed' and not name.startswith('outnorm'):
             assert torch.equal(value, weights[name]), name
+
+
+@pytest.mark.parametrize(('cls', 'arch'), [(cls, arch) for cls in (Vim, MambaVision) for arch in cls.arch_zoo])
+def test_every_published_size_is_recognised(cls, arch):
+    """From shapes alone, and for no other architecture's."""
+    with torch.device('meta'):
+        weights = cls(arch).state_dict()
+    layout = recognise(weights, 'file')
+    assert FAMILIES[layout.family].backbone is cls and layout.kind == 'backbone'
+    assert FAMILIES[layout.family].arch_of(weights) == arch
 
 
 def test_raw_weights_by_default_and_the_average_by_key(write):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import SMALL_VIM, randomised
+from published_files import SMALL_VIM, randomised
 
 from mmvim import checkpoints
 from mmvim.models import Vim
