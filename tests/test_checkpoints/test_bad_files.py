@@ -161,8 +161,8 @@ def test_wrong_arch_and_family(refused, weights, write, tensors):
     refused(write(tensors('vim_tiny_cls')), "set arch='tiny'", reads=False)
     with pytest.raises(CheckpointError, match="arch='huge' is not one of"):
         checkpoints.read(file, arch='huge')
-    with pytest.raises(CheckpointError, match="cannot be built with these options: feature='wave'"):
-        checkpoints.read(file, arch=SMALL_VIM, feature='wave')
+    with pytest.raises(CheckpointError, match=r"cannot be built with these options: .*feature='wave'"):
+        checkpoints.read(file, feature='wave')
 
 
 def test_left_over(refused, weights, write):
