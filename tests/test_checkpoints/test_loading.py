@@ -97,6 +97,7 @@ def test_backbone_of_a_segmentor(write):
 def test_rope_buffers(write):
     weights = published_vim()
     weights['rope.freqs_cos'] = weights['rope.freqs_sin'] = torch.zeros(196, 16)
+    assert checkpoints.read(write(weights), arch=SMALL_VIM).backbone['rope']
     report = checkpoints.load_backbone(Vim(SMALL_VIM, rope=True), write(weights))
     assert {'rope.freqs_cos', 'rope.freqs_sin'} <= report.dropped.keys()
 

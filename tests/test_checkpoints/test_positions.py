@@ -92,6 +92,13 @@ def test_class_token_that_the_backbone_has_too(write):
     assert torch.equal(backbone.cls_token, model.cls_token) and not report.dropped
 
 
+def test_a_class_token_in_another_place_is_refused(write):
+    backbone = Vim(SMALL_VIM, cls_token='head', final_norm=True)
+    with pytest.raises(checkpoints.CheckpointError, match="place 'middle', and the backbone has cls_token='head'"):
+        checkpoints.load_backbone(backbone, write(classifier().state_dict()))
+    checkpoints.load_backbone(backbone, write(classifier(place='head').state_dict()), cls_token='head')
+
+
 def test_upstream_compat_reproduces_the_shift(write):
     model = classifier()
     backbone, report = load(write, model, compat='upstream')

@@ -84,7 +84,7 @@ class VimFamily(Family):
         pyramid = any(name.startswith((*_PYRAMID, *(f'neck.{here}' for here in self.neck.values()))) for name in own)
         depth = self.settings(own)['depth']
         if kind == 'classifier':
-            recipe = {'feature': 'residual', 'rope': any(name.startswith('rope.') for name in own)}
+            recipe = {'feature': 'residual', 'rope': False}
             config.update(cls_token=place, out_type='cls_token' if tokens else 'featmap', final_norm=True)
             indices = -1
         elif kind == 'backbone' and not pyramid and not tokens and 'norm_f.weight' in own:
@@ -95,7 +95,8 @@ class VimFamily(Family):
             indices = tuple(sorted({max(depth * part // 4, 1) - 1 for part in range(1, 5)}))
         else:
             recipe, indices = {'feature': 'residual', 'rope': False}, -1
-        rope = recipe['rope'] if options['rope'] is None else options['rope']
+        rotated = recipe['rope'] or any(name.startswith('rope.') for name in own)
+        rope = rotated if options['rope'] is None else options['rope']
         dense = kind != 'classifier'
         config.update(feature=options['feature'] or recipe['feature'], rope=rope,
                       rope_residual=(rope and dense) if options['rope_residual'] is None else options['rope_residual'],
@@ -112,7 +113,8 @@ class VimFamily(Family):
         weights = OrderedDict(own)
         take(weights, report, 'head.', HEAD)
         take(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
-        take(weights, report, 'rope.', 'angles of RoPE, computed from the grid')
+        take(weights, report, 'rope.', 'angles of RoPE, computed from the grid' if module.rope else
+             'angles of RoPE, which this backbone is built without')
         if module.norm_f is None:
             take(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
         _fit_patches(weights, module, options, report)
@@ -132,6 +134,9 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
         raise CheckpointError(f"compat='upstream' is about one class token that a dense backbone leaves out; the file "
                               f'has {len(rows)} positions of them and the backbone cls_token={ours!r}',
                               'leave out compat')
+    if ours != 'none' and tokens and place not in ('none', ours):
+        raise CheckpointError(f'{report.source} has its class token in the place {place!r}, and the backbone has '
+                              f'cls_token={ours!r}', 'set the same in both', misfit=True)
     cells, extra = split_rows(positions, rows)
     if ours == 'none' and tokens:
         at = f'row {", ".join(map(str, rows))} of {positions.shape[1]}' if rows else 'no position'
