@@ -191,6 +191,8 @@ setup(
         'det': [*ONEDL, 'onedl-mmdetection>=3.5'],
         'seg-openmmlab': SEG_OPENMMLAB,
         'det-openmmlab': [*OPENMMLAB, 'mmdet>=3.3.0'],
+        'cls': [*ONEDL, 'onedl-mmpretrain>=1.3'],
+        'safetensors': ['safetensors>=0.4'],
         'triton': ['triton>=3.0; platform_system == "Linux" and platform_machine == "x86_64"'],
         'dev': ['mypy', 'pytest', 'ruff', 'setuptools', 'wheel'],
     },

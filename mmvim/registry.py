@@ -12,7 +12,8 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=root.MODELS, locations=['mmvim.models'])
 MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, locations=['mmvim.models'])
-WEIGHT_INITIALIZERS = Registry('weight initializer', parent=root.WEIGHT_INITIALIZERS, locations=['mmvim.models'])
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer', parent=root.WEIGHT_INITIALIZERS, locations=['mmvim.checkpoints'])
 FUNCTIONS = Registry('function', parent=root.FUNCTIONS, locations=['mmvim.models'])
 
 DATASETS = Registry('dataset', parent=root.DATASETS, locations=['mmvim.datasets'])

@@ -22,7 +22,9 @@ except ModuleNotFoundError as error:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = launch.config_parser('Evaluate a segmentor or a detector.')
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint file or URL')
+    parser.add_argument(
+        'checkpoint', metavar='CHECKPOINT',
+        help='checkpoint file or URL, hf://owner/repo/file too; a published file as it is')
     launch.add_run_arguments(parser)
     parser.add_argument(
         '--out', metavar='PATH',
@@ -57,13 +59,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # A small file is read before a large data set is looked for.
     launch.check_compiled_ops(cfg)
-    local = not launch.is_remote(args.checkpoint)
-    checkpoint = launch.read_checkpoint(args.checkpoint, 'CHECKPOINT') if local else None
+    file = launch.local_checkpoint(args.checkpoint)
+    checkpoint = None if file is None else launch.read_checkpoint(file, 'CHECKPOINT')
     launch.check_data(cfg, ('test', ))
     model = launch.build_model(cfg)
     if checkpoint is not None:
         weights = launch.state_dict_of(checkpoint, args.checkpoint, 'CHECKPOINT')
         launch.check_fit(model, weights, args.checkpoint, 'CHECKPOINT', complete=True)
+        cfg.load_from = launch.runner_checkpoint(file, checkpoint, weights)
         del weights
 
     launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)

@@ -71,11 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     launch.check_compiled_ops(cfg)
     launch.check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train', ))
-    launch.check_pretrained(cfg)
-    launch.check_start(cfg, launch.build_model(cfg))
+    model = launch.build_model(cfg)
+    launch.check_pretrained(cfg, model)
+    launch.check_start(cfg, model)
     if args.check:
         return
 
+    del model  # the runner has its own
     launch.prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if not any(isinstance(hook, RandomStateHook) for hook in runner.hooks):

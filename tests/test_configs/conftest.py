@@ -40,11 +40,13 @@ def full_named(files: list[str]) -> list[str]:
 
 def pytest_generate_tests(metafunc):
     files = config_files()
+    classifiers = [f for f in files if f.endswith('_in1k.py')]  # of MMPreTrain, with tests of their own
     choices = {
         'config_file': files,
-        'full_config': full_named(files),
+        'full_config': [f for f in full_named(files) if f not in classifiers],
+        'classifier_config': classifiers,
         'entry': sorted(set(files) - set(full_named(files))),
-        'recipe': [f for f in full_named(files) if f.startswith(('vim/', 'mambavision/'))],
+        'recipe': [f for f in full_named(files) if f.startswith(('vim/', 'mambavision/')) and f not in classifiers],
     }
     for name, values in choices.items():
         if name in metafunc.fixturenames:

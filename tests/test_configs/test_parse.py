@@ -43,7 +43,7 @@ def own_names() -> set[str]:
 
 def test_reads_and_every_own_type_has_the_prefix(config_file, load, own_names):
     cfg = load(config_file)
-    assert cfg.default_scope in ('mmseg', 'mmdet')
+    assert cfg.default_scope in ('mmseg', 'mmdet', 'mmpretrain')
     for path, node in walk(cfg.to_dict()):
         for key in ('type', 'constructor'):
             assert node.get(key) not in own_names, f'{path}.{key}={node[key]!r} lacks the prefix mmvim.'

@@ -1,12 +1,15 @@
 """Whatever the user can put right is one line with a remedy; nothing is written."""
 
-import argparse
 import shutil
 import sys
 
 import pytest
 import tiny_runs as tiny
 import torch
+
+
+class Forbidden:
+    """A class that no checkpoint may bring."""
 
 
 @pytest.fixture
@@ -183,7 +186,8 @@ def test_bad_checkpoint(evaluate, fails, tmp_path, seg, checkpoint, untouched):
         return fails(evaluate.main, seg, path, '--work-dir', untouched, status=status)
 
     assert 'does not exist' in attempt(tmp_path / 'none.pth', status=2)
-    assert 'is a folder' in attempt(tmp_path, status=2)
+    (tmp_path / 'folder').mkdir()
+    assert 'is a folder with no checkpoint' in attempt(tmp_path / 'folder')
     content = checkpoint.read_bytes()
     broken = tmp_path / 'broken.pth'
     for start, word in ((b'', 'is not a checkpoint'), (b'version https://git-lfs', 'is not a checkpoint'),
@@ -193,10 +197,12 @@ def test_bad_checkpoint(evaluate, fails, tmp_path, seg, checkpoint, untouched):
         assert word in attempt(broken)
     torch.save([1, 2], broken)
     assert 'holds a list' in attempt(broken)
-    torch.save({'model': {'w': torch.zeros(1)}}, broken)
-    assert "under 'model'" in attempt(broken)
-    torch.save({'state_dict': {}, 'args': argparse.Namespace()}, broken)
-    assert 'not plain weights' in attempt(broken)
+    torch.save({'model_ema': {'w': torch.zeros(1)}}, broken)
+    assert "key='model_ema'" in attempt(broken)
+    torch.save({'state_dict': {}, 'args': Forbidden()}, broken)
+    assert 'Forbidden, which is not plain weights' in attempt(broken)
+    torch.save({'state_dict': {'decode_head.w': torch.tensor(torch.nan)}}, broken)
+    assert 'NaN' in attempt(broken)
 
 
 def test_checkpoint_of_another_model(train, evaluate, fails, tmp_path, seg, checkpoint, untouched):

@@ -3,7 +3,9 @@
 Every check runs before anything is written, and raises :class:`UserError`, which a tool prints as one line.
 """
 
-from .arguments import OneLineParser, add_run_arguments, config_parser, publish_local_rank
+from mmvim.checkpoints import allow_checkpoint_globals, checkpoint_globals
+
+from .arguments import OneLineParser, OptionsAction, add_run_arguments, config_parser, publish_local_rank
 from .config import load_config, set_work_dir
 from .data import check_data
 from .device import check_launcher, has_accelerator, prepare_cpu_distribution, set_precision
@@ -12,14 +14,23 @@ from .evaluation import set_output, set_tta, set_visualization
 from .model import build_model
 from .ops import check_compiled_ops
 from .resume import check_start, set_resume
-from .safe_globals import allow_checkpoint_globals, checkpoint_globals
 from .versions import warn_if_untested
-from .weights import check_fit, check_pretrained, is_remote, read_checkpoint, state_dict_of
+from .weights import (
+    check_fit,
+    check_pretrained,
+    checkpoint_errors,
+    is_remote,
+    local_checkpoint,
+    read_checkpoint,
+    runner_checkpoint,
+    state_dict_of,
+)
 
 __all__ = [
-    'ENVIRONMENT', 'USAGE', 'OneLineParser', 'UserError', 'add_run_arguments', 'allow_checkpoint_globals',
-    'build_model', 'check_compiled_ops', 'check_data', 'check_fit', 'check_launcher', 'check_pretrained',
-    'check_start', 'checkpoint_globals', 'config_parser', 'has_accelerator', 'is_remote', 'load_config',
-    'prepare_cpu_distribution', 'publish_local_rank', 'read_checkpoint', 'run_tool', 'set_output', 'set_precision',
-    'set_resume', 'set_tta', 'set_visualization', 'set_work_dir', 'state_dict_of', 'warn', 'warn_if_untested'
+    'ENVIRONMENT', 'USAGE', 'OneLineParser', 'OptionsAction', 'UserError', 'add_run_arguments',
+    'allow_checkpoint_globals', 'build_model', 'check_compiled_ops', 'check_data', 'check_fit', 'check_launcher',
+    'check_pretrained', 'check_start', 'checkpoint_errors', 'checkpoint_globals', 'config_parser', 'has_accelerator',
+    'is_remote', 'load_config', 'local_checkpoint', 'prepare_cpu_distribution', 'publish_local_rank', 'read_checkpoint',
+    'run_tool', 'runner_checkpoint', 'set_output', 'set_precision', 'set_resume', 'set_tta', 'set_visualization',
+    'set_work_dir', 'state_dict_of', 'warn', 'warn_if_untested'
 ]

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from .errors import ENVIRONMENT, UserError, warn
-from .weights import check_fit, is_remote, read_checkpoint, state_dict_of
+from .weights import check_fit, is_remote, local_checkpoint, read_checkpoint, runner_checkpoint, state_dict_of
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
@@ -68,21 +68,23 @@ def check_start(cfg: Config, model: nn.Module) -> None:
     another seed than the interrupted run's, unless the config fixes one.
 
     Args:
-        cfg (Config): The config, ``randomness`` changed in place.
+        cfg (Config): The config; ``load_from`` becomes what MMEngine reads, ``randomness`` gets the seed.
         model (nn.Module): The model, built for this purpose.
 
     Raises:
         UserError: If the file is missing, damaged or of another model, or cannot be resumed.
     """
-    path = cfg.get('load_from')
-    if not path or is_remote(path):
+    path = cfg.get('load_from') and local_checkpoint(cfg.load_from)
+    if not path:
         return
     option = '--resume' if cfg.get('resume') else 'load_from'
     checkpoint = read_checkpoint(path, option)
     weights = state_dict_of(checkpoint, path, option)
     check_fit(model, weights, path, option, complete=bool(cfg.get('resume')))
     if not cfg.get('resume'):
+        cfg.load_from = runner_checkpoint(path, checkpoint, weights)
         return
+    cfg.load_from = path
     lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
     if lacking:
         raise UserError(f'--resume {path} holds weights only (no {lacking[0]})',

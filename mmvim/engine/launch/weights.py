@@ -1,29 +1,54 @@
 """Is a file a checkpoint, and is it one of this model? Asked before the runner exists."""
 
 import os
-import pickle
 import re
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
+from mmengine.model.weight_init import initialize
 from torch import nn
 
-from .errors import ENVIRONMENT, USAGE, UserError, describe, warn
-from .safe_globals import allow_checkpoint_globals
+from mmvim import checkpoints
+from mmvim.models.backbones.base import Backbone
+
+from .errors import ENVIRONMENT, USAGE, UserError, warn
 
 # Below this share of names in common a checkpoint is taken for one of another model.
 _SAME_MODEL = 0.5
 # PyTorch's wording: the checkpoint's shape, then the model's.
 _MISMATCH = re.compile(r'size mismatch for (\S+): .*?torch\.Size(\(\[.*?\]\)).*?torch\.Size(\(\[.*?\]\))')
-_EVERYTHING = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
 def is_remote(path: str) -> bool:
-    """Whether MMEngine fetches the path from elsewhere (``https://``, ``open-mmlab://``, ``torchvision://`` ...)."""
-    return '://' in path
+    """Whether the path is fetched from elsewhere (``https://``, ``hf://``, ``open-mmlab://`` ...)."""
+    return '://' in path and not path.startswith(checkpoints.PUBLISHED)
+
+
+@contextmanager
+def checkpoint_errors() -> Iterator[None]:
+    """An error about a checkpoint becomes the user's.
+
+    Raises:
+        UserError: If the checkpoint cannot be read or does not fit.
+    """
+    try:
+        yield
+    except checkpoints.CheckpointError as error:
+        raise UserError(error.problem, error.remedy, USAGE if error.misfit else ENVIRONMENT) from error
+
+
+def local_checkpoint(path: str) -> str | None:
+    """The file of a checkpoint, fetched if it lies elsewhere; None for the kinds that only MMEngine fetches.
+
+    Raises:
+        UserError: If it cannot be fetched.
+    """
+    if not checkpoints.can_fetch(path):
+        return None
+    with checkpoint_errors():
+        return checkpoints.fetch(path)
 
 
 def read_checkpoint(path: str, option: str) -> dict:
@@ -39,59 +64,34 @@ def read_checkpoint(path: str, option: str) -> dict:
     Raises:
         UserError: If the file is missing, is no checkpoint, is truncated, or holds objects that are not weights.
     """
-    file = os.path.expanduser(path)
-    if not os.path.isfile(file):
-        kind = 'is a folder' if os.path.isdir(file) else 'does not exist'
-        raise UserError(f'{option} {path} {kind}', 'give a .pth file')
-    with open(file, 'rb') as stream:
-        head = stream.read(64)
-    size = os.path.getsize(file)
-    if not head.startswith((b'PK\x03\x04', b'\x80')):
-        text = head.lstrip()[:24].decode('ascii', 'replace')
-        kind = 'a web page' if text.lower().startswith(('<!doctype', '<html')) else 'not a checkpoint'
-        raise UserError(f'{option} {path} is {kind} ({size} bytes, starting with {text!r})', 'download it again',
-                        ENVIRONMENT)
-    is_zip = zipfile.is_zipfile(file)
-    if head.startswith(b'PK') and not is_zip:
-        raise UserError(f'{option} {path} is truncated ({size} bytes)', 'copy or download it again', ENVIRONMENT)
-    allow_checkpoint_globals()
-    try:
-        checkpoint = torch.load(
-            file, map_location='cpu', mmap=is_zip, weights_only=os.environ.get(_EVERYTHING, '0') in ('', '0'))
-    except pickle.UnpicklingError as error:
-        foreign = re.search(r'GLOBAL ([\w.]+)', str(error))
-        if foreign is None:
-            raise UserError(f'{option} {path} is damaged: {describe(error, 120)}', 'copy or download it again',
-                            ENVIRONMENT) from error
-        raise UserError(
-            f'{option} {path} holds a {foreign[1]}, which is not plain weights',
-            f'if you trust its author, set {_EVERYTHING}=1', ENVIRONMENT) from error
-    except Exception as error:  # what torch.load makes of a damaged file is of many kinds
-        raise UserError(f'{option} {path} is damaged: {describe(error, 120)}', 'copy or download it again',
-                        ENVIRONMENT) from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f'{option} {path} holds a {type(checkpoint).__name__}, not a dict of weights',
-                        'give a checkpoint', ENVIRONMENT)
-    return checkpoint
+    if not os.path.exists(os.path.expanduser(path)):
+        raise UserError(f'{option} {path} does not exist', 'give a checkpoint file')
+    with checkpoint_errors():
+        return checkpoints.load_file(path, f'{option} {path}')
 
 
 def state_dict_of(checkpoint: dict, path: str, option: str) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint, without the prefix that a wrapper adds.
+    """The weights of a checkpoint in the names of an OpenMMLab model, whoever published it.
 
     Raises:
-        UserError: If it holds no tensors where MMEngine looks for them.
+        UserError: If it holds no tensors where they are looked for, or some that are not finite.
     """
-    weights = checkpoint.get('state_dict', checkpoint)
-    tensors = OrderedDict()
-    if isinstance(weights, dict):
-        tensors.update((re.sub(r'^module\.', '', k), v) for k, v in weights.items() if isinstance(v, torch.Tensor))
-        # Versions of the modules, by which their own hooks decide what to rename.
-        tensors._metadata = getattr(weights, '_metadata', OrderedDict())  # type: ignore[attr-defined]
-    if not tensors:
-        inner = [key for key, value in checkpoint.items() if isinstance(value, dict)]
-        hint = f'its weights may be under {inner[0]!r}: convert it first' if inner else 'give a checkpoint of a model'
-        raise UserError(f'{option} {path} has no state_dict', hint, ENVIRONMENT)
-    return tensors
+    with checkpoint_errors():
+        return checkpoints.model_weights(checkpoint, f'{option} {path}')[0]
+
+
+def runner_checkpoint(path: str, checkpoint: dict, weights: dict[str, torch.Tensor]) -> str:
+    """What to give to MMEngine's runner, so that it loads the weights that were checked.
+
+    Args:
+        path (str): The file.
+        checkpoint (dict): What :func:`read_checkpoint` returned.
+        weights (dict): What :func:`state_dict_of` returned.
+
+    Returns:
+        str: The path where MMEngine reads the same, else the path behind ``published://``.
+    """
+    return path if checkpoints.is_native(checkpoint, weights) else checkpoints.PUBLISHED + os.path.abspath(path)
 
 
 def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, option: str, complete: bool) -> None:
@@ -141,22 +141,30 @@ def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, opt
              f'e.g. {result.unexpected_keys[0]}')
 
 
-def check_pretrained(cfg: Config) -> None:
-    """Check that the local files that ``init_cfg`` of the model's parts will read exist.
+def check_pretrained(cfg: Config, model: nn.Module) -> None:
+    """Check the files that ``init_cfg`` of the model's parts will read: that they exist, and that a backbone's fits.
+
+    Args:
+        cfg (Config): The config.
+        model (nn.Module): The model, built for such questions; backbones of mmvim receive their weights.
 
     Raises:
-        UserError: If one does not.
+        UserError: If a file does not exist, cannot be read or does not fit.
     """
     for path, file in _pretrained(cfg.model, ('model', )):
-        if isinstance(file, str) and not is_remote(file) and not os.path.isfile(os.path.expanduser(file)):
+        if isinstance(file, str) and not is_remote(file) and not os.path.exists(os.path.expanduser(file)):
             option = '.'.join(path)
             raise UserError(f'{option} {file} does not exist',
                             f'download it, or pass --cfg-options {option}=PATH', ENVIRONMENT)
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            with checkpoint_errors():
+                initialize(module, module.pretrained())
 
 
 def _pretrained(node: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
     if isinstance(node, dict):
-        if node.get('type') == 'Pretrained' and 'checkpoint' in node:
+        if node.get('type') in ('Pretrained', 'mmvim.Pretrained') and 'checkpoint' in node:
             yield (*path, 'checkpoint'), node['checkpoint']
         if node.get('pretrained') is not None:
             yield (*path, 'pretrained'), node['pretrained']

@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
 from mmvim.models.layers.norm import build_norm
@@ -128,7 +128,7 @@ class Level(nn.Module):
 
 
 @MODELS.register_module()
-class MambaVision(BaseModule):
+class MambaVision(Backbone):
     """MambaVision: two levels of convolutions, two of windowed selective scans followed by windowed attention.
 
     Args:
@@ -153,7 +153,8 @@ class MambaVision(BaseModule):
         norm_eval: Keep every batch norm in eval mode. Defaults to False.
         with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
-        init_cfg: MMEngine initialisation, for example ``dict(type='Pretrained', checkpoint=...)``. Defaults to None.
+        init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
+            as it is (:class:`mmvim.checkpoints.PretrainedBackbone` has the options). Defaults to None.
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.

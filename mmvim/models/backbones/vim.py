@@ -11,12 +11,12 @@ from typing import ClassVar
 
 import torch
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
+from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
@@ -80,7 +80,7 @@ class VimBlock(nn.Module):
 
 
 @MODELS.register_module()
-class Vim(BaseModule):
+class Vim(Backbone):
     """Vision Mamba as a plain backbone: every output has the stride of the patches.
 
     A pyramid, where a head wants one, is a neck's work (``mmseg.Feature2Pyramid``).
@@ -113,7 +113,8 @@ class Vim(BaseModule):
             mode. Defaults to -1.
         with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
-        init_cfg: MMEngine initialisation, for example ``dict(type='Pretrained', checkpoint=...)``. Defaults to None.
+        init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
+            as it is (:class:`mmvim.checkpoints.PretrainedBackbone` has the options). Defaults to None.
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.

@@ -1,10 +1,12 @@
-"""Let ``torch.load`` read the checkpoints that MMEngine writes.
+"""What may stand in a checkpoint beside tensors.
 
-Since PyTorch 2.6 ``torch.load`` refuses objects that are not plain weights. MMEngine's checkpoints hold its message hub
-(``HistoryBuffer`` objects around NumPy arrays) and numbers that NumPy made. MMEngine 0.10.7 does not allow for that, so
-that resuming and testing fail. Naming these classes as safe is what PyTorch offers for it; loading stays restricted.
+Since PyTorch 2.6 ``torch.load`` refuses objects that are not plain weights, and it is right to: a pickle runs code. Two
+kinds of files need a little more. MMEngine's checkpoints hold its message hub (``HistoryBuffer`` objects around NumPy
+arrays) and numbers that NumPy made; publishers' training scripts add the ``argparse.Namespace`` of their options.
+Naming these classes as safe is what PyTorch offers for it; loading stays restricted to them.
 """
 
+import argparse
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +26,7 @@ def _statistics_method(owner: type, name: str) -> Callable:
 
 
 def checkpoint_globals() -> list:
-    """What a checkpoint written by MMEngine names beside tensors, as ``torch.serialization.add_safe_globals`` takes it.
+    """What a checkpoint may name beside tensors, as ``torch.serialization.add_safe_globals`` takes it.
 
     Returns:
         list: Classes, functions, and pairs of a function and the name that it stands for.
@@ -32,7 +34,7 @@ def checkpoint_globals() -> list:
     core = np._core if hasattr(np, '_core') else np.core
     return [
         HistoryBuffer, np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar, slice,
-        (_statistics_method, 'builtins.getattr'),
+        argparse.Namespace, (_statistics_method, 'builtins.getattr'),
         *dict.fromkeys(type(np.dtype(name)) for name in _DTYPES)
     ]
 

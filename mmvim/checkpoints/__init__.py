@@ -1,0 +1,48 @@
+"""Published checkpoints as they are published: read safely, fitted completely, accounted for tensor by tensor.
+
+    from mmvim import checkpoints
+    found = checkpoints.read('vim_t_midclstok_76p1acc.pth')   # configs, weights in mmvim's names, report
+    checkpoints.load_backbone(backbone, 'hf://nvidia/MambaVision-T-1K/model.safetensors')
+
+In a config: ``init_cfg=dict(type='Pretrained', checkpoint=FILE_OR_URL)`` of a backbone. ``tools/test.py`` takes whole
+published segmentors and detectors, ``tools/model_converters`` turns files into plain ones and back.
+"""
+
+from .container import load_file, save_file
+from .convert import from_mmvim, to_mmvim
+from .errors import CheckpointError
+from .initializer import PretrainedBackbone
+from .loading import load_backbone
+from .models import is_native, model_weights, read_for_model
+from .preprocessing import View, build_classifier, preprocessing, read_picture
+from .published import Published, read
+from .report import Report
+from .safe_globals import allow_checkpoint_globals, checkpoint_globals
+from .schemes import load_from_published
+from .sources import PUBLISHED, can_fetch, fetch
+
+__all__ = [
+    'PUBLISHED',
+    'CheckpointError',
+    'PretrainedBackbone',
+    'Published',
+    'Report',
+    'View',
+    'allow_checkpoint_globals',
+    'build_classifier',
+    'can_fetch',
+    'checkpoint_globals',
+    'fetch',
+    'from_mmvim',
+    'is_native',
+    'load_backbone',
+    'load_file',
+    'load_from_published',
+    'model_weights',
+    'preprocessing',
+    'read',
+    'read_for_model',
+    'read_picture',
+    'save_file',
+    'to_mmvim'
+]

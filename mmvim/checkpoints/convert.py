@@ -1,0 +1,75 @@
+"""A published file to a plain mmvim checkpoint, and back to the last tensor."""
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor
+
+from .container import load_file, weights_of
+from .errors import CheckpointError
+from .naming import to_published
+from .published import Published, read
+from .sources import fetch
+
+# Under this key a converted checkpoint keeps how the file was laid out, and tensors that mmvim's model does not have.
+ORIGIN, LEFT_OUT = 'published', 'left_out'
+
+
+def to_mmvim(file: str, **options: Any) -> tuple[dict, Published]:
+    """A plain checkpoint for MMEngine from a published file.
+
+    Args:
+        file (str): As for :func:`mmvim.checkpoints.read`.
+        **options: Of :func:`mmvim.checkpoints.read`.
+
+    Returns:
+        tuple[dict, Published]: `state_dict` in mmvim's names and `meta`; and what was read. The same file gives
+        the same checkpoint.
+
+    Raises:
+        CheckpointError: As :func:`mmvim.checkpoints.read`.
+    """
+    found = read(file, **options)
+    origin = {'family': found.family, 'arch': found.arch, 'kind': found.kind, 'key': found.key,
+              'prefix': found.layout.prefix, 'outer': found.layout.outer, 'order': found.order,
+              'reversible': not found.report.resized and not found.report.unexpected}
+    return {'meta': {ORIGIN: origin}, 'state_dict': _own_storage(found.state_dict),
+            LEFT_OUT: _own_storage(found.dropped)}, found
+
+
+def _own_storage(tensors: 'OrderedDict[str, Tensor]') -> 'OrderedDict[str, Tensor]':
+    """Each tensor without the rest of a storage that it is a view of, which would be saved with it."""
+    return OrderedDict((name, t.contiguous() if t.untyped_storage().nbytes() == t.nbytes else t.clone())
+                       for name, t in tensors.items())
+
+
+def from_mmvim(file: str, family: str | None = None, kind: str | None = None) -> dict:
+    """The publisher's layout of a checkpoint in mmvim's names.
+
+    Args:
+        file (str): One that :func:`to_mmvim` made, or any of an OpenMMLab model with a backbone of `family`.
+        family (str, optional): 'vim' or 'mambavision'. Defaults to None, as the file says.
+        kind (str, optional): 'classifier', 'segmentor', 'detector' or 'backbone'. Defaults to None, as the file says.
+
+    Returns:
+        dict: A container as the publisher's, with every tensor of the file that it was made from.
+
+    Raises:
+        CheckpointError: If the file does not say what it is, or was made by changing tensors.
+    """
+    container = load_file(fetch(file), file)
+    _, tensors = weights_of(container, file)
+    origin = (container.get('meta') or {}).get(ORIGIN)
+    if origin is None:
+        if family is None or kind is None:
+            raise CheckpointError(f'{file} was not converted from a published file', 'say what it is: family and kind')
+        outer = '' if kind in ('segmentor', 'detector') else None
+        prefix = 'backbone.' if outer == '' else ''
+        return {'state_dict': to_published(tensors, family, kind, prefix, outer or '')}
+    if not origin['reversible']:
+        raise CheckpointError(f'{file} was resized when it was converted: its publisher\'s tensors are not in it',
+                              'convert the original file without options')
+    state = to_published(tensors, origin['family'], origin['kind'], origin['prefix'], origin['outer'])
+    state.update(container.get(LEFT_OUT) or {})
+    ordered: OrderedDict[str, Tensor] = OrderedDict((name, state[name]) for name in origin['order'])
+    return {origin['key']: ordered} if origin['key'] else dict(ordered)

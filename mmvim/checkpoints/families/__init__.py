@@ -1,0 +1,10 @@
+"""What the publishers of each family do to a checkpoint: one module a family, behind one interface."""
+
+from .base import FAMILIES, Family, family_of, recognise
+from .mamba_vision import MambaVisionFamily
+from .vim import VimFamily
+
+for _family in (VimFamily(), MambaVisionFamily()):
+    FAMILIES[_family.name] = _family
+
+__all__ = ['FAMILIES', 'Family', 'MambaVisionFamily', 'VimFamily', 'family_of', 'recognise']

@@ -1,0 +1,90 @@
+"""MambaVision's files, of https://github.com/NVlabs/MambaVision: names are mmvim's own, little is to do."""
+
+from collections import OrderedDict
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from mmvim.models.backbones.common import resolve_arch
+from mmvim.models.backbones.mamba_vision import MambaVision
+
+from ..errors import CheckpointError
+from ..report import Report
+from .base import HEAD, Family, count, shape_of, take
+
+# Windows of the third and fourth level that the dense models were trained with, the segmentors' by arch.
+_DENSE_WINDOWS = {'small': (8, 8, 160, 56)}
+_DENSE_WINDOW = (8, 8, 64, 32)
+_DETECTOR_WINDOW = (8, 8, 112, 56)
+
+
+class MambaVisionFamily(Family):
+    """Classifiers T to L3 of ImageNet-1K and 21K, and the EncoderDecoder and CascadeRCNN files of mmseg and mmdet.
+
+    What a file does not tell: `window_sizes` (a classifier's follow from `img_size`, 224, for L3 256), `out_indices`.
+    """
+
+    name = 'mambavision'
+    backbone = MambaVision
+    stem = ('patch_embed.conv_down.0.weight', 'levels.0.blocks.0.conv1.weight')
+    config_options: ClassVar[dict] = {'window_sizes': None, 'img_size': None, 'out_indices': None}
+
+    def settings(self, own: dict[str, Tensor]) -> dict:
+        """See the base class. The number of heads leaves no trace in the shapes."""
+        stem = shape_of(own, r'patch_embed\.conv_down\.3\.weight') or (0, 0)
+        fc1 = shape_of(own, r'levels\.[23]\.blocks\.\d+\.mlp\.fc1\.weight') or (0, 1)
+        return {
+            'depths': tuple(count(own, rf'levels\.{level}\.blocks\.(\d+)\.') for level in range(4)),
+            'dim': stem[0], 'in_dim': stem[1], 'mlp_ratio': fc1[0] / fc1[1],
+            'd_state': (shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.A_log') or (0, 0))[1],
+            'd_conv': (shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.conv1d_x\.weight') or (0, 0, 0))[2],
+            'layer_scale': any(name.endswith('.gamma_1') for name in own),
+        }
+
+    def arch_settings(self, arch: str | dict) -> dict:
+        """See the base class."""
+        full = resolve_arch(arch, self.backbone.arch_zoo, self.backbone.arch_defaults)
+        return {'depths': tuple(full['depths']), 'dim': full['dim'], 'in_dim': full['in_dim'],
+                'mlp_ratio': full['mlp_ratio'], 'd_state': full['d_state'], 'd_conv': full['d_conv'],
+                'layer_scale': full['layer_scale'] is not None}
+
+    def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, None]:
+        """See the base class."""
+        config: dict[str, Any] = {'type': 'mmvim.MambaVision', 'arch': arch}
+        windows = options['window_sizes']
+        if kind == 'classifier':
+            if options['img_size'] is not None and windows is None:
+                size = options['img_size']
+                if not isinstance(size, int) or size % 32:
+                    raise CheckpointError(f'img_size={size!r} is no multiple of 32', 'give the side of its pictures')
+                # A window covers the map: stride 16 at the third level, 32 at the fourth.
+                windows = (8, 8, size // 16, size // 32)
+            config.update(out_indices=3, out_norm=False, final_norm=True)
+        else:
+            if options['img_size'] is not None:
+                raise CheckpointError('img_size sets the windows of a classifier only', 'give window_sizes')
+            published = _DETECTOR_WINDOW if kind == 'detector' else \
+                _DENSE_WINDOWS.get(arch if isinstance(arch, str) else '', _DENSE_WINDOW)
+            windows = windows or published
+            config['out_indices'] = (0, 1, 2, 3)
+        if options['out_indices'] is not None:
+            config['out_indices'] = options['out_indices']
+        if windows is not None:
+            config['window_sizes'] = tuple(windows)
+        return config, None
+
+    def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
+        """See the base class."""
+        weights = OrderedDict(own)
+        take(weights, report, 'head.', HEAD)
+        if module.norm is None:
+            take(weights, report, 'norm.', 'final norm of the classifier, not on the way to maps')
+        outputs = [name for name in weights if name.startswith('outnorm')]
+        for name in outputs:
+            level = int(name[len('outnorm')])
+            if not module.out_norm or level not in module.out_indices:
+                take(weights, report, name, f'norm of an output that this backbone does not give (level {level})')
+        if not outputs and module.out_norm:
+            report.fresh.update((name, 'norm of an output, which a classifier does not have; it starts at 1 and 0')
+                                for name in module.state_dict() if name.startswith('outnorm'))
+        return weights

@@ -1,0 +1,219 @@
+"""Vim's files, of https://github.com/hustvl/Vim.
+
+What is special: the class token stands in the middle of the sequence, so that its position is row 98 of 197 (364 of
+730), not row 0; the dense models keep a pyramid inside the backbone and a final norm that they never apply.
+"""
+
+from collections import OrderedDict
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+
+from mmvim.models.backbones.common import resolve_arch
+from mmvim.models.backbones.vim import CLASS_TOKENS, Vim
+from mmvim.models.layers.pos_embed import insert_rows, resize_grid, split_rows
+from mmvim.models.layers.ssm_params import resolve_dt_rank
+
+from ..errors import CheckpointError
+from ..report import Report
+from .base import HEAD, Family, count, shape_of, take
+from .patches import resample_patches
+
+# What the published segmentation recipes take from the blocks, by arch; base has none published.
+_DENSE = {
+    'tiny': {'feature': 'mixer', 'rope': False},
+    'small': {'feature': 'residual', 'rope': True},
+}
+_DETECTION = {'feature': 'residual', 'rope': True}
+_PYRAMID = ('fpn1.', 'fpn2.', 'fpn3.', 'fpn4.')
+_ROWS = {'middle': lambda n: (n // 2, ), 'head': lambda n: (0, ), 'double': lambda n: (0, n + 1)}
+
+
+class VimFamily(Family):
+    """Classifiers (224 pixels, stride 16 or 8), the segmentation layout with `fpn1..4`, the detection backbone.
+
+    What a file does not tell, with the published value:
+
+    - `cls_token`: where a class token stands, 'middle'. Also 'head'; two tokens have names of their own.
+    - `compat`: None; 'upstream' reproduces the positions that the publisher's dense code takes from a classifier: row
+      0 is thrown away, so that the first half of the map is shifted by a patch and one cell has the class token's row.
+    - `grid`: (rows, columns) of the positions; a square if it is one.
+    - `stride`: of the patches; 16 for 14 x 14 positions, 8 for the 27 x 27 of the long-sequence fine-tuning, else
+      taken to be the backbone's.
+    - `patch_change`: 'refuse' a backbone with patches of another size or stride, or 'resample' them.
+    - `img_size`, `rope`, `rope_residual`, `feature`, `out_indices`: of the model, by the published recipe for the arch.
+    """
+
+    name = 'vim'
+    backbone = Vim
+    stem = ('patch_embed.proj.weight', 'layers.0.mixer.A_b_log')
+    neck: ClassVar[dict[str, str]] = {'fpn1.': 'upsample_4x.', 'fpn2.': 'upsample_2x.'}
+    file_options: ClassVar[dict] = {'cls_token': 'middle', 'compat': None, 'grid': None, 'stride': None,
+                                    'patch_change': 'refuse'}
+    config_options: ClassVar[dict] = {'img_size': None, 'rope': None, 'rope_residual': None, 'feature': None,
+                                      'out_indices': None}
+
+    def settings(self, own: dict[str, Tensor]) -> dict:
+        """See the base class."""
+        dims = (shape_of(own, r'patch_embed\.proj\.weight') or (0, ))[0]
+        inner, states = shape_of(own, r'layers\.\d+\.mixer\.A_log') or (0, 0)
+        return {
+            'embed_dims': dims, 'depth': count(own, r'layers\.(\d+)\.'), 'd_state': states,
+            'd_conv': (shape_of(own, r'layers\.\d+\.mixer\.conv1d\.weight') or (0, 0, 0))[2],
+            'expand': inner / max(dims, 1),
+            'dt_rank': (shape_of(own, r'layers\.\d+\.mixer\.dt_proj\.weight') or (0, 0))[1],
+        }
+
+    def arch_settings(self, arch: str | dict) -> dict:
+        """See the base class."""
+        full = resolve_arch(arch, self.backbone.arch_zoo, self.backbone.arch_defaults)
+        return {**full, 'dt_rank': resolve_dt_rank(full['dt_rank'], full['embed_dims'])}
+
+    def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, dict | None]:
+        """See the base class."""
+        tokens, place, grid = _sequence(own, options)
+        patch = own['patch_embed.proj.weight'].shape[-1]
+        stride = _stride(options, patch, grid) or patch
+        config: dict[str, Any] = {'type': 'mmvim.Vim', 'arch': arch}
+        size = options['img_size']
+        if size is None and grid is not None:
+            rows, cols = ((side - 1) * stride + patch for side in grid)
+            size = rows if rows == cols else (rows, cols)
+        config.update({} if size is None else {'img_size': size}, patch_size=patch, stride=stride)
+        pyramid = any(name.startswith((*_PYRAMID, *(f'neck.{here}' for here in self.neck.values()))) for name in own)
+        depth = self.settings(own)['depth']
+        if kind == 'classifier':
+            recipe = {'feature': 'residual', 'rope': False}
+            config.update(cls_token=place, out_type='cls_token' if tokens else 'featmap', final_norm=True)
+            indices = -1
+        elif kind == 'backbone' and not pyramid and not tokens and 'norm_f.weight' in own:
+            recipe, indices = _DETECTION, -1  # the layout of the published detection backbone
+        elif kind in ('dense', 'segmentor') or pyramid:
+            recipe = _DENSE.get(arch if isinstance(arch, str) else '', {'feature': 'residual', 'rope': False})
+            # Four equal parts: 5, 11, 17, 23 of 24.
+            indices = tuple(sorted({max(depth * part // 4, 1) - 1 for part in range(1, 5)}))
+        else:
+            recipe, indices = {'feature': 'residual', 'rope': False}, -1
+        rotated = recipe['rope'] or any(name.startswith('rope.') for name in own)
+        rope = rotated if options['rope'] is None else options['rope']
+        dense = kind != 'classifier'
+        config.update(feature=options['feature'] or recipe['feature'], rope=rope,
+                      rope_residual=(rope and dense) if options['rope_residual'] is None else options['rope_residual'],
+                      out_indices=indices if options['out_indices'] is None else options['out_indices'])
+        if not pyramid:
+            return config, None
+        return config, {'type': 'Feature2Pyramid', '_scope_': 'mmseg', 'embed_dim': self.settings(own)['embed_dims'],
+                        'rescales': [4, 2, 1, 0.5], 'norm_cfg': {'type': 'SyncBN', 'requires_grad': True}}
+
+    def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
+        """See the base class."""
+        if options['compat'] not in (None, 'upstream'):
+            raise CheckpointError(f'compat={options["compat"]!r} is neither None nor \'upstream\'', 'choose one')
+        weights = OrderedDict(own)
+        take(weights, report, 'head.', HEAD)
+        take(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
+        take(weights, report, 'rope.', 'angles of RoPE, computed from the grid' if module.rope else
+             'angles of RoPE, which this backbone is built without')
+        if module.norm_f is None:
+            take(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
+        _fit_patches(weights, module, options, report)
+        if 'pos_embed' in weights and module.pos_embed is not None:
+            _fit_positions(weights, module, options, report)
+        return weights
+
+
+def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:
+    """Class tokens and positions for those of the backbone."""
+    tokens, place, grid = _sequence(weights, options)
+    positions = weights['pos_embed']
+    rows = () if place == 'none' else _ROWS[place](grid[0] * grid[1])
+    ours = module.cls_token_type
+    upstream = options['compat'] == 'upstream'
+    if upstream and (ours != 'none' or len(rows) != 1):
+        raise CheckpointError(f"compat='upstream' is about one class token that a dense backbone leaves out; the file "
+                              f'has {len(rows)} positions of them and the backbone cls_token={ours!r}',
+                              'leave out compat')
+    if ours != 'none' and tokens and place not in ('none', ours):
+        raise CheckpointError(f'{report.source} has its class token in the place {place!r}, and the backbone has '
+                              f'cls_token={ours!r}', 'set the same in both', misfit=True)
+    cells, extra = split_rows(positions, rows)
+    if ours == 'none' and tokens:
+        at = f'row {", ".join(map(str, rows))} of {positions.shape[1]}' if rows else 'no position'
+        for name in tokens:
+            del weights[name]
+            report.dropped[name] = f'class token ({at}), which this backbone does not have'
+        if upstream:
+            cells = positions[:, 1:]
+            report.resized['pos_embed'] = f"compat='upstream': row 0 left out, not {at}"
+        elif rows:
+            report.resized['pos_embed'] = f'{at} left out, the class token\'s'
+        rows, extra = (), extra[:, :0]
+    if module.grid_size != grid:
+        note = f'{grid[0]} x {grid[1]} to {module.grid_size[0]} x {module.grid_size[1]} cells'
+        before = report.resized.get('pos_embed')
+        report.resized['pos_embed'] = f'{before}; {note}' if before else note
+        cells = resize_grid(cells, grid, module.grid_size)
+        if rows:
+            rows = _ROWS[place](cells.shape[1])
+    weights['pos_embed'] = insert_rows(cells, extra.split(1, dim=1)[:len(rows)], rows).contiguous()
+
+
+def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:
+    """Patches of another size or stride than the backbone's.
+
+    Raises:
+        CheckpointError: If they differ and the choice is to refuse.
+    """
+    kernel = weights['patch_embed.proj.weight']
+    theirs, ours = tuple(kernel.shape[2:]), tuple(module.patch_embed.patch_size)
+    grid = _sequence(weights, options)[2]
+    stride, here = _stride(options, theirs[-1], grid), tuple(module.patch_embed.stride)
+    same_stride = stride is None or grid == module.grid_size or _pair(stride) == here
+    if theirs == ours and same_stride:
+        return
+    choice = options['patch_change']
+    if choice not in ('refuse', 'resample'):
+        raise CheckpointError(f"patch_change={choice!r} is neither 'refuse' nor 'resample'", 'choose one')
+    change = f'patches of {theirs[0]} x {theirs[1]}{f" at stride {stride}" if stride else ""}, and the backbone has ' \
+             f'{ours[0]} x {ours[1]} at stride {here[0]}'
+    if choice == 'refuse':
+        raise CheckpointError(f'{report.source} has {change}',
+                              "give the backbone the file's patch_size and stride, or patch_change='resample' "
+                              '(stride=... if the stride is another)', misfit=True)
+    if theirs != ours:
+        weights['patch_embed.proj.weight'] = resample_patches(kernel, ours)
+        report.resized['patch_embed.proj.weight'] = f'{theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} pixels'
+
+
+def _stride(options: dict, patch: int, grid: tuple[int, int] | None) -> int | None:
+    """The stride of a file's patches: as the user says, that of the published grids, None where nothing tells."""
+    if options['stride'] is not None:
+        return options['stride']
+    return {(14, 14): 16, (27, 27): 8}.get(grid) if patch == 16 else None
+
+
+def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tuple[int, int] | None]:
+    """Class tokens, where their positions stand ('none' for nowhere), and the grid of the other positions.
+
+    Raises:
+        CheckpointError: If the positions make no grid.
+    """
+    place = options['cls_token']
+    if place not in ('middle', 'head'):
+        raise CheckpointError(f"cls_token={place!r} is neither 'middle' nor 'head'", 'choose one')
+    tokens = [name for name in ('cls_token', *CLASS_TOKENS['double']) if name in own]
+    place = 'none' if not tokens else place if len(tokens) == 1 else 'double'
+    if 'pos_embed' not in own:
+        return tokens, place, None
+    shape = tuple(own['pos_embed'].shape)
+    total = shape[1] if len(shape) == 3 else 0
+    for extra, where in ((len(tokens), place), (0, 'none')):  # segmentors keep the token when its position is gone
+        cells = total - extra
+        side = round(max(cells, 0) ** .5)
+        grid = tuple(options['grid'] or (side, side))
+        if cells > 0 and grid[0] * grid[1] == cells:
+            return tokens, where, grid
+    raise CheckpointError(f'pos_embed of shape {shape} beside {len(tokens)} class tokens is no '
+                          f'{"grid of " + str(options["grid"]) if options["grid"] else "square grid"}',
+                          'give grid=(rows, columns), or the right file', misfit=True)

@@ -1,0 +1,78 @@
+"""Names of a publisher's file to those of mmvim's models, and back.
+
+mmvim's are those of an OpenMMLab model: `backbone.…`, `neck.…`, `decode_head.…`, `head.fc.…`. Publishers of classifiers
+have the backbone's names bare and `head.…` beside them; Vim's segmentation code has its pyramid inside the backbone.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .families import FAMILIES
+from .layout import Layout
+
+_HEAD = {'head.weight': 'head.fc.weight', 'head.bias': 'head.fc.bias'}
+
+
+@dataclass
+class Sorted:
+    """Tensors of a file by what they belong to.
+
+    Attributes:
+        own (OrderedDict): The backbone's, under its own names.
+        parts (OrderedDict): The other parts', under mmvim's names.
+        rest (list[str]): Names of the file that belong to neither.
+        names (dict[str, str]): From mmvim's name (`backbone.…` and parts) to the file's.
+    """
+
+    own: 'OrderedDict[str, Tensor]'
+    parts: 'OrderedDict[str, Tensor]'
+    rest: list[str]
+    names: dict[str, str]
+
+
+def sort_tensors(tensors: 'OrderedDict[str, Tensor]', layout: Layout) -> Sorted:
+    """Sort the tensors of a file, heads and pyramids out of the backbone into parts of their own."""
+    own, parts, rest = layout.split(tensors)
+    neck = FAMILIES[layout.family].neck
+    result = Sorted(OrderedDict(), OrderedDict(), rest, {})
+    for name, given in own.items():
+        part = _HEAD.get(name) if layout.kind == 'classifier' else None
+        part = part or next((f'neck.{here}{name[len(there):]}' for there, here in neck.items()
+                             if name.startswith(there)), None)
+        if part is not None:
+            result.parts[part] = tensors[given]
+        else:
+            result.own[name] = tensors[given]
+        result.names[part or f'backbone.{name}'] = given
+    for name, given in parts.items():
+        result.parts[name] = tensors[given]
+        result.names[name] = given
+    return result
+
+
+def to_published(weights: 'OrderedDict[str, Tensor]', family: str, kind: str, prefix: str = '',
+                 outer: str = '') -> 'OrderedDict[str, Tensor]':
+    """The inverse: weights in a publisher's naming.
+
+    Args:
+        weights (OrderedDict): Names of mmvim and tensors.
+        family (str): 'vim' or 'mambavision'.
+        kind (str): What they are a checkpoint of.
+        prefix (str): What to put before the backbone's own names. Defaults to ''.
+        outer (str): What to put before the names of other parts. Defaults to ''.
+
+    Returns:
+        OrderedDict: In the same order.
+    """
+    head = {here: there for there, here in _HEAD.items()} if kind == 'classifier' else {}
+    neck = {f'neck.{here}': there for there, here in FAMILIES[family].neck.items()}
+    result: OrderedDict[str, Tensor] = OrderedDict()
+    for name, tensor in weights.items():
+        inside = head.get(name) or next((there + name[len(here):] for here, there in neck.items()
+                                         if name.startswith(here)), None)
+        if name.startswith('backbone.'):
+            inside = name.removeprefix('backbone.')
+        result[outer + name if inside is None else prefix + inside] = tensor
+    return result

@@ -1,0 +1,103 @@
+"""The picture that a published classifier was evaluated on, and the classifier."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.registry import MODELS
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+from .published import Published
+
+# ImageNet's mean and standard deviation of red, green and blue in 0..1.
+MEAN, STD = (.485, .456, .406), (.229, .224, .225)
+# Side of the crop over the shorter side of the resized picture. Vim: DeiT's 224 / 256, in its evaluation code.
+# MambaVision: its model configurations.
+_CROP = {'vim': {}, 'mambavision': {'tiny': 1., 'tiny2': .98, 'small': .93, 'base': 1., 'large': 1., 'large2': 1.,
+                                    'large3': 1.}}
+_DEFAULT_CROP = .875
+_FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class View:
+    """Resize the shorter side to ``img_size / crop_pct``, cut out the centre, normalise.
+
+    Attributes:
+        img_size (int): Side of the network's input in pixels.
+        crop_pct (float): Side of the crop over the shorter side of the resized picture.
+        interpolation (str): 'bicubic' or 'bilinear', antialiased as Pillow does it.
+    """
+
+    img_size: int
+    crop_pct: float
+    interpolation: str
+
+    def __call__(self, picture: np.ndarray) -> Tensor:
+        """(H, W, 3) in RGB, uint8, to (3, img_size, img_size), float32."""
+        short = int(self.img_size / self.crop_pct)
+        height, width = picture.shape[:2]
+        size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        resized = np.asarray(Image.fromarray(picture).resize(size, _FILTERS[self.interpolation]))
+        top, left = (round((side - self.img_size) / 2) for side in resized.shape[:2])
+        crop = resized[top:top + self.img_size, left:left + self.img_size]
+        normed = mmcv.imnormalize(crop, 255 * np.array(MEAN), 255 * np.array(STD), to_rgb=False)
+        return torch.from_numpy(normed.transpose(2, 0, 1).copy()).float()
+
+    def __str__(self) -> str:
+        return f'pictures: shorter side {int(self.img_size / self.crop_pct)}, {self.interpolation}, ' \
+               f'centre {self.img_size} x {self.img_size} (crop pct {self.crop_pct})'
+
+
+def preprocessing(found: Published, img_size: int | None = None, crop_pct: float | None = None,
+                  interpolation: str | None = None) -> View:
+    """The publisher's view of a picture, or what is given instead.
+
+    Args:
+        found (Published): A classifier.
+        img_size (int, optional): Side of the input. Defaults to None: 224, for MambaVision-L3 256.
+        crop_pct (float, optional): In (0, 1]. Defaults to None, the publisher's.
+        interpolation (str, optional): Defaults to None, 'bicubic'.
+
+    Returns:
+        View: From a picture to the network's input.
+
+    Raises:
+        CheckpointError: If a value is out of range.
+    """
+    size = img_size or (256 if found.arch == 'large3' else 224)
+    crops = _CROP[found.family]
+    crop = crop_pct or crops.get(found.arch if isinstance(found.arch, str) else '', _DEFAULT_CROP)
+    if not 0 < crop <= 1 or size < 1:
+        raise CheckpointError(f'crop_pct={crop} and img_size={size} must be in (0, 1] and positive', 'correct them')
+    return View(size, crop, interpolation or 'bicubic')
+
+
+def read_picture(file: str) -> np.ndarray:
+    """A picture as (H, W, 3) in RGB, uint8.
+
+    Raises:
+        CheckpointError: If it is missing or none.
+    """
+    try:
+        return np.asarray(Image.open(file).convert('RGB'))
+    except (OSError, UnidentifiedImageError) as error:
+        raise CheckpointError(f'picture {file} cannot be read ({error})', 'give a JPEG or PNG file') from error
+
+
+def build_classifier(found: Published) -> nn.Module:
+    """The classifier of a file, weights and all, in eval mode: pictures (B, 3, H, W) to logits (B, classes).
+
+    Raises:
+        CheckpointError: If the file is of something else.
+    """
+    if found.kind != 'classifier':
+        raise CheckpointError(f'{found.report.source} is a {found.kind}, no classifier', 'give one with a head',
+                              misfit=True)
+    model = nn.Sequential(OrderedDict(backbone=MODELS.build(dict(found.backbone)), head=MODELS.build(dict(found.head))))
+    model.load_state_dict(found.state_dict, strict=True)
+    return model.eval()

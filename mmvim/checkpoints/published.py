@@ -1,0 +1,187 @@
+"""A published file as what mmvim needs: configs that build, weights in mmvim's names, an account of every tensor."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from . import heads
+from .container import check_finite, load_file, weights_of
+from .errors import CheckpointError, some
+from .families import FAMILIES, Family, recognise
+from .families.base import unpublished
+from .layout import Layout
+from .naming import sort_tensors
+from .report import Report
+from .sources import fetch
+
+
+@dataclass
+class Published:
+    """What :func:`read` finds.
+
+    Attributes:
+        family (str): 'vim' or 'mambavision'.
+        arch (str or dict): Published architecture, or what was asked for.
+        kind (str): 'classifier', 'segmentor', 'detector', 'backbone', or 'dense' if that was asked for.
+        backbone (dict): Config of the backbone.
+        state_dict (OrderedDict): Weights under mmvim's names: `backbone.…`, `neck.…`, `head.fc.…`, `decode_head.…`.
+        report (Report): What became of every tensor.
+        parts (OrderedDict): The part of `state_dict` that is not the backbone's.
+        layout (Layout): Where things lay in the file.
+        key (str): Under which key of the file; '' for bare weights.
+        names (dict): From mmvim's names to the file's.
+        dropped (OrderedDict): Tensors that were left out, under the file's names.
+        order (list[str]): The file's names in its order.
+        pyramid (dict, optional): Config of the neck where the family keeps one in its backbone.
+    """
+
+    family: str
+    arch: str | dict
+    kind: str
+    backbone: dict
+    state_dict: 'OrderedDict[str, Tensor]'
+    report: Report
+    parts: 'OrderedDict[str, Tensor]'
+    layout: Layout
+    key: str
+    names: dict[str, str]
+    dropped: 'OrderedDict[str, Tensor]'
+    order: list[str]
+    pyramid: dict | None = None
+    _configs: dict[str, dict] | None = field(default=None, repr=False)
+
+    @property
+    def heads(self) -> dict[str, dict]:
+        """Config dicts of the heads by name: 'head'; 'decode_head', 'auxiliary_head'; 'rpn_head', 'roi_head'.
+
+        Raises:
+            CheckpointError: If a head's type is not known here, or its library is missing.
+        """
+        return {name: config for name, config in self._all().items() if name != 'neck'}
+
+    @property
+    def head(self) -> dict | None:
+        """Config of the head that predicts: 'head', 'decode_head' or 'roi_head'; None for a backbone."""
+        return next((self.heads[name] for name in ('head', 'decode_head', 'roi_head') if name in self.heads), None)
+
+    @property
+    def neck(self) -> dict | None:
+        """Config of the neck: Vim's pyramid, a detector's FPN, or None."""
+        return self.pyramid or self._all().get('neck')
+
+    def _all(self) -> dict[str, dict]:
+        if self._configs is None:
+            self._configs = heads.head_configs(self.parts, self.kind)
+        return self._configs
+
+
+def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: str | dict | None = None,
+         task: str | None = None, strict: bool = True, **options: Any) -> Published:
+    """Read a published checkpoint. Depends on the file and the arguments alone, and changes nothing.
+
+    Args:
+        file (str): Path, folder with one checkpoint, ``http(s)://`` or ``hf://owner/repo/file``.
+        key (str, optional): Key of the container, such as 'model_ema'. Defaults to None: 'state_dict', else 'model',
+            else bare weights.
+        prefix (str, optional): What stands before the backbone's names. Defaults to None, any row of usual wrappers
+            (``module.``, ``model.``, ``encoder.``, ``backbone.``).
+        arch (str or dict, optional): The architecture that the file must be of. Defaults to None, any published one.
+        task (str, optional): 'dense' for the backbone of a dense model: a classifier's head, final norm and class token
+            are dropped. Defaults to None, what the file is.
+        strict (bool): Raise also for tensors that have no place. Defaults to True.
+        **options: What tensors do not tell, see the families; an unknown one is an error. Vim: `cls_token`, `compat`,
+            `grid`, `stride`, `patch_change`, `img_size`, `rope`, `rope_residual`, `feature`, `out_indices`.
+            MambaVision: `window_sizes`, `img_size`, `out_indices`. Defaults are the published ones.
+
+    Returns:
+        Published: Configs, weights and report.
+
+    Raises:
+        CheckpointError: If the file cannot be read safely, is of no known family or size, is incomplete or not finite.
+    """
+    path = fetch(file)
+    key, tensors = weights_of(load_file(path, file), file, key)
+    check_finite(tensors, file)
+    layout = recognise(tensors, file, prefix)
+    if layout is None:
+        raise CheckpointError(
+            f'{file} holds no backbone of {", ".join(f.title for f in FAMILIES.values())}: its '
+            f'{len(tensors)} tensors are named {some(tensors)}', 'give a file of one of them, or the prefix',
+            misfit=True)
+    family = FAMILIES[layout.family]
+    found = sort_tensors(tensors, layout)
+    arch = _arch(family, found.own, arch, file)
+    if task not in (None, 'dense'):
+        raise CheckpointError(f"task={task!r} is neither None nor 'dense'", 'choose one')
+    kind = task or layout.kind
+    settings = family.options(options, (*family.file_options, *family.config_options))
+    # The family looks at all that the publisher keeps in the backbone, and at a neck that has been taken out of it.
+    whole = OrderedDict((n.removeprefix(layout.prefix), tensors[n]) for n in tensors if n.startswith(layout.prefix))
+    whole.update(found.parts)
+    backbone, pyramid = family.config(whole, kind, arch, settings)
+    report = Report(file, f'{layout.kind} of {family.title}, arch {arch if isinstance(arch, str) else "given"}'
+                    f'{", as a dense backbone" if task else ""}')
+    module = _build_meta(backbone, file)
+    own = family.fit(found.own, module, settings, report)
+    report.account(module.state_dict(), own)
+    _prefix_report(report)
+    parts = found.parts if kind != 'dense' else OrderedDict()
+    if kind == 'dense':
+        report.dropped.update((name, 'part of another model than the backbone') for name in found.parts)
+    else:
+        report.used += list(parts)
+        if kind == 'classifier':
+            _check_head(parts, report)
+    report.unexpected += found.rest
+    report.check(strict)
+    state = OrderedDict((f'backbone.{name}', tensor) for name, tensor in own.items()
+                        if f'backbone.{name}' not in report.unexpected)
+    state.update(parts)
+    dropped = OrderedDict((found.names[name], tensors[found.names[name]]) for name in report.dropped)
+    return Published(layout.family, arch, kind, backbone, state, report, parts, layout, key, found.names, dropped,
+                     list(tensors), pyramid if kind != 'dense' else None)
+
+
+def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | None, file: str) -> str | dict:
+    settings = family.settings(own)
+    if arch is None:
+        arch = family.arch_of(own)
+        if arch is None:
+            raise unpublished(family.title, file, settings, family.backbone.arch_zoo)
+        return arch
+    try:
+        wanted = family.arch_settings(arch)
+    except ValueError as error:
+        raise CheckpointError(str(error), 'give one of these') from error
+    wrong = {name: settings[name] for name, value in wanted.items() if settings[name] != value}
+    if wrong:
+        real = family.arch_of(own)
+        raise CheckpointError(
+            f'{file} is not {family.title} arch={arch!r}: it has {", ".join(f"{k}={v}" for k, v in wrong.items())}',
+            f'it is arch={real!r}' if real else 'give a file of that arch', misfit=True)
+    return arch
+
+
+def _build_meta(config: dict, file: str) -> nn.Module:
+    """A backbone without memory for its weights, to ask for names and shapes."""
+    try:
+        with torch.device('meta'):
+            return ROOT_MODELS.build(dict(config))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'the backbone of {file} cannot be built with these options: {error}',
+                              'correct them') from error
+
+
+def _check_head(parts: 'OrderedDict[str, Tensor]', report: Report) -> None:
+    report.missing += [name for name in ('head.fc.weight', 'head.fc.bias') if name not in parts]
+
+
+def _prefix_report(report: Report) -> None:
+    for name in ('used', 'missing', 'unexpected'):
+        setattr(report, name, [f'backbone.{n}' for n in getattr(report, name)])
+    for name in ('resized', 'dropped', 'fresh', 'mismatched'):
+        setattr(report, name, {f'backbone.{n}': why for n, why in getattr(report, name).items()})

@@ -1,0 +1,109 @@
+"""From what a user names (a path, a folder, a URL, ``hf://``) to a file on disk."""
+
+import hashlib
+import os
+import re
+import urllib.error
+from pathlib import Path
+from urllib.parse import quote
+
+import torch
+from mmengine import dist
+
+from .container import check_header
+from .errors import CheckpointError, some
+
+# MMEngine's way to let its own loaders meet a file of a publisher; see :mod:`.schemes`.
+PUBLISHED = 'published://'
+_HUB = re.compile(r'hf://(?P<owner>[^/@]+)/(?P<repo>[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)')
+_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+_FETCHED = ('http://', 'https://', 'hf://', 'file://', PUBLISHED)
+
+
+def can_fetch(location: str) -> bool:
+    """Whether :func:`fetch` knows the kind of location; others (``open-mmlab://``, ``s3://``) are MMEngine's own."""
+    return '://' not in location or location.startswith(_FETCHED)
+
+
+def fetch(location: str) -> str:
+    """The file that a location names, downloaded if need be.
+
+    A file of the Hugging Face hub, ``hf://owner/repo/path`` or ``hf://owner/repo@revision/path``, is taken from the
+    hub's own cache on this machine (``HF_HUB_CACHE``, ``HF_HOME``) if it is there, else from the hub (``HF_ENDPOINT``).
+    Downloads are kept in PyTorch's folder for them (``TORCH_HOME``). In a distributed run one process downloads.
+
+    Args:
+        location (str): A path, a folder that holds one checkpoint, ``file://``, ``http(s)://`` or ``hf://``.
+
+    Returns:
+        str: Path of the file. A plain path is returned as it is, whether it exists or not.
+
+    Raises:
+        CheckpointError: If the location is of another kind, or cannot be reached.
+    """
+    location = str(location).removeprefix(PUBLISHED)
+    if '://' not in location:
+        return _in_folder(os.path.expanduser(location))
+    if location.startswith('file://'):
+        return _in_folder(location.removeprefix('file://'))
+    if location.startswith(('http://', 'https://')):
+        return _download(location, Path(hashlib.sha256(location.encode()).hexdigest()[:10], _file_name(location)))
+    if not location.startswith('hf://'):
+        raise CheckpointError(f'{location} is of no known kind', f'give a path or one of {", ".join(_FETCHED[:-1])}')
+    match = _HUB.fullmatch(location)
+    if match is None:
+        raise CheckpointError(f'{location} is not hf://OWNER/REPO/FILE', 'name the file in the repository')
+    owner, repo, revision, file = match['owner'], match['repo'], match['revision'] or 'main', match['file']
+    if '..' in file.split('/'):
+        raise CheckpointError(f'{location} leaves its repository', 'name the file in the repository')
+    cached = _hub_cache(owner, repo, revision, file)
+    if cached is not None:
+        return str(cached)
+    endpoint = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
+    url = f'{endpoint}/{owner}/{repo}/resolve/{quote(revision, safe="")}/{quote(file)}'
+    return _download(url, Path('hf', owner, repo, revision, file))
+
+
+def _file_name(url: str) -> str:
+    return url.split('?')[0].rstrip('/').rsplit('/', 1)[-1] or 'checkpoint'
+
+
+def _in_folder(path: str) -> str:
+    """The checkpoint in a folder, as a repository of the hub lies on disk; any other path as it is."""
+    if not os.path.isdir(path):
+        return path
+    files = sorted(f for f in Path(path).iterdir() if f.name.endswith(_SUFFIXES))
+    if len(files) != 1:
+        found = some((f.name for f in files), 5) or 'no checkpoint'
+        raise CheckpointError(f'{path} is a folder with {found}', 'name the file')
+    return str(files[0])
+
+
+def _hub_cache(owner: str, repo: str, revision: str, file: str) -> Path | None:
+    home = os.environ.get('HF_HOME') or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'huggingface')
+    root = Path(os.environ.get('HF_HUB_CACHE') or Path(home, 'hub')).expanduser() / f'models--{owner}--{repo}'
+    note = root / 'refs' / revision
+    commit = note.read_text().strip() if note.is_file() else revision
+    path = root / 'snapshots' / commit / file
+    return path if path.is_file() else None
+
+
+def _download(url: str, inside: Path) -> str:
+    target = Path(torch.hub.get_dir(), 'checkpoints', 'mmvim', inside)
+    if not target.is_file() and dist.get_rank() == 0:
+        part = target.with_name(f'{target.name}.{os.getpid()}.part')
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(part), progress=os.isatty(2))
+            check_header(str(part), url)  # what is kept is a checkpoint, not a page that says why there is none
+            part.replace(target)
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, 'reason', None) or error
+            raise CheckpointError(f'{url} cannot be fetched ({reason})',
+                                  'download it by hand and give its path') from error
+        finally:
+            part.unlink(missing_ok=True)
+    dist.barrier()
+    if not target.is_file():
+        raise CheckpointError(f'{url} was not fetched by the process that does so', 'see its error')
+    return str(target)

@@ -1,0 +1,196 @@
+"""Each kind of bad file is one clear error; nothing is loaded and no code runs."""
+
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from published_files import SMALL_MAMBAVISION, SMALL_VIM, randomised
+
+from mmvim import checkpoints
+from mmvim.checkpoints import CheckpointError
+from mmvim.models import MambaVision, Vim
+
+
+class Evil:
+    """Its pickle leaves a trace when it is unpickled by a loader that runs code."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), 'w')
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Load into a backbone by `init_cfg` and by `read`; both must refuse in the same words and change nothing."""
+    def call(path, match, backbone=None, reads=True, **options):
+        backbone = backbone or Vim(SMALL_VIM)
+        backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(path), **options}
+        before = {name: value.clone() for name, value in backbone.state_dict().items()}
+        with pytest.raises(CheckpointError, match=match) as found:
+            backbone.init_weights()
+        assert '\n' not in str(found.value) and '; ' in str(found.value), 'one line, with a remedy'
+        assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+        if reads:
+            with pytest.raises(CheckpointError, match=match):
+                checkpoints.read(str(path), **options)
+    return call
+
+
+@pytest.fixture
+def weights():
+    return OrderedDict(randomised(Vim(SMALL_VIM, cls_token='middle', final_norm=True)).state_dict())
+
+
+def test_files_that_are_none(tmp_path, refused, weights, write):
+    path = tmp_path / 'file.pth'
+    refused(path, 'does not exist')
+    refused(tmp_path, 'is a folder with no checkpoint')
+    content = Path(write(weights)).read_bytes()
+    pages = b'<!DOCTYPE html><html><body>404', b'\n  <html lang="en">Sign in', b'<?xml version="1.0"?><Error>'
+    for data, match in ((b'', 'is not a checkpoint'), *((page, 'is a web page') for page in pages),
+                        (b'version https://git-lfs.github.com/spec/v1\noid', 'a pointer to one.*git lfs pull'),
+                        (content[:len(content) // 2], 'is truncated'), (content[:-20], 'is truncated|is damaged'),
+                        (b'\x80\x02}q\x00X\x03', 'is damaged'),
+                        (b'\x10\0\0\0\0\0\0\0{"a": 1}       ', 'is damaged|pip')):
+        path.write_bytes(data)
+        refused(path, match)
+    damaged = bytearray(content)
+    damaged[60:200] = bytes(140)
+    path.write_bytes(damaged)
+    refused(path, 'is damaged|not plain weights')
+
+
+def test_truncated_safetensors(refused, weights, write, tmp_path):
+    file = write(weights, 'safetensors')
+    content = Path(file).read_bytes()
+    (tmp_path / 'half').write_bytes(content[:len(content) // 2])
+    refused(tmp_path / 'half', 'is damaged')
+
+
+def test_file_without_permission(tmp_path, refused, weights, write, monkeypatch):
+    file = write(weights)
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr('mmvim.checkpoints.container.open', denied, raising=False)
+    refused(file, 'cannot be read .Permission denied.')
+
+
+def test_read_only_file(tmp_path, weights, write):
+    """Weights are copied out of a file that nobody may write, in a folder that nobody may write."""
+    import os
+    file = write(weights)
+    os.chmod(file, 0o444)
+    backbone = Vim(SMALL_VIM, init_cfg={'type': 'Pretrained', 'checkpoint': file})
+    before = Path(file).read_bytes()
+    backbone.init_weights()
+    with torch.no_grad():
+        for value in backbone.parameters():
+            value.add_(1.)
+    assert Path(file).read_bytes() == before
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_no_code_is_run(tmp_path, refused, weights, legacy):
+    path, trace = tmp_path / 'evil.pth', tmp_path / 'trace'
+    torch.save({'model': weights, 'args': Evil(trace)}, path, _use_new_zipfile_serialization=not legacy)
+    refused(path, 'holds a .*open.*, which is not plain weights; nothing of it was run|not plain weights')
+    assert not trace.exists()
+    path.write_bytes(pickle.dumps({'model': Evil(trace)}))
+    refused(path, 'is damaged|not plain weights')
+    assert not trace.exists()
+
+
+def test_the_trace_works(tmp_path, weights):
+    """The control: a loader that runs code leaves the trace that the test above does not find."""
+    path, trace = tmp_path / 'evil.pth', tmp_path / 'trace'
+    torch.save({'model': weights, 'args': Evil(trace)}, path)
+    subprocess.run([sys.executable, '-c', f'import torch; torch.load({str(path)!r}, weights_only=False)'], check=True)
+    assert trace.exists()
+
+
+def test_contents_that_are_no_weights(tmp_path, refused):
+    path = tmp_path / 'file.pth'
+    for content, match in (([1, 2], 'holds a list'), ({'epoch': 3}, 'has no state_dict'),
+                           ({'state_dict': {}}, 'has no state_dict'), (torch.zeros(2), 'holds a Tensor'),
+                           ({'model_ema': {'w': torch.zeros(1)}}, "key='model_ema' if those are meant"),
+                           ({'model': {'resnet.w': torch.zeros(1)}}, 'holds no backbone of')):
+        torch.save(content, path)
+        refused(path, match)
+    torch.save({'model': {'w': torch.zeros(1)}}, path)
+    refused(path, "no weights under key='model_ema'.*under \\['model'\\]", key='model_ema')
+
+
+def test_not_a_number(tmp_path, refused, weights, write):
+    weights['layers.1.mixer.x_proj.weight'] = torch.full_like(weights['layers.1.mixer.x_proj.weight'], torch.nan)
+    refused(write(weights), r'NaN or infinity in 1 of its \d+ tensors \(layers.1.mixer.x_proj.weight\)')
+
+
+def test_half_of_the_keys(refused, weights, write):
+    half = OrderedDict(list(weights.items())[::2])
+    refused(write(half), 'lacks|of another size|holds no backbone', reads=False)
+    whole_layer_gone = OrderedDict((k, v) for k, v in weights.items() if not k.startswith('layers.1.'))
+    refused(write(whole_layer_gone), r'another size: depth=1, and this Vim has depth=2', reads=False)
+    with pytest.raises(CheckpointError, match='depth=1'):
+        checkpoints.read(write(whole_layer_gone), arch=SMALL_VIM)
+    for name in ('layers.1.mixer.D_b', 'patch_embed.proj.bias', 'pos_embed'):
+        some = OrderedDict((k, v) for k, v in weights.items() if k != name)
+        refused(write(some), f'lacks 1 weights .{name}', reads=False)
+        with pytest.raises(CheckpointError, match=f'lacks 1 weights .backbone.{name}'):
+            checkpoints.read(write(some), arch=SMALL_VIM)
+    refused(write(whole_layer_gone), 'depth=1', strict=False, reads=False)
+
+
+def test_wrong_arch_and_family(refused, weights, write, tensors):
+    file = write(weights)
+    refused(file, r'another size: embed_dims=16, .*depth=2.*and this Vim has embed_dims=32', reads=False,
+            backbone=Vim({'embed_dims': 32, 'depth': 3}))
+    refused(file, 'is a backbone of Vim, and this backbone is a MambaVision', reads=False,
+            backbone=MambaVision(SMALL_MAMBAVISION))
+    with pytest.raises(CheckpointError, match=r'of no published size .embed_dims=16, depth=2.* are tiny, small'):
+        checkpoints.read(file)
+    with pytest.raises(CheckpointError, match=r"arch='small'.*embed_dims=192.*; it is arch='tiny'"):
+        checkpoints.read(write(tensors('vim_tiny_cls')), arch='small')
+    refused(write(tensors('vim_tiny_cls')), "set arch='tiny'", reads=False)
+    with pytest.raises(CheckpointError, match="arch='huge' is not one of"):
+        checkpoints.read(file, arch='huge')
+    with pytest.raises(CheckpointError, match=r"cannot be built with these options: .*feature='wave'"):
+        checkpoints.read(file, feature='wave')
+
+
+def test_left_over(refused, weights, write):
+    weights['layers.0.mixer.surprise'] = torch.zeros(3)
+    file = write(weights)
+    refused(file, 'has 1 that belong nowhere .layers.0.mixer.surprise', reads=False)
+    backbone = Vim(SMALL_VIM)
+    report = checkpoints.load_backbone(backbone, file, strict=False)
+    assert report.unexpected == ['layers.0.mixer.surprise']
+    assert torch.equal(backbone.layers[0].mixer.D, weights['layers.0.mixer.D'])
+
+
+def test_two_backbones(refused, weights, write):
+    both = OrderedDict((f'{p}.{k}', v) for p in ('encoder', 'module') for k, v in weights.items())
+    refused(write(both), "holds 2 backbones.*choose: prefix='encoder.'")
+    other = OrderedDict((f'teacher.{k}', v) for k, v in weights.items())
+    refused(write(other), 'holds no backbone')
+    backbone = Vim(SMALL_VIM, init_cfg={'type': 'Pretrained', 'checkpoint': write(other), 'prefix': 'teacher'})
+    backbone.init_weights()
+    assert torch.equal(backbone.layers[0].mixer.D, weights['layers.0.mixer.D'])
+
+
+def test_unknown_options(weights, write):
+    with pytest.raises(TypeError, match='compta'):
+        Vim(SMALL_VIM, init_cfg={'type': 'Pretrained', 'checkpoint': 'x', 'compta': 1}).init_weights()
+    with pytest.raises(CheckpointError, match="no option 'compat'"):
+        MambaVision(SMALL_MAMBAVISION, init_cfg={
+            'type': 'Pretrained', 'compat': 'upstream',
+            'checkpoint': write(MambaVision(SMALL_MAMBAVISION).state_dict())}).init_weights()
+    with pytest.raises(CheckpointError, match=r"Vim has no option 'window_sizes'.*cls_token, compat"):
+        checkpoints.read(write(weights), arch=SMALL_VIM, window_sizes=(1, 2, 3, 4))

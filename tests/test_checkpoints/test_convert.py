@@ -1,0 +1,99 @@
+"""Publisher to mmvim to publisher is the identity on every tensor."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from published_files import ALL, SMALL_MAMBAVISION, SMALL_VIM, published_mambavision, published_vim, randomised
+
+from mmvim import checkpoints
+from mmvim.models import MambaVision, Vim
+
+
+def vim_segmentation():
+    """The published layout: pyramid and unused norm inside the backbone."""
+    weights = OrderedDict(randomised(Vim(SMALL_VIM, img_size=64, final_norm=True)).state_dict())
+    for name, shape in (('fpn1.0.weight', (16, 16, 2, 2)), ('fpn1.0.bias', (16,)), ('fpn1.1.weight', (16,)),
+                        ('fpn1.1.bias', (16,)), ('fpn1.1.running_mean', (16,)), ('fpn1.1.running_var', (16,)),
+                        ('fpn1.3.weight', (16, 16, 2, 2)), ('fpn1.3.bias', (16,)), ('fpn2.0.weight', (16, 16, 2, 2)),
+                        ('fpn2.0.bias', (16,))):
+        weights[name] = torch.rand(shape)
+    weights['fpn1.1.num_batches_tracked'] = torch.tensor(7)
+    return weights
+
+
+FILES = {'vim': (published_vim, SMALL_VIM), 'mambavision': (published_mambavision, SMALL_MAMBAVISION),
+         'vim segmentation': (vim_segmentation, SMALL_VIM),
+         'mambavision dense': (lambda: OrderedDict(randomised(MambaVision(SMALL_MAMBAVISION)).state_dict()),
+                               SMALL_MAMBAVISION)}
+
+
+def same(a, b):
+    return list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+@pytest.mark.parametrize('container', [c for c in ALL if c != 'safetensors'])
+@pytest.mark.parametrize('file', FILES)
+def test_round_trip(file, container, write, tmp_path):
+    make, arch = FILES[file]
+    path = write(make(), container)
+    key = 'model_ema' if container == 'model_ema' else None
+    there, back, again = (str(tmp_path / name) for name in ('there.pth', 'back.pth', 'again.pth'))
+    converted, found = checkpoints.to_mmvim(path, arch=arch, key=key)
+    checkpoints.save_file(converted, there)
+    checkpoints.save_file(checkpoints.from_mmvim(there), back)
+    original, returned = checkpoints.load_file(path), checkpoints.load_file(back)
+    assert same(original.get(found.key, original), returned.get(found.key, returned))
+    checkpoints.save_file(checkpoints.to_mmvim(back, arch=arch, key=key)[0], again)
+    assert Path(there).read_bytes() == Path(again).read_bytes(), 'to the byte'
+    assert all(name.startswith(('backbone.', 'neck.', 'head.fc.')) for name in converted['state_dict'])
+
+
+def test_a_converted_file_is_a_plain_checkpoint(write, tmp_path):
+    """It loads like the original, and without mmvim's reader."""
+    weights = published_vim()
+    path = write(weights)
+    checkpoints.save_file(checkpoints.to_mmvim(path, arch=SMALL_VIM)[0], tmp_path / 'plain.pth')
+    plain = torch.load(tmp_path / 'plain.pth', weights_only=True)['state_dict']
+    model = Vim(SMALL_VIM, cls_token='middle', final_norm=True)
+    model.load_state_dict({k[9:]: v for k, v in plain.items() if k.startswith('backbone.')}, strict=True)
+    backbones = [Vim(SMALL_VIM, img_size=96, init_cfg={'type': 'Pretrained', 'checkpoint': str(f)})
+                 for f in (path, tmp_path / 'plain.pth')]
+    for backbone in backbones:
+        backbone.init_weights()
+    assert same(backbones[0].state_dict(), backbones[1].state_dict())
+    found = checkpoints.read(str(tmp_path / 'plain.pth'), arch=SMALL_VIM)
+    assert found.kind == 'classifier' and same(found.state_dict, plain)
+
+
+def test_a_converted_pyramid_is_a_neck(write, tmp_path):
+    published = checkpoints.read(write(vim_segmentation()), arch=SMALL_VIM)
+    checkpoints.save_file(checkpoints.to_mmvim(write(vim_segmentation()), arch=SMALL_VIM)[0], tmp_path / 'plain.pth')
+    plain = checkpoints.read(str(tmp_path / 'plain.pth'), arch=SMALL_VIM)
+    assert plain.neck == published.neck and plain.neck['type'] == 'Feature2Pyramid'
+    assert plain.backbone == published.backbone and plain.state_dict.keys() == published.state_dict.keys()
+
+
+def test_what_cannot_go_back(write, tmp_path):
+    converted, _ = checkpoints.to_mmvim(write(published_vim()), arch=SMALL_VIM, task='dense')
+    checkpoints.save_file(converted, tmp_path / 'dense.pth')
+    with pytest.raises(checkpoints.CheckpointError, match='was resized'):
+        checkpoints.from_mmvim(str(tmp_path / 'dense.pth'))
+    torch.save({'state_dict': converted['state_dict']}, tmp_path / 'own.pth')
+    with pytest.raises(checkpoints.CheckpointError, match='say what it is'):
+        checkpoints.from_mmvim(str(tmp_path / 'own.pth'))
+    named = checkpoints.from_mmvim(str(tmp_path / 'own.pth'), 'vim', 'backbone')['state_dict']
+    assert named.keys() == {name.removeprefix('backbone.') for name in converted['state_dict']}
+    with pytest.raises(checkpoints.CheckpointError, match='cannot be written'):
+        checkpoints.save_file(converted, tmp_path / 'nowhere' / 'x.pth')
+    assert not [f for f in tmp_path.iterdir() if f.name.endswith('.part')]
+
+
+def test_views_do_not_drag_their_storage_along(write, tmp_path):
+    weights = published_mambavision()
+    big = torch.randn(1000, *weights['head.weight'].shape)
+    weights['head.weight'] = big[3]
+    converted, _ = checkpoints.to_mmvim(write(weights), arch=SMALL_MAMBAVISION)
+    checkpoints.save_file(converted, tmp_path / 'plain.pth')
+    assert (tmp_path / 'plain.pth').stat().st_size < big.numel() * 4

@@ -1,0 +1,224 @@
+"""Backbones receive files in every container, from wherever they lie."""
+
+import http.server
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import BaseModule
+from mmengine.runner.checkpoint import load_checkpoint
+from published_files import ALL, SMALL_MAMBAVISION, SMALL_VIM, published_mambavision, published_vim, randomised
+
+import mmvim.models.backbones as backbones
+from mmvim import checkpoints
+from mmvim.checkpoints.families import FAMILIES, recognise
+from mmvim.models import LinearReadout, MambaVision, Vim
+from mmvim.models.backbones.base import Backbone
+from mmvim.registry import MODELS
+
+
+@pytest.mark.parametrize('container', ALL)
+@pytest.mark.parametrize('family', ['vim', 'mambavision'])
+def test_every_container(family, container, write):
+    weights = published_vim() if family == 'vim' else published_mambavision()
+    init_cfg = {'type': 'Pretrained', 'checkpoint': write(weights, container)}
+    if container == 'model_ema':
+        init_cfg['key'] = 'model_ema'
+    backbone = Vim(SMALL_VIM, img_size=(48, 80), init_cfg=init_cfg) if family == 'vim' else \
+        MambaVision(SMALL_MAMBAVISION, init_cfg=init_cfg)
+    backbone.init_weights()
+    for name, value in backbone.state_dict().items():
+        if name != 'pos_embed' and not name.startswith('outnorm'):
+            assert torch.equal(value, weights[name]), name
+
+
+@pytest.mark.parametrize(('cls', 'arch'), [(cls, arch) for cls in (Vim, MambaVision) for arch in cls.arch_zoo])
+def test_every_published_size_is_recognised(cls, arch):
+    """From shapes alone, and for no other architecture's."""
+    with torch.device('meta'):
+        weights = cls(arch).state_dict()
+    layout = recognise(weights, 'file')
+    assert FAMILIES[layout.family].backbone is cls and layout.kind == 'backbone'
+    assert FAMILIES[layout.family].arch_of(weights) == arch
+
+
+def test_raw_weights_by_default_and_the_average_by_key(write):
+    weights = published_vim()
+    file = write(weights, 'model_ema')  # whose `model` is all zeros
+    backbone = Vim(SMALL_VIM)
+    checkpoints.load_backbone(backbone, file)
+    assert not backbone.layers[0].mixer.in_proj.weight.any()
+    checkpoints.load_backbone(backbone, file, key='model_ema')
+    assert torch.equal(backbone.layers[0].mixer.in_proj.weight, weights['layers.0.mixer.in_proj.weight'])
+
+
+def test_mmengines_own_initializer_cannot(write):
+    """Why mmvim has one: MMEngine's leaves the backbone as it was, with a warning."""
+    backbone = Vim(SMALL_VIM, init_cfg={'type': 'Pretrained', 'checkpoint': write(published_vim())})
+    before = backbone.layers[0].mixer.in_proj.weight.detach().clone()
+    BaseModule.init_weights(backbone)
+    assert torch.equal(backbone.layers[0].mixer.in_proj.weight, before)
+
+
+def test_every_backbone_reads_published_files():
+    for name in backbones.__all__:
+        cls = getattr(backbones, name)
+        if isinstance(cls, type) and MODELS.get(f'mmvim.{name}') is cls:
+            assert issubclass(cls, Backbone), f'{name}: init_cfg of type Pretrained would be MMEngine\'s own'
+
+
+def test_files_come_after_other_initialisation(write):
+    weights = published_vim()
+    backbone = Vim(SMALL_VIM, init_cfg=[{'type': 'Pretrained', 'checkpoint': write(weights)},
+                                        {'type': 'Constant', 'layer': ['Linear', 'Conv1d'], 'val': 3.}])
+    given = list(backbone.init_cfg)
+    backbone.init_weights()
+    assert torch.equal(backbone.layers[1].mixer.out_proj.weight, weights['layers.1.mixer.out_proj.weight'])
+    assert backbone.init_cfg == given
+    with torch.no_grad():
+        backbone.layers[1].mixer.D.zero_()
+    backbone.init_weights()  # MMEngine warns and does nothing
+    assert not backbone.layers[1].mixer.D.any()
+
+
+def test_backbone_of_a_segmentor(write):
+    """A file of MMSegmentation's own layout: the heads are named as left out."""
+    weights = published_vim(img_size=64)
+    own = OrderedDict((f'backbone.{k}', v) for k, v in weights.items() if not k.startswith(('head', 'norm_f', 'cls')))
+    own['backbone.pos_embed'] = torch.cat([weights['pos_embed'][:, :8], weights['pos_embed'][:, 9:]], dim=1)
+    own['decode_head.conv_seg.weight'] = torch.zeros(3, 4, 1, 1)
+    backbone = Vim(SMALL_VIM, img_size=64)
+    report = checkpoints.load_backbone(backbone, write(own, 'state_dict'))
+    assert report.dropped.keys() == {'decode_head.conv_seg.weight'} and not report.resized
+
+
+def test_rope_buffers(write):
+    weights = published_vim()
+    weights['rope.freqs_cos'] = weights['rope.freqs_sin'] = torch.zeros(196, 16)
+    assert checkpoints.read(write(weights), arch=SMALL_VIM).backbone['rope']
+    report = checkpoints.load_backbone(Vim(SMALL_VIM, rope=True), write(weights))
+    assert {'rope.freqs_cos', 'rope.freqs_sin'} <= report.dropped.keys()
+
+
+def test_fewer_outputs(write):
+    weights = randomised(MambaVision(SMALL_MAMBAVISION)).state_dict()
+    backbone = MambaVision(SMALL_MAMBAVISION, out_indices=(1, 3))
+    report = checkpoints.load_backbone(backbone, write(weights))
+    assert {name[:8] for name in report.dropped} == {'outnorm0', 'outnorm2'} and not report.fresh
+    assert torch.equal(backbone.outnorm3.weight, weights['outnorm3.weight'])
+
+
+class Other(Backbone):
+    """A backbone of a family that has no module of its own in the reader."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(2))
+        self.outnorm0 = torch.nn.LayerNorm(width)
+
+
+def test_a_family_without_rules(write):
+    """Names after whatever prefix must be the model's; output norms may be new, blocks must be full."""
+    weights = randomised(Other()).state_dict()
+    file = OrderedDict((f'student.{k}', v) for k, v in weights.items() if not k.startswith('outnorm'))
+    file['student.head.weight'] = torch.zeros(2, 4)
+    backbone = Other()
+    report = checkpoints.load_backbone(backbone, write(file))
+    assert all(torch.equal(v, weights[k]) for k, v in backbone.layers.state_dict(prefix='layers.').items())
+    assert report.fresh.keys() == {'outnorm0.weight', 'outnorm0.bias'}
+    assert report.dropped.keys() == {'student.head.weight'}
+    del file['student.layers.1.bias']
+    with pytest.raises(checkpoints.CheckpointError, match=r'lacks 1 weights .layers.1.bias'):
+        checkpoints.load_backbone(Other(), write(file), strict=False)
+    with pytest.raises(checkpoints.CheckpointError, match='of another shape'):
+        checkpoints.load_backbone(Other(5), write(weights))
+    with pytest.raises(checkpoints.CheckpointError, match='is a classifier of Vim, and this backbone is a Other'):
+        checkpoints.load_backbone(Other(), write(published_vim()))
+    with pytest.raises(checkpoints.CheckpointError, match='of another model'):
+        checkpoints.load_backbone(Other(), write({'a.w': torch.zeros(1)}, 'bare'))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A server with the hub's URLs and a page where a file is not, and empty caches."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setenv('HF_HOME', str(tmp_path / 'hf'))
+    for name in ('HF_HUB_CACHE', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'http_proxy', 'https_proxy', 'all_proxy'):
+        monkeypatch.delenv(name, raising=False)
+    served = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = served.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.send_header('Content-Length', str(len(body or b'')))
+            self.end_headers()
+            self.wfile.write(body or b'')
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv('HF_ENDPOINT', f'http://127.0.0.1:{server.server_port}')
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    yield served, f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+def test_hub_and_url(hub, write, tmp_path):
+    served, root = hub
+    weights = published_vim()
+    content = Path(write(weights)).read_bytes()
+    served['/hustvl/Vim/resolve/main/vim.pth'] = content
+    backbone = Vim(SMALL_VIM, init_cfg={'type': 'Pretrained', 'checkpoint': 'hf://hustvl/Vim/vim.pth'})
+    backbone.init_weights()
+    assert torch.equal(backbone.layers[0].mixer.D, weights['layers.0.mixer.D'])
+    served.clear()
+    checkpoints.load_backbone(Vim(SMALL_VIM), 'hf://hustvl/Vim/vim.pth')  # kept
+
+    served['/page.pth'] = b'<!DOCTYPE html><html>Sign in'
+    with pytest.raises(checkpoints.CheckpointError, match='is a web page'):
+        checkpoints.fetch(f'{root}/page.pth')
+    served['/page.pth'] = content
+    assert Path(checkpoints.fetch(f'{root}/page.pth')).read_bytes() == content  # the page was not kept
+    with pytest.raises(checkpoints.CheckpointError, match=r'cannot be fetched .*; download it by hand'):
+        checkpoints.fetch(f'{root}/nothing.pth')
+    with pytest.raises(checkpoints.CheckpointError, match='hf://OWNER/REPO/FILE'):
+        checkpoints.fetch('hf://hustvl/vim.pth')
+    with pytest.raises(checkpoints.CheckpointError, match='leaves its repository'):
+        checkpoints.fetch('hf://hustvl/Vim/../../x')
+    with pytest.raises(checkpoints.CheckpointError, match='no known kind'):
+        checkpoints.fetch('s3://bucket/x')
+    assert not list(tmp_path.rglob('*.part'))
+
+
+def test_the_hubs_own_cache(hub, write, tmp_path):
+    """A blob without a suffix behind a link, as huggingface_hub keeps it: no network."""
+    weights = published_mambavision()
+    repo = tmp_path / 'hf/hub/models--nvidia--MambaVision-T-1K'
+    for folder in ('refs', 'blobs', 'snapshots/abc'):
+        (repo / folder).mkdir(parents=True)
+    (repo / 'refs/main').write_text('abc')
+    (repo / 'blobs/0123').write_bytes(Path(write(weights, 'state_dict')).read_bytes())
+    (repo / 'snapshots/abc/mambavision_tiny_1k.pth.tar').symlink_to(repo / 'blobs/0123')
+    location = 'hf://nvidia/MambaVision-T-1K/mambavision_tiny_1k.pth.tar'
+    backbone = MambaVision(SMALL_MAMBAVISION)
+    checkpoints.load_backbone(backbone, location)
+    checkpoints.load_backbone(backbone, location.replace('1K/', '1K@abc/'))
+    checkpoints.load_backbone(backbone, str(repo / 'snapshots/abc'))
+    checkpoints.load_backbone(backbone, f'file://{repo}/blobs/0123')
+    assert torch.equal(backbone.levels[3].blocks[0].mixer.D, weights['levels.3.blocks.0.mixer.D'])
+
+
+def test_mmengines_loader_understands_the_locations(write):
+    """``published://`` and ``hf://`` where MMEngine takes a checkpoint, for a model in OpenMMLab's layout."""
+    weights = published_vim()
+    model = torch.nn.Module()
+    model.backbone, model.head = Vim(SMALL_VIM, cls_token='middle', final_norm=True), LinearReadout(16, 7)
+    load_checkpoint(model, f'published://{write(weights, "module.")}', strict=True)
+    assert torch.equal(model.head.fc.weight, weights['head.weight'])
+    assert torch.equal(model.backbone.pos_embed, weights['pos_embed'])
