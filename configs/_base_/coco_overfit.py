@@ -26,8 +26,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(_scope_='mmdet', type='CocoMetric', ann_file=data_root + ann_file, metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
-# 800 it x 4 pictures / 16 pictures = 200 epochs
-max_iters, warmup = 800, 40
+# 600 it x 4 pictures / 16 pictures = 150 epochs
+max_iters, warmup = 600, 40
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=warmup),

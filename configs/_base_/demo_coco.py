@@ -36,9 +36,9 @@ val_evaluator = dict(
     metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
-# 1,000 it x 4 pictures / 400 scenes = 10 epochs
-max_iters, warmup = 1000, 60
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=250)
+# 600 it x 4 pictures / 400 scenes = 6 epochs
+max_iters, warmup = 600, 40
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=150)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=warmup),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=max_iters, eta_min=0.),

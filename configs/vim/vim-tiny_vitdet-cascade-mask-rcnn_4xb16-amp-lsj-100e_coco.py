@@ -27,7 +27,7 @@ model = dict(
                 fc_out_channels=1024,
                 roi_feat_size=7,
                 num_classes=80,
-                norm_cfg=dict(type='mmvim.LN2d'),
+                norm_cfg=dict(type='mmvim.LN2d', eps=1e-6),
                 bbox_coder=dict(
                     type='DeltaXYWHBBoxCoder', target_means=[0., 0., 0., 0.], target_stds=[xy, xy, wh, wh]),
                 reg_class_agnostic=True,
@@ -35,5 +35,5 @@ model = dict(
                 loss_bbox=dict(type='L1Loss', loss_weight=1.0))
             for xy, wh in ((1 / 10, 1 / 5), (1 / 20, 1 / 10), (1 / 30, 1 / 15))
         ],
-        mask_head=dict(norm_cfg=dict(type='mmvim.LN2d'))),
+        mask_head=dict(norm_cfg=dict(type='mmvim.LN2d', eps=1e-6))),
     train_cfg=dict(rpn=dict(allowed_border=-1), rpn_proposal=dict(max_per_img=1000)))

@@ -17,5 +17,5 @@ model = dict(
     rpn_head=dict(num_convs=2),
     roi_head=dict(
         bbox_head=dict(
-            type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=dict(type='mmvim.LN2d')),
-        mask_head=dict(norm_cfg=dict(type='mmvim.LN2d'))))
+            type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=dict(type='mmvim.LN2d', eps=1e-6)),
+        mask_head=dict(norm_cfg=dict(type='mmvim.LN2d', eps=1e-6))))

@@ -38,7 +38,7 @@ class SimpleFPN(BaseModule):
         scales: Sizes of the levels relative to the map, each of 4, 2, 1, 0.5, descending: strides 4, 8, 16 and 32 for a
             map of stride 16. Defaults to (4, 2, 1, 0.5).
         num_outs: Number of levels; those beyond `scales` take every second cell of the level before. Defaults to 5.
-        norm_cfg: Norm layer. Defaults to None, ``dict(type='mmvim.LN2d')``.
+        norm_cfg: Norm layer. Defaults to None, ``dict(type='mmvim.LN2d', eps=1e-6)``.
         init_cfg: MMEngine initialisation. Defaults to None.
 
     Raises:
@@ -61,7 +61,7 @@ class SimpleFPN(BaseModule):
             raise ValueError(f'scales={scales!r} must descend and be of 4, 2, 1, 0.5')
         if num_outs < len(scales):
             raise ValueError(f'num_outs={num_outs} must be at least {len(scales)}, the number of scales')
-        norm_cfg = norm_cfg or {'type': 'mmvim.LN2d'}
+        norm_cfg = norm_cfg or {'type': 'mmvim.LN2d', 'eps': 1e-6}  # without eps mmcv would pass 1e-5
         self.scales, self.num_outs = tuple(scales), num_outs
         self.levels = nn.ModuleList()
         for scale in scales:

@@ -8,5 +8,5 @@ model = dict(
     neck=dict(_delete_=True, type='mmvim.SimpleFPN', in_channels=128, out_channels=64),
     rpn_head=dict(num_convs=2),
     roi_head=dict(
-        bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=64, norm_cfg=dict(type='mmvim.LN2d')),
-        mask_head=dict(norm_cfg=dict(type='mmvim.LN2d'))))
+        bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=64, norm_cfg=dict(type='mmvim.LN2d', eps=1e-6)),
+        mask_head=dict(norm_cfg=dict(type='mmvim.LN2d', eps=1e-6))))
