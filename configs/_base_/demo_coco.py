@@ -1,9 +1,9 @@
 # What the three models of demo_coco share: the demo scenes in COCO's layout, recipe and budget. Scenes of 128 x 192
-# pixels are shown at twice their size.
+# pixels are shown at one and a half times their size.
 _base_ = './small_mask_rcnn.py'
 
 data_root = 'data/demo/coco/'
-scale = (384, 256)
+scale = (288, 192)
 metainfo = dict(classes=('person', 'car', 'boat', 'stop sign', 'dog', 'horse', 'sheep', 'cow', 'sports ball'))
 model = dict(roi_head=dict(bbox_head=dict(num_classes=9), mask_head=dict(num_classes=9)))
 train_pipeline = [
@@ -11,7 +11,7 @@ train_pipeline = [
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(_scope_='mmdet', type='RandomFlip', prob=0.5),
     dict(_scope_='mmdet', type='RandomResize', scale=scale, ratio_range=(0.7, 1.4), keep_ratio=True),
-    dict(_scope_='mmdet', type='RandomCrop', crop_type='absolute', crop_size=(256, 384), recompute_bbox=True,
+    dict(_scope_='mmdet', type='RandomCrop', crop_type='absolute', crop_size=(192, 288), recompute_bbox=True,
          allow_negative_crop=True),
     dict(_scope_='mmdet', type='FilterAnnotations', min_gt_bbox_wh=(2, 2), by_mask=True, keep_empty=False),
     dict(_scope_='mmdet', type='PackDetInputs'),
@@ -36,9 +36,9 @@ val_evaluator = dict(
     metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
-# 600 it x 4 pictures / 400 scenes = 6 epochs
-max_iters, warmup = 600, 40
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=150)
+# 400 it x 4 pictures / 400 scenes = 4 epochs
+max_iters, warmup = 400, 40
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=warmup),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=max_iters, eta_min=0.),

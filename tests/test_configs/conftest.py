@@ -38,13 +38,23 @@ def full_named(files: list[str]) -> list[str]:
     return [f for f in files if os.sep in f]
 
 
+def is_detector(file: str) -> bool:
+    """Configs of detectors have COCO in their name or their folder's."""
+    return '_coco' in file
+
+
 def pytest_generate_tests(metafunc):
     files = config_files()
+    full = full_named(files)
+    recipes = [f for f in full if f.startswith(('vim/', 'mambavision/'))]
     choices = {
         'config_file': files,
-        'full_config': full_named(files),
-        'entry': sorted(set(files) - set(full_named(files))),
-        'recipe': [f for f in full_named(files) if f.startswith(('vim/', 'mambavision/'))],
+        'full_config': full,
+        'segmentor_config': [f for f in full if not is_detector(f)],
+        'entry': sorted(set(files) - set(full)),
+        'recipe': recipes,
+        'segmentor_recipe': [f for f in recipes if not is_detector(f)],
+        'detector_recipe': [f for f in recipes if is_detector(f)],
     }
     for name, values in choices.items():
         if name in metafunc.fixturenames:
