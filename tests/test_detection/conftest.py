@@ -74,3 +74,9 @@ def evaluate():
 def shrink(demo_coco, tmp_path):
     """Make a config small, on the generated scenes."""
     return lambda cfg, **options: small.shrink(cfg, demo_coco, tmp_path / 'work', **options)
+
+
+@pytest.fixture(scope='session')
+def any_coco(demo_coco) -> Path:
+    """Real COCO pictures where there are some, generated scenes otherwise."""
+    return small.coco_mini() or demo_coco

@@ -13,6 +13,7 @@ from mmvim.models import MambaVision, Vim
 ROOT = Path(__file__).resolve().parents[2]
 RATIO = 1 / 8  # of the recipes' sizes of pictures and windows
 PARTS = ('train', 'val', 'test')
+VAL = 'annotations/instances_val2017.json'
 SIZES = {'scale', 'scales', 'crop_size'}
 
 
@@ -41,32 +42,35 @@ def scaled(size: int | float | Sequence, ratio: float = RATIO):
     return type(size)(scaled(side, ratio) for side in size)
 
 
-def scale_pipeline(node: object) -> None:
+def scale_pipeline(node: object, ratio: float = RATIO) -> None:
     """Scale the sizes in a pipeline, in place."""
     if isinstance(node, dict):
         for key in SIZES & set(node):
-            node[key] = scaled(node[key])
+            node[key] = scaled(node[key], ratio)
         for value in node.values():
-            scale_pipeline(value)
+            scale_pipeline(value, ratio)
     elif isinstance(node, (list, tuple)):
         for item in node:
-            scale_pipeline(item)
+            scale_pipeline(item, ratio)
 
 
-def narrow_backbone(backbone: dict) -> list[int]:
-    """Make a named backbone of mmvim narrow, depth, outputs and switches as they are; returns its outputs' channels."""
+def narrow_backbone(backbone: dict, shallow: bool = False) -> list[int]:
+    """Make a named backbone of mmvim narrow, outputs and switches as they are; returns its outputs' channels."""
     if backbone['type'] == 'mmvim.Vim':
-        arch = {'embed_dims': 16, 'depth': Vim.arch_zoo[backbone['arch']]['depth'], 'd_state': 4}
+        depth = 2 if shallow else Vim.arch_zoo[backbone['arch']]['depth']
+        arch = {'embed_dims': 16, 'depth': depth, 'd_state': 4}
         backbone.update(arch=arch, img_size=scaled(backbone['img_size']))
         return [16]
     arch = {**MambaVision.arch_zoo[backbone['arch']], 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)}
+    if shallow:
+        arch['depths'] = (1, 1, 2, 2)
     backbone.update(arch=arch, window_sizes=scaled(backbone['window_sizes']))
     return [8, 16, 32, 64]
 
 
-def narrow(model: dict) -> None:
-    """Make a two-stage detector narrow; types, depths and losses stay."""
-    channels = narrow_backbone(model['backbone'])
+def narrow(model: dict, shallow: bool) -> None:
+    """Make a two-stage detector narrow; types and losses stay, and depths too unless `shallow`."""
+    channels = narrow_backbone(model['backbone'], shallow)
     model['neck'].update(in_channels=channels[0] if len(channels) == 1 else channels, out_channels=16)
     model['rpn_head'].update(in_channels=16, feat_channels=16)
     model['rpn_head']['anchor_generator']['scales'] = [2]
@@ -87,13 +91,13 @@ def narrow(model: dict) -> None:
     model['test_cfg']['rcnn'].update(max_per_img=5, score_thr=0.)  # untrained, it is sure of nothing
 
 
-def shrink(cfg: Config, data_root: Path, work_dir: Path, train: int = 2, val: int = 2) -> Config:
+def shrink(cfg: Config, data_root: Path, work_dir: Path, train: int = 2, val: int = 2, shallow: bool = False) -> Config:
     """Turn a recipe into one that a CPU runs in seconds on `train` and `val` pictures of a data set in COCO's layout.
 
     One epoch or iteration of two pictures. Pipelines, losses, optimizer and evaluator stay as the config says.
     """
     cfg = copy.deepcopy(cfg)
-    narrow(cfg.model)
+    narrow(cfg.model, shallow)
     divisor = cfg.model.data_preprocessor.pad_size_divisor
     if divisor > 32:
         cfg.model.data_preprocessor.pad_size_divisor = scaled(divisor)
