@@ -5,8 +5,8 @@ _base_ = ['mmdet::_base_/datasets/coco_instance.py', 'mmdet::_base_/default_runt
 image_size = (1024, 1024)
 backend_args = None
 
-# An image becomes 0.1 to 2 times the size that fits into the square, then at most the square is cut out of it. Boxes are
-# those of what is left of the masks. There is no padding here: model.data_preprocessor pads with zeros after normalising.
+# An image becomes 0.1 to 2 times the size that fits into the square, then at most the square is cut out of it. Boxes
+# are those of what is left of the masks. No padding here: model.data_preprocessor pads with zeros after normalising.
 train_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile', backend_args=backend_args),
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),

@@ -1,5 +1,5 @@
-# Memorise 16 COCO pictures: no augmentation, training and evaluation on the same pictures. It shows that data, backbone,
-# neck, heads and evaluator fit together down to boxes and masks; it says nothing about generalisation.
+# Memorise 16 COCO pictures: no augmentation, training and evaluation on the same pictures. It shows that data,
+# backbone, neck, heads and evaluator fit together down to boxes and masks; it says nothing about generalisation.
 _base_ = './small_mask_rcnn.py'
 
 data_root = 'data/coco/'

@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN with FPN on MambaVision-T, the published recipe (README.md beside this file lists what differs)."""
+"""Cascade Mask R-CNN with FPN on MambaVision-T, the published recipe (README.md in this folder lists what differs)."""
 _base_ = [
     'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',

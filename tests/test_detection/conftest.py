@@ -17,7 +17,7 @@ from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
 
-import small_detectors as small  # noqa: E402
+import small_detectors as small
 
 _read_once = functools.cache(mmengine.load)
 

@@ -13,6 +13,7 @@ from mmvim.models import MambaVision, Vim
 ROOT = Path(__file__).resolve().parents[2]
 RATIO = 1 / 8  # of the recipes' sizes of pictures and windows
 PARTS = ('train', 'val', 'test')
+TRAIN = 'annotations/instances_train2017.json'
 VAL = 'annotations/instances_val2017.json'
 SIZES = {'scale', 'scales', 'crop_size'}
 
@@ -20,7 +21,7 @@ SIZES = {'scale', 'scales', 'crop_size'}
 def coco_mini() -> Path | None:
     """A folder with some real COCO pictures, where there is one: it is not part of the project.
 
-    The environment variable MMVIM_COCO names it; otherwise ``shared/data/coco_mini`` in or beside the checkout is taken.
+    The environment variable MMVIM_COCO names it; otherwise ``shared/data/coco_mini`` in or beside the checkout counts.
     """
     folders = [os.environ.get('MMVIM_COCO'), ROOT / 'shared/data/coco_mini', ROOT.parent / 'shared/data/coco_mini']
     found = (Path(folder) for folder in folders if folder)

@@ -49,7 +49,7 @@ def build(cfg, root):
 
 
 def test_masks_and_boxes_follow_the_picture(load, coloured):
-    """After jittering, cutting, normalising and padding, a mask lies on its object's colour and a box around its mask."""
+    """Jittered, cut, normalised and padded, a mask lies on its object's colour and a box around its mask."""
     dataset, preprocess = build(load(VITDET), coloured)
     np.random.seed(1)
     torch.manual_seed(0)

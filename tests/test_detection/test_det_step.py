@@ -41,7 +41,7 @@ def test_one_step(file, load, shrink):
 
 
 def parameter_groups(cfg):
-    """Map the names of a model's parameters to (lr / base lr, weight decay, dimensions); return the log of the table."""
+    """Map the names of a model's parameters to (lr / base lr, weight decay, dimensions)."""
     init_default_scope('mmdet')
     from mmdet.registry import MODELS
     model = MODELS.build(cfg.model)
@@ -102,7 +102,7 @@ def narrow_mask2former(model):
     channels = narrow_backbone(model.backbone)
     head = model.panoptic_head
     head.update(in_channels=channels, feat_channels=32, out_channels=32, num_queries=8,
-                positional_encoding=dict(num_feats=16, normalize=True))
+                positional_encoding={'num_feats': 16, 'normalize': True})
     decoder = head.pixel_decoder
     decoder.positional_encoding.num_feats = 16
     decoder.encoder.num_layers = head.transformer_decoder.num_layers = 2

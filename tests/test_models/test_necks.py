@@ -130,7 +130,7 @@ def test_unknown_argument():
 
 def test_bad_maps():
     neck = SimpleFPN(8, out_channels=4)
-    with pytest.raises(ValueError, match='from one map and got 2.*out_indices=-1'):
+    with pytest.raises(ValueError, match=r'from one map and got 2.*out_indices=-1'):
         neck((torch.randn(1, 8, 4, 4),) * 2)
-    with pytest.raises(ValueError, match='1 x 4 cells cannot be halved.*pad_size_divisor'):
+    with pytest.raises(ValueError, match=r'1 x 4 cells cannot be halved.*pad_size_divisor'):
         neck((torch.randn(1, 8, 1, 4),))

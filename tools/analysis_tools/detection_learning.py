@@ -14,6 +14,7 @@ already is not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and O
 import argparse
 import json
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -110,10 +111,55 @@ def result(config: Path, work: Path) -> dict:
     model = MODELS.build(cfg.model)
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6
                 for name, part in (('backbone_m', model.backbone), ('model_m', model))}
+    (work / 'classes.json').write_text(json.dumps(cfg.val_dataloader.dataset.get('metainfo', {}).get('classes', [])))
     scores = json.loads((work / 'scores.json').read_text())
     logged = [json.loads(line) for line in scalars(work).read_text().splitlines() if '"loss"' in line]
     return {'name': config.stem.split('_')[0], **millions, **{key: 100 * scores[f'coco/{key}'] for key in SCORES},
             'iterations': logged[-1]['step'], 'seconds_per_iteration': sum(e['time'] for e in logged) / len(logged)}
+
+
+def draw_curves(path: Path, task: str, works: dict[str, Path]) -> None:
+    """Training loss and the mask score that the task is about."""
+    from mmvim.analysis.curves import Curve, plot_curves, read_curve
+    key, name = ('segm_mAP_50', 'mask AP50 (%), training pictures') if task == 'overfit' \
+        else ('segm_mAP', 'mask AP (%), validation scenes')
+    scores = {model: read_curve(scalars(work), f'coco/{key}') for model, work in works.items()}
+    plot_curves(path, {model: read_curve(scalars(work), 'loss') for model, work in works.items()},
+                {model: Curve(curve.steps, 100 * curve.values) for model, curve in scores.items()}, score_name=name)
+
+
+def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: int = 6, threshold: float = 0.4) -> None:
+    """A table of scenes: the truth, and what each model finds with a score of at least `threshold`."""
+    import cv2
+    import numpy as np
+    from pycocotools.coco import COCO
+    from pycocotools.mask import decode
+
+    from mmvim.analysis.instances import draw_instances, picture_table
+    truth = COCO(str(data_root / VAL))
+    names = json.loads((works[next(iter(works))] / 'classes.json').read_text())
+    label_of = {number: names.index(item['name']) for number, item in truth.cats.items() if item['name'] in names}
+    found = {model: {item['img_id']: item['pred_instances'] for item in pickle.loads(
+        (work / 'predictions.pkl').read_bytes())} for model, work in works.items()}
+    numbers = sorted(truth.imgs, key=lambda number: -len(truth.getAnnIds(number, iscrowd=False)))
+    rows = []
+    for number in sorted(numbers[:4 * count:4]):  # with many objects, but not only the fullest
+        image = cv2.imread(str(data_root / 'val2017' / truth.imgs[number]['file_name']))[..., ::-1]
+        objects = [item for item in truth.loadAnns(truth.getAnnIds(number, iscrowd=False))
+                   if item['category_id'] in label_of]
+        empty = np.zeros((0, *image.shape[:2]), np.uint8)
+        boxes = np.array([item['bbox'] for item in objects]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = np.array([truth.annToMask(item) for item in objects]) if objects else empty
+        row = [draw_instances(image, boxes, masks, [label_of[item['category_id']] for item in objects], names, zoom=2)]
+        for by_image in found.values():
+            instances = by_image[number]
+            keep = np.flatnonzero(np.asarray(instances['scores']) >= threshold)
+            masks = np.array([decode(instances['masks'][i]) for i in keep]) if len(keep) else empty
+            labels = np.asarray(instances['labels'])[keep].tolist()
+            row.append(draw_instances(image, np.asarray(instances['bboxes'])[keep], masks, labels, names, zoom=2))
+        rows.append(row)
+    picture_table(path, rows, ['truth', *works])
 
 
 def main() -> None:
@@ -127,10 +173,14 @@ def main() -> None:
     rows = [result(config, work) for config, work in zip(configs, works, strict=True)]
     out = args.out or args.work_dir / args.task
     out.mkdir(parents=True, exist_ok=True)
+    by_name = {row['name']: work for row, work in zip(rows, works, strict=True)}
+    draw_curves(out / f'{args.task}_curves.png', args.task, by_name)
+    if args.task == 'demo':
+        draw_overlays(out / 'demo_overlays.png', args.data_root, by_name)
     (out / f'{args.task}.json').write_text(json.dumps({
         'models': rows, 'threads': args.threads, 'python': platform.python_version(),
         'torch': __import__('torch').__version__}, indent=1) + '\n')
-    print('\n| model | backbone (M) | whole model (M) | iterations | s / it | box AP | box AP50 | mask AP | mask AP50 |')
+    print('\n| model | backbone (M) | model (M) | iterations | s / it | box AP | box AP50 | mask AP | mask AP50 |')
     print('|-|-|-|-|-|-|-|-|-|')
     for row in rows:
         print('| {name} | {backbone_m:.2f} | {model_m:.2f} | {iterations} | {seconds_per_iteration:.2f} | '
