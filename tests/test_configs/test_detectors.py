@@ -1,7 +1,9 @@
 """The recipes of detectors say what their names promise and what was published."""
 
 import copy
+import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 from mmengine.registry import MODELS, init_default_scope
@@ -128,3 +130,46 @@ def test_mask2former_is_its_base_with_another_backbone(load):
     assert cfg.train_cfg.max_iters == 368750
     custom = cfg.optim_wrapper.paramwise_cfg.custom_keys
     assert custom.backbone == {'lr_mult': 0.1}, 'decay_mult would decay norms and A_log of the backbone'
+
+
+OWN_CLASSES = """
+_base_ = 'mmvim::{base}'
+
+classes = ('person', 'car', 'dog')
+data_root = 'data/street/'
+train_dataloader = dict(batch_size=2, dataset=dict(data_root=data_root, metainfo=dict(classes=classes)))
+val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=dict(classes=classes)))
+test_dataloader = val_dataloader
+model = dict(roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
+"""
+
+
+@pytest.fixture(scope='module')
+def repository(tmp_path_factory, read_as_installed):
+    """A user's configs on mmvim's, read in a process of their own in which mmvim is installed."""
+    root, bases = tmp_path_factory.mktemp('repository'), [VITDET[0], HIERARCHICAL[0]]
+    files = [root / f'own{i}.py' for i in range(len(bases))]
+    for file, base in zip(files, bases, strict=True):
+        file.write_text(OWN_CLASSES.format(base=base))
+    return read_as_installed(files)
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_one_step_from_a_users_config(index, repository, tmp_path):
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
+    pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
+    spec = importlib.util.spec_from_file_location(
+        'small_detectors', Path(__file__).parents[1] / 'test_detection/small_detectors.py')
+    small_detectors = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(small_detectors)
+    cfg = Config(repository[index])
+    assert cfg.train_dataloader.dataset.data_root == cfg.test_dataloader.dataset.data_root == 'data/street/'
+    assert cfg.optim_wrapper['_scope_'] == 'mmvim', 'read through mmvim::, where every scope must resolve'
+    write_demo_scenes(tmp_path / 'demo', DemoSceneParams(train=4, val=1, size=(96, 128)))
+    cfg = small_detectors.shrink(cfg, tmp_path / 'demo/coco', tmp_path / 'work', shallow=True)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 1 and runner.model.roi_head.bbox_head.num_classes == 3
