@@ -10,10 +10,12 @@ import pytest
 import small_detectors as small
 from mmengine.runner import Runner
 
+from mmvim.datasets.demo_scenes.classes import coco_categories
+
 VITDET = 'mask_rcnn_vim_t_coco.py'
 HIERARCHICAL = 'mask_rcnn_mambavision_t_coco.py'
 BOX = {'bbox': [10, 12, 30, 20], 'area': 600, 'segmentation': [[10, 12, 40, 12, 40, 32, 10, 32]], 'iscrowd': 0}
-CATEGORIES = [{'id': 1, 'name': 'person'}, {'id': 2, 'name': 'bicycle'}]
+CATEGORIES = coco_categories()  # 1 is a person
 
 
 def write_coco(root, pictures, annotations):
@@ -57,7 +59,6 @@ CASES = {
     'no boxes in one': ([ORDINARY, ('empty.jpg', noise(60, 80, 3))], [(0, BOX)]),
     'no boxes at all': ([ORDINARY, ('empty.jpg', noise(60, 80, 3))], []),
     'a box of no width': ([ORDINARY, ('thin.jpg', noise(60, 80, 3))], [(0, BOX), (1, {**BOX, 'bbox': [5, 5, 0, 9]})]),
-    'no polygon': ([ORDINARY, ('bare.jpg', noise(60, 80, 3))], [(0, BOX), (1, {**BOX, 'segmentation': []})]),
 }
 
 
@@ -111,7 +112,8 @@ def test_annotations_that_leave_nothing(refuses, tmp_path):
     for change, words in (
             ({'annotations': []}, 'has no object in its 1 images, and filter_cfg.filter_empty_gt=True'),
             ({'images': []}, 'lists no image'),
-            ({'categories': [{'id': 1, 'name': 'walrus'}]}, 'has none of the 80 classes')):
+            ({'categories': CATEGORIES[:2]}, "lists 2 of the 80 classes of the data set among its categories, and not"),
+            ({'annotations': [{**good['annotations'][0], 'segmentation': []}]}, 'has no segmentation in annotation 1')):
         file.write_text(json.dumps({**copy.deepcopy(good), **change}))
         line = refuses(root)
         assert f'{file} {words}' in line and 'train_dataloader.dataset.ann_file=PATH' in line
@@ -123,7 +125,7 @@ def test_annotations_that_leave_nothing(refuses, tmp_path):
 
 def test_wrong_data_root(refuses, tmp_path):
     line = refuses(tmp_path / 'nowhere')
-    assert f'{tmp_path}/nowhere/train2017 does not exist' in line
+    assert f'{tmp_path}/nowhere/train2017/ does not exist' in line
     for option in ('train_dataloader.dataset.data_root', 'val_dataloader.dataset.data_root', 'val_evaluator.ann_file'):
         assert f'{option}=PATH' in line
 

@@ -40,14 +40,20 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
         return "has no list 'images': it is not in COCO's format"
     if not content['images']:
         return 'lists no image'
-    if setting('test_mode') or not (setting('filter_cfg') or {}).get('filter_empty_gt'):
-        return None  # pictures without objects are welcome there
     classes = (setting('metainfo') or metainfo).get('classes', ())
     classes = {classes} if isinstance(classes, str) else set(classes)
-    wanted = {item['id'] for item in content.get('categories') or () if item.get('name') in classes}
-    if not wanted:
-        return f'has none of the {len(classes)} classes of the data set among its categories'
-    if not any(item.get('category_id') in wanted for item in content.get('annotations') or ()):
+    wanted = {item['id']: item['name'] for item in content.get('categories') or () if item.get('name') in classes}
+    missing = sorted(classes - set(wanted.values()))
+    if missing:  # labels are numbered by what the file lists: one class less would shift the others
+        return (f'lists {len(classes) - len(missing)} of the {len(classes)} classes of the data set among its '
+                f'categories, and not {missing[0]!r}: name its own in metainfo.classes of every data set')
+    objects = [item for item in content.get('annotations') or () if item.get('category_id') in wanted]
+    bare = next((item for item in objects if not item.get('segmentation')), None)
+    if bare is not None and any(step.get('with_mask') for step in setting('pipeline') or ()):
+        return f'has no segmentation in annotation {bare.get("id")}, and the pipeline loads masks'
+    # Pictures without objects are welcome in a test, and where they are not filtered.
+    filtered = not setting('test_mode') and (setting('filter_cfg') or {}).get('filter_empty_gt')
+    if filtered and not objects:
         return (f'has no object in its {len(content["images"])} images, and filter_cfg.filter_empty_gt=True leaves out '
                 'images without objects')
     return None
