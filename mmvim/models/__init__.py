@@ -3,6 +3,7 @@
 from mmvim.models.backbones import MambaVision, Vim
 from mmvim.models.heads import LinearReadout
 from mmvim.models.layers import LN2d, MambaVisionMixer, RMSNorm, SelectiveScan2D, VimMixer
+from mmvim.models.necks import SimpleFPN
 from mmvim.ops import selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
 
@@ -10,4 +11,5 @@ from mmvim.registry import FUNCTIONS
 FUNCTIONS.register_module(module=selective_scan)
 FUNCTIONS.register_module(module=selective_scan_paths)
 
-__all__ = ['LN2d', 'LinearReadout', 'MambaVision', 'MambaVisionMixer', 'RMSNorm', 'SelectiveScan2D', 'Vim', 'VimMixer']
+__all__ = ['LN2d', 'LinearReadout', 'MambaVision', 'MambaVisionMixer', 'RMSNorm', 'SelectiveScan2D', 'SimpleFPN', 'Vim',
+           'VimMixer']

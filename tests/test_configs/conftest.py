@@ -38,15 +38,25 @@ def full_named(files: list[str]) -> list[str]:
     return [f for f in files if os.sep in f]
 
 
+def is_detector(file: str) -> bool:
+    """Configs of detectors have COCO in their name or their folder's."""
+    return '_coco' in file
+
+
 def pytest_generate_tests(metafunc):
     files = config_files()
     classifiers = [f for f in files if f.endswith('_in1k.py')]  # of MMPreTrain, with tests of their own
+    full = [f for f in full_named(files) if f not in classifiers]
+    recipes = [f for f in full if f.startswith(('vim/', 'mambavision/'))]
     choices = {
         'config_file': files,
-        'full_config': [f for f in full_named(files) if f not in classifiers],
+        'full_config': full,
+        'segmentor_config': [f for f in full if not is_detector(f)],
         'classifier_config': classifiers,
         'entry': sorted(set(files) - set(full_named(files))),
-        'recipe': [f for f in full_named(files) if f.startswith(('vim/', 'mambavision/')) and f not in classifiers],
+        'recipe': recipes,
+        'segmentor_recipe': [f for f in recipes if not is_detector(f)],
+        'detector_recipe': [f for f in recipes if is_detector(f)],
     }
     for name, values in choices.items():
         if name in metafunc.fixturenames:

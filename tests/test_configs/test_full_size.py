@@ -19,8 +19,8 @@ class SchedulesOnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build_on_meta(cfg):
-    init_default_scope('mmseg')
+def build_on_meta(cfg, scope='mmseg'):
+    init_default_scope(scope)
     with torch.device('meta'), SchedulesOnCpu():
         return MODELS.build(cfg)
 
@@ -46,8 +46,9 @@ def test_published_size_of_the_classifiers(name, arch, millions, within):
     assert (count(backbone) + head) / 1e6 == pytest.approx(millions, abs=within)
 
 
-def test_segmentor_builds_at_full_size_and_readme_tells_its_size(recipe, load):
-    model = build_on_meta(load(recipe).model)
+def test_builds_at_full_size_and_readme_tells_its_size(recipe, load):
+    cfg = load(recipe)
+    model = build_on_meta(cfg.model, cfg.default_scope)
     readme = (CONFIGS / recipe).parent / 'README.md'
     link = f']({Path(recipe).name})'
     row, = [line for line in readme.read_text().splitlines() if line.startswith('|') and link in line]

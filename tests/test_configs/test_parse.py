@@ -109,10 +109,10 @@ def test_names():
         assert re.fullmatch(r'\w+', f.parent.name), f'{f}: `mmvim::` wants a folder of letters, digits and underscores'
 
 
-def test_recipe(recipe, load):
+def test_recipe(segmentor_recipe, load):
     """What the name promises, and the parts that must agree."""
-    cfg = load(recipe)
-    promise = re.search(r'_(\d+)xb(\d+)(?:-amp)?-(\d+)k_ade20k-(\d+)x', recipe)
+    cfg = load(segmentor_recipe)
+    promise = re.search(r'_(\d+)xb(\d+)(?:-amp)?-(\d+)k_ade20k-(\d+)x', segmentor_recipe)
     gpus, images, iterations, size = map(int, promise.groups())
     assert cfg.train_cfg.max_iters == iterations * 1000
     assert cfg.train_dataloader.batch_size == images
@@ -128,7 +128,7 @@ def test_recipe(recipe, load):
     crop, = [t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomCrop']
     assert crop['crop_size'] == cfg.crop_size
     assert cfg.test_dataloader.dataset.pipeline[1]['scale'] == (4 * size, size)
-    assert (cfg.optim_wrapper.type == 'AmpOptimWrapper') == ('-amp-' in recipe)
+    assert (cfg.optim_wrapper.type == 'AmpOptimWrapper') == ('-amp-' in segmentor_recipe)
     assert cfg.optim_wrapper.constructor == 'mmvim.LearningRateDecayOptimWrapperConstructor'
 
     assert cfg.model.pretrained is None and 'init_cfg' not in cfg.model.backbone, 'training needs no network'

@@ -1,4 +1,4 @@
-"""Every config, made small, builds, trains for a step and tests on a picture with its own parts."""
+"""Every config of a segmentor, made small, builds, trains for a step and tests on a picture with its own parts."""
 
 import math
 
@@ -25,8 +25,8 @@ def train_and_test(cfg) -> tuple[Runner, dict]:
     return runner, runner.test()
 
 
-def test_one_step(full_config, load, shrink):
-    cfg = load(full_config)
+def test_one_step(segmentor_config, load, shrink):
+    cfg = load(segmentor_config)
     runner, metrics = train_and_test(shrink(cfg))
 
     assert 0 <= metrics['mIoU'] <= 100

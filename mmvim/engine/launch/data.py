@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .coco import annotation_problem, is_coco
 from .errors import ENVIRONMENT, UserError
 from .signatures import default_of, find_type
 
@@ -34,7 +35,8 @@ def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
 
     Raises:
         UserError: If a config lacks the data loader of a stage, if a folder or annotation file is missing, or a folder
-            of images holds none, or the first image has no mask. It names the options that point elsewhere.
+            of images holds none, or the first image has no mask, or an annotation file in COCO's format leaves nothing
+            to read. It names the options that point elsewhere.
     """
     problems = []
     for stage in stages:
@@ -102,6 +104,10 @@ def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator
     for file in named:
         if not os.path.exists(file):
             yield _Problem(file, 'does not exist', option if not _is_absolute(ann_file) else f'{dotted}.ann_file')
+        elif is_coco(target):
+            reason = annotation_problem(file, setting, getattr(target, 'METAINFO', {}))
+            if reason is not None:
+                yield _Problem(file, reason, f'{dotted}.ann_file')
     for key, folder in folders.items():
         where = option if not _is_absolute(prefixes[key]) else f'{dotted}.data_prefix.{key}'
         if not os.path.isdir(folder):

@@ -38,7 +38,7 @@ class LN2d(nn.LayerNorm):
 
     Args:
         normalized_shape: Channels C.
-        eps: Added to the variance. Defaults to 1e-6.
+        eps: Added to the variance. Defaults to 1e-6; a `norm_cfg` without it gives 1e-5, which is mmcv's doing.
     """
 
     _abbr_ = 'ln'

@@ -1,0 +1,71 @@
+"""Cascade Mask R-CNN with FPN on MambaVision-T, the published recipe (README.md in this folder lists what differs)."""
+_base_ = [
+    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmvim.MambaVision',
+        arch='tiny',
+        # Stages 3 and 4 see one window, larger than the 84 x 50 and 42 x 25 of an image of 1333 x 800
+        window_sizes=(8, 8, 112, 56),
+        out_indices=(0, 1, 2, 3),  # strides 4, 8, 16, 32
+        drop_path_rate=0.2),
+    neck=dict(in_channels=[80, 160, 320, 640]),
+    roi_head=dict(bbox_head=[
+        dict(
+            type='ConvFCBBoxHead',
+            num_shared_convs=4,
+            num_shared_fcs=1,
+            in_channels=256,
+            conv_out_channels=256,
+            fc_out_channels=1024,
+            roi_feat_size=7,
+            num_classes=80,
+            norm_cfg=dict(type='SyncBN', requires_grad=True),
+            bbox_coder=dict(
+                type='DeltaXYWHBBoxCoder', target_means=[0., 0., 0., 0.], target_stds=[xy, xy, wh, wh]),
+            reg_class_agnostic=False,
+            reg_decoded_bbox=True,  # the loss compares boxes, not offsets
+            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+            loss_bbox=dict(type='GIoULoss', loss_weight=10.0))
+        for xy, wh in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
+    ]))
+
+# Several scales, in half of the cases of a crop: MMDetection's pipeline for detectors with these heads
+backend_args = None
+scales = [(short, 1333) for short in range(480, 801, 32)]
+train_pipeline = [
+    dict(_scope_='mmdet', type='LoadImageFromFile', backend_args=backend_args),
+    dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(_scope_='mmdet', type='RandomFlip', prob=0.5),
+    dict(_scope_='mmdet', type='RandomChoice', transforms=[
+        [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
+        [dict(type='RandomChoiceResize', scales=[(400, 1333), (500, 1333), (600, 1333)], keep_ratio=True),
+         dict(type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600), allow_negative_crop=True),
+         dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
+    ]),
+    dict(_scope_='mmdet', type='PackDetInputs'),
+]
+
+optim_wrapper = dict(
+    _delete_=True,
+    type='AmpOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(layer_decay_rate=1.0))  # no layer decay; the constructor's weight-decay rules
+
+# 36 epochs, named 3x
+train_cfg = dict(max_epochs=36)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33], gamma=0.1),
+]
+
+# 8 GPUs x 2 images = 16
+train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+auto_scale_lr = dict(enable=False, base_batch_size=16)

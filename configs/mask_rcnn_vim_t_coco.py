@@ -1,0 +1,2 @@
+"""ViTDet with Mask R-CNN on Vim-Ti, COCO."""
+_base_ = './vim/vim-tiny_vitdet-mask-rcnn_4xb16-amp-lsj-100e_coco.py'

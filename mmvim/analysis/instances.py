@@ -1,0 +1,92 @@
+"""Instances drawn on pictures, and tables of such pictures."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+COLOURS = np.array([[230, 60, 60], [50, 130, 240], [60, 180, 75], [245, 170, 40], [150, 80, 200], [40, 190, 190],
+                    [240, 90, 190], [120, 140, 30], [130, 90, 50], [90, 90, 90]], np.uint8)
+"""RGB; an instance has the colour of its label's number, in turn."""
+GAP, HEAD = 6, 22
+"""Pixels between the pictures of a table, and of its head."""
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray,
+    labels: Sequence[int],
+    names: Sequence[str],
+    zoom: int = 1,
+) -> np.ndarray:
+    """Draw masks (tinted, with an outline), boxes and names of instances.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8, RGB.
+        boxes (np.ndarray): (n, 4) x1, y1, x2, y2 in pixels.
+        masks (np.ndarray): (n, H, W), of any type; what is not 0 belongs to the instance.
+        labels (Sequence[int]): n numbers of classes.
+        names (Sequence[str]): Names of the classes, by number.
+        zoom (int): Factor by which the picture is enlarged first. Defaults to 1.
+
+    Returns:
+        np.ndarray: (H * zoom, W * zoom, 3) uint8, RGB.
+
+    Raises:
+        ValueError: If the numbers of boxes, masks and labels differ, or the masks are not of the picture's size.
+    """
+    if not len(boxes) == len(masks) == len(labels):
+        raise ValueError(f'{len(boxes)} boxes, {len(masks)} masks and {len(labels)} labels')
+    if len(masks) and masks.shape[1:] != image.shape[:2]:
+        raise ValueError(f'masks of {masks.shape[1:]} do not fit a picture of {image.shape[:2]}')
+    size = (image.shape[1] * zoom, image.shape[0] * zoom)
+    drawn = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    for box, mask, label in zip(boxes, masks, labels, strict=True):
+        colour = COLOURS[label % len(COLOURS)]
+        area = cv2.resize((mask != 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        inside = area.astype(bool)
+        drawn[inside] = (0.55 * drawn[inside] + 0.45 * colour).astype(np.uint8)
+        outline, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, outline, -1, colour.tolist(), 1)
+        x1, y1, x2, y2 = np.round(np.asarray(box, np.float64) * zoom).astype(int).tolist()
+        cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), colour.tolist(), 1)
+        _write(drawn, names[label], x1 + 1, max(y1 - 2, 9))
+    return drawn
+
+
+def _write(picture: np.ndarray, text: str, x: int, y: int) -> None:
+    for colour, thickness in (((0, 0, 0), 2), ((255, 255, 255), 1)):
+        cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.33, colour, thickness, cv2.LINE_AA)
+
+
+def picture_table(path: str | os.PathLike, rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> None:
+    """Write pictures as a table with a head, as PNG.
+
+    Args:
+        path (str | os.PathLike): The file; its folder must exist.
+        rows (Sequence[Sequence[np.ndarray]]): RGB pictures (H, W, 3) uint8, all of one size.
+        titles (Sequence[str]): One for each column.
+
+    Raises:
+        ValueError: If there is nothing to draw, a row is shorter or longer than the head, or sizes differ.
+        OSError: If the file cannot be written.
+    """
+    shapes = {picture.shape for row in rows for picture in row}
+    if not rows or any(len(row) != len(titles) for row in rows) or len(shapes) != 1:
+        raise ValueError(f'a table of {len(titles)} columns needs rows of as many pictures of one size, '
+                         f'got {len(rows)} rows of {sorted({len(row) for row in rows})} pictures of {sorted(shapes)}')
+    (height, width, _), = shapes
+    table = np.full((HEAD + len(rows) * (height + GAP), len(titles) * (width + GAP) + GAP, 3), 255, np.uint8)
+    for column, title in enumerate(titles):
+        left = GAP + column * (width + GAP)
+        cv2.putText(table, title, (left, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+        for line, row in enumerate(rows):
+            top = HEAD + line * (height + GAP)
+            table[top:top + height, left:left + width] = row[column]
+    encoded, data = cv2.imencode('.png', table[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    if not encoded:
+        raise OSError(f'OpenCV could not encode {path}')
+    Path(path).write_bytes(data.tobytes())
