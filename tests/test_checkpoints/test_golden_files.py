@@ -31,11 +31,8 @@ def build(found):
     return model.eval()
 
 
-# Three containers a case, each container with two cases or more; test_loading.py has every one with narrow models.
-PAIRS = [(case, container) for i, case in enumerate(CASES) for j, container in enumerate(ALL) if (i + j) % 3 == 0]
-
-
-@pytest.mark.parametrize(('case', 'container'), PAIRS)
+@pytest.mark.parametrize('container', ALL)
+@pytest.mark.parametrize('case', CASES)
 def test_accounting(case, container, tensors, write):
     weights = tensors(case)
     file = write(weights, container)
