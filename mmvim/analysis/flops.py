@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.models.layers import MambaVisionMixer, SelectiveScan2D, VimMixer
+from mmvim.ops.selective_scan.backends import resolve
 
 # MMDetection's usual test size, and a usual crop where a config of MMSegmentation names none.
 _DETECTION_SHAPE = (800, 1280)
@@ -55,7 +56,8 @@ _FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_at
 
 
 def _is_scan(operator) -> bool:
-    return str(getattr(operator, '_qualified_op_name', operator)).startswith('mmvim::')
+    name = str(getattr(operator, '_qualified_op_name', operator))
+    return name.startswith(('mmvim::selective_scan', 'mmvim_native::scan'))
 
 
 def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[str, Complexity]:
@@ -71,6 +73,7 @@ def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[st
     Raises:
         UncountedScanError: If a mixer of mmvim is in the model and no scan was counted.
     """
+    resolve(None, 'cpu')  # the C++ scan, where it is to run, brings its formulas when it is loaded
     training = model.training
     model.eval()
     try:

@@ -1,7 +1,7 @@
 """The scan in Triton, for GPUs: chosen automatically for tensors on CUDA (ROCm, XPU) devices.
 
 `forward.py`, `backward.py` and `segments.py` have the kernels and say how they work, `merge.py` the sums over what
-they leave; `plan.py` turns a scan's arguments into launches, `blocks.py` reads the table of block sizes, `operator.py`
+they leave; `plan.py` turns a scan's arguments into launches, `block_table.py` has the block sizes, `operator.py`
 defines the torch.library operators. Importing this package does not import Triton.
 
 With ``TRITON_INTERPRET=1`` set before Python starts, the kernels run on CPU tensors, very slowly; that is for tests.
@@ -16,6 +16,7 @@ import os
 import torch
 from torch import Tensor
 
+from mmvim.ops.fused.device import installed, interpreting
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.operator import run_operator
 from mmvim.ops.selective_scan.triton.operator import TENSORS
@@ -24,17 +25,6 @@ from mmvim.ops.selective_scan.triton.plan import takes
 __all__ = ['available', 'prepare', 'run_triton', 'serves']
 
 DEVICES = ('cuda', 'xpu')
-
-
-@functools.cache
-def installed() -> bool:
-    """Whether Triton can be imported."""
-    return importlib.util.find_spec('triton') is not None
-
-
-def interpreting() -> bool:
-    """Whether Triton interprets its kernels, on CPU tensors."""
-    return os.environ.get('TRITON_INTERPRET') == '1'
 
 
 def available() -> tuple[bool, str]:
