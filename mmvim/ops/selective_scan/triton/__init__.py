@@ -1,17 +1,13 @@
 """The scan in Triton, for GPUs: chosen automatically for tensors on CUDA (ROCm, XPU) devices.
 
 `forward.py`, `backward.py` and `segments.py` have the kernels and say how they work, `merge.py` the sums over what
-they leave; `plan.py` turns a scan's arguments into launches, `block_table.py` has the block sizes, `operator.py`
+they leave; `plan.py` turns a scan's arguments into launches, `blocks.py` reads the table of block sizes, `operator.py`
 defines the torch.library operators. Importing this package does not import Triton.
 
 With ``TRITON_INTERPRET=1`` set before Python starts, the kernels run on CPU tensors, very slowly; that is for tests.
 """
 
 from __future__ import annotations
-
-import functools
-import importlib.util
-import os
 
 import torch
 from torch import Tensor
