@@ -46,9 +46,10 @@ def conv1d_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[i
         dtype = torch.get_autocast_dtype(x.device.type)
     else:
         dtype = torch.promote_types(x.dtype, weight.dtype)
-    if dtype != torch.float64 and x.numel() and resolve(backend, x.device.type) == 'native':
+    scan = resolve(backend, x.device.type)
+    if scan == 'native' and dtype != torch.float64 and x.numel():
         return torch.ops.mmvim_native.conv_silu_forward(x.to(dtype), weight, bias, list(left))
-    if resolve(backend, x.device.type) == 'triton' and takes(x, weight, dtype) and on_triton(x):
+    if scan == 'triton' and takes(x, weight, dtype) and on_triton(x):
         return torch.ops.mmvim.conv1d_silu_fwd(x.to(dtype), weight, bias, list(left))
     outputs = [F.silu(depthwise_conv1d(x, weight[k, :, None], None if bias is None else bias[k], left=n))
                for k, n in enumerate(left)]

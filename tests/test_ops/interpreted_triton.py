@@ -7,7 +7,7 @@ from triton_cases import CASES, LONG, Case, worst_errors
 from mmvim.ops import selective_scan
 from mmvim.ops.selective_scan.arguments import single_path
 from mmvim.ops.selective_scan.triton import plan
-from mmvim.ops.selective_scan.triton.operator import TENSORS
+from mmvim.ops.selective_scan.arguments import TENSORS
 
 
 def assert_close(errors, tolerance):

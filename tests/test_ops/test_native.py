@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmvim.ops import backends, scan_paths, selective_scan, selective_scan_paths
 from mmvim.ops.selective_scan.arguments import single_path
 from mmvim.ops.selective_scan.native import prepare
-from mmvim.ops.selective_scan.native.operators import TENSORS
+from mmvim.ops.selective_scan.arguments import TENSORS
 
 _usable, _reason = backends()['native']
 pytestmark = pytest.mark.skipif(not _usable, reason=f'native: {_reason}')

@@ -155,11 +155,9 @@ def test_a_source_that_does_not_compile(unlucky, tiny):
     assert not list(build.cache_folder().glob('*.building'))
 
 
-@pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0, reason='root may write anywhere')
-def test_a_cache_that_cannot_be_written(unlucky, tmp_path):
-    tmp_path.chmod(0o500)
+def test_a_cache_that_cannot_be_written(unlucky, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda path, mode: mode != os.W_OK)  # root may write anywhere, and runs tests too
     unlucky('cannot be written: set TORCH_EXTENSIONS_DIR')
-    tmp_path.chmod(0o700)
 
 
 def test_a_cache_below_a_file_cannot_be_written(unlucky, tmp_path, monkeypatch):

@@ -9,14 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.ops import backends, selective_scan
 from mmvim.ops.selective_scan import operator
-from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.arguments import TENSORS, single_path
 
 # batch, dim, length, d_state, groups
 SHAPES = [(2, 6, 1, 4, 1), (1, 5, 2, 16, 1), (3, 4, 7, 1, 1), (2, 12, 49, 8, 2), (1, 20, 63, 16, 4), (2, 3, 197, 5, 1),
           (1, 2, 700, 1, 1), (1, 2, 333, 3, 2)]
-
-
-TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
 
 
 def scan_of(reverse=False, last=True, **more):

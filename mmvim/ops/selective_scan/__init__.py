@@ -4,14 +4,16 @@
 (:class:`ScanArguments`), `backends.py` chooses who runs it. A backend is a function from that form to the output and
 the last state; :func:`register_backend` is all that a further one needs:
 
-- 'torch': `operator.py` defines the torch.library operators; `plan.py` cuts the work, `access.py` reads and writes
-  along paths, `chunk.py`, `forward.py`, `backward.py` and `whole.py` compute.
+- 'torch': `operator.py` defines the torch.library operators; `problem.py` holds one call, `plan.py` cuts the work,
+  `access.py` reads and writes along paths, `chunk.py`, `forward.py`, `backward.py` and `whole.py` compute;
+  `single_state.py`, `single_state_backward.py`, `walk.py` and `tree_scan.py` do where there is one state a channel.
 - 'native': C++ for CPUs, see `native/`.
 - 'triton': kernels for GPUs, see `triton/`.
 - 'reference': `reference.py`, the definition that the others are tested against.
+
+`autograd.py` and `flops.py` tell PyTorch of the derivative and the FLOPs of each backend's operators.
 """
 
-from mmvim.ops.selective_scan import flops as _flops  # noqa: F401  (registers the formulas)
 from mmvim.ops.selective_scan import native as _native
 from mmvim.ops.selective_scan import triton as _triton
 from mmvim.ops.selective_scan.backends import backends, register_backend

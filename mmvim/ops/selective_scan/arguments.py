@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mmvim.ops.scan_paths import ScanPath
 
+# The tensors among the fields of ScanArguments, in the order in which every operator takes them.
+TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
 FOLLOWERS = ('u', 'delta', 'B', 'C')
 COMBINE = ('sum', 'stack')
 
@@ -60,8 +62,7 @@ class ScanArguments:
         return len(self.map_ids)
 
     def tensors(self) -> dict[str, Tensor]:
-        names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
 
 
 def single_path(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,

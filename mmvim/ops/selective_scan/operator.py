@@ -8,21 +8,20 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from mmvim.ops.selective_scan.arguments import ScanArguments
+from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
+from mmvim.ops.selective_scan.autograd import differentiate
 from mmvim.ops.selective_scan.backward import backward
+from mmvim.ops.selective_scan.flops import count_flops
 from mmvim.ops.selective_scan.forward import forward
 from mmvim.ops.selective_scan.problem import Problem
 from mmvim.ops.selective_scan.single_state import forward as forward_single_state
 from mmvim.ops.selective_scan.single_state_backward import backward as backward_single_state
 from mmvim.ops.selective_scan.whole import gate, gate_backward
 
-# Tensor inputs of both operators, in order.
-_TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
-
 
 def run_operator(args: ScanArguments) -> tuple[Tensor, Tensor]:
     """Run the scan as an operator: output and last state."""
-    tensors = [getattr(args, name) for name in _TENSORS]
+    tensors = [getattr(args, name) for name in TENSORS]
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     out, last_state, _, _ = torch.ops.mmvim.selective_scan_fwd(
         *tensors, list(args.map_ids), list(args.reverse), list(args.follow), args.delta_softplus, args.stack,
@@ -136,7 +135,7 @@ def selective_scan_bwd(grad_out: Tensor, grad_last_state: Optional[Tensor], y: T
     if grad_z is not None:
         grads['z'] = grad_z
     return tuple(grads[name].to(x.dtype) if x is not None else A.new_empty(0)
-                 for name, x in zip(_TENSORS[:-1], (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
+                 for name, x in zip(TENSORS[:-1], (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
 
 
 @selective_scan_bwd.register_fake
@@ -145,37 +144,12 @@ def _(grad_out, grad_last_state, y, boundaries, u, delta, A, B, C, D, z, delta_b
                  for x in (u, delta, A, B, C, D, z, delta_bias, initial_state))
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    _, _, y, boundaries = output
-    count = len(_TENSORS)
-    ctx.save_for_backward(y, boundaries, *inputs[:count])
-    *ctx.flags, _out_dtype, _save, ctx.threads = inputs[count:]
-    ctx.num_inputs = len(inputs)
-    ctx.mark_non_differentiable(y, boundaries)
-    ctx.set_materialize_grads(False)
+def _gradients(grad_out, grad_last_state, kept, tensors, flags):
+    return torch.ops.mmvim.selective_scan_bwd(grad_out, grad_last_state, *kept, *tensors, *flags)
 
 
-def _backward(ctx, grad_out, grad_last_state, _grad_y, _grad_boundaries):
-    y, boundaries, *tensors = ctx.saved_tensors
-    if grad_out is None and grad_last_state is None:
-        return (None,) * ctx.num_inputs
-    if grad_out is None:  # the output was not used
-        u, (map_ids, *_, stack) = tensors[0], ctx.flags
-        batch, _, dim, length = u.shape
-        grad_out = u.new_zeros(()).expand((batch, len(map_ids), dim, length) if stack else (batch, dim, length))
-    grads = torch.ops.mmvim.selective_scan_bwd(grad_out, grad_last_state, y, boundaries, *tensors, *ctx.flags,
-                                               ctx.threads)
-    grads = [None if x is None else g for g, x in zip(grads, tensors[:len(grads)], strict=True)]
-    return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
-
-
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError('mmvim::selective_scan_bwd has no autograd formula: second derivatives of the selective scan '
-                       "are not implemented; backend='reference' has them")
-
-
-selective_scan_fwd.register_autograd(_backward, setup_context=_setup_context)
-selective_scan_bwd.register_autograd(_no_second_derivative)
+differentiate('mmvim::selective_scan_fwd', 'mmvim::selective_scan_bwd', _gradients)
+count_flops(torch.ops.mmvim.selective_scan_fwd, torch.ops.mmvim.selective_scan_bwd, first_input=4)
 
 
 def _full_precision(u: Tensor) -> torch.autocast:

@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +46,6 @@ def obstacle() -> str:
         return 'no C++ compiler: install g++, or set CXX'
     if _ninja_folder() is None:
         return 'no ninja: pip install ninja'
-    if not os.path.exists(os.path.join(sysconfig.get_path('include'), 'Python.h')):
-        return "no Python header files: install python3-dev"
     folder = cache_folder()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(nearest, os.W_OK):

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmvim.ops.selective_scan.flops import scan_flops
-
-# Tensor inputs of both operators, in order; `maps` has no gradient.
-TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
+from mmvim.ops.selective_scan.arguments import TENSORS
+from mmvim.ops.selective_scan.autograd import differentiate
+from mmvim.ops.selective_scan.flops import count_flops
 
 
 @functools.cache
 def register() -> None:
     """Describe ``torch.ops.mmvim_native``."""
-    forward, backward = torch.ops.mmvim_native.scan_forward, torch.ops.mmvim_native.scan_backward
     chunk, lanes = torch.ops.mmvim_native.layout()
 
     @torch.library.register_fake('mmvim_native::scan_forward')
@@ -50,12 +48,8 @@ def register() -> None:
 
     torch.library.register_autograd('mmvim_native::conv_silu_forward', _conv_backward, setup_context=_conv_context)
     torch.library.register_autograd('mmvim_native::conv_silu_backward', _no_second_derivative)
-    torch.library.register_autograd('mmvim_native::scan_forward', _backward, setup_context=_setup_context)
-    torch.library.register_autograd('mmvim_native::scan_backward', _no_second_derivative)
-
-    @register_flop_formula(forward)
-    def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None, **__) -> int:
-        return scan_flops(u[0], len(map_ids), u[2], u[3], A[-1], D is not None, z is not None)
+    differentiate('mmvim_native::scan_forward', 'mmvim_native::scan_backward', _gradients)
+    count_flops(torch.ops.mmvim_native.scan_forward, torch.ops.mmvim_native.scan_backward, first_input=2)
 
     # As PyTorch counts convolutions: two operations a tap; activations are not counted.
     @register_flop_formula(torch.ops.mmvim_native.conv_silu_forward)
@@ -65,11 +59,6 @@ def register() -> None:
     @register_flop_formula(torch.ops.mmvim_native.conv_silu_backward)
     def _(grad, x, weight, *_, out_shape=None, **__) -> int:
         return 4 * x[0] * x[1] * weight[0] * weight[1] * weight[2]
-
-    @register_flop_formula(backward)
-    def _(grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None,
-          **__) -> int:
-        return 3 * scan_flops(u[0], len(map_ids), u[2], u[3], A[-1], D is not None, z is not None)
 
 
 def _gradient_of(name: str, x: Tensor | None) -> Tensor:
@@ -82,27 +71,8 @@ def _gradient_of(name: str, x: Tensor | None) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    _, _, kept = output
-    count = len(TENSORS)
-    ctx.save_for_backward(kept, *inputs[:count])
-    *ctx.flags, _out_dtype, _keep = inputs[count:]
-    ctx.num_inputs = len(inputs)
-    ctx.mark_non_differentiable(kept)
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, grad_out, grad_last_state, _grad_kept):
-    kept, *tensors = ctx.saved_tensors
-    if grad_out is None and grad_last_state is None:
-        return (None,) * ctx.num_inputs
-    if grad_out is None:  # the output was not used
-        u, (map_ids, *_, stack) = tensors[0], ctx.flags
-        shape = (u.shape[0], len(map_ids), *u.shape[2:]) if stack else (u.shape[0], *u.shape[2:])
-        grad_out = u.new_zeros(()).expand(shape)
-    grads = torch.ops.mmvim_native.scan_backward(grad_out, grad_last_state, *tensors, *ctx.flags, kept)
-    grads = [None if x is None else g.to(x.dtype) for g, x in zip(grads, tensors[:len(grads)], strict=True)]
-    return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
+def _gradients(grad_out, grad_last_state, kept, tensors, flags):
+    return torch.ops.mmvim_native.scan_backward(grad_out, grad_last_state, *tensors, *flags, *kept)
 
 
 def _conv_context(ctx, inputs, output) -> None:
@@ -117,5 +87,5 @@ def _conv_backward(ctx, grad):
 
 
 def _no_second_derivative(ctx, *grads):
-    raise RuntimeError('the C++ operators of mmvim have no autograd formula for their backward passes: second '
-                       "derivatives are not implemented; backend='reference' has those of the scan")
+    raise RuntimeError('mmvim_native::conv_silu_backward has no autograd formula: second derivatives are not '
+                       "implemented in C++; backend='torch' has them")

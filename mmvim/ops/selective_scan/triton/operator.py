@@ -7,15 +7,12 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from mmvim.ops.fused.device import current
-from mmvim.ops.selective_scan.arguments import ScanArguments
-from mmvim.ops.selective_scan.flops import scan_flops
+from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
+from mmvim.ops.selective_scan.autograd import differentiate
+from mmvim.ops.selective_scan.flops import count_flops
 from mmvim.ops.selective_scan.triton import plan, tuning
-
-# Tensor inputs of both operators, in order; `maps` has no gradient.
-TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
 
 
 @torch.library.custom_op('mmvim::selective_scan_triton_fwd', mutates_args=())
@@ -87,43 +84,9 @@ def _(grad_out, grad_last_state, y, bounds, u, delta, A, B, C, D, z, delta_bias,
                  else states_first(x) for name, x in inputs)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    _, _, y, bounds = output
-    count = len(TENSORS)
-    ctx.save_for_backward(y, bounds, *inputs[:count])
-    *ctx.flags, _out_dtype, _save = inputs[count:]
-    ctx.num_inputs = len(inputs)
-    ctx.mark_non_differentiable(y, bounds)
-    ctx.set_materialize_grads(False)
+def _gradients(grad_out, grad_last_state, kept, tensors, flags):
+    return torch.ops.mmvim.selective_scan_triton_bwd(grad_out, grad_last_state, *kept, *tensors, *flags)
 
 
-def _backward(ctx, grad_out, grad_last_state, _grad_y, _grad_bounds):
-    y, bounds, *tensors = ctx.saved_tensors
-    if grad_out is None and grad_last_state is None:
-        return (None,) * ctx.num_inputs
-    if grad_out is None:  # the output was not used
-        u, (map_ids, *_, stack) = tensors[0], ctx.flags
-        grad_out = u.new_zeros(()).expand((u.shape[0], len(map_ids), *u.shape[2:]) if stack
-                                          else (u.shape[0], *u.shape[2:]))
-    grads = torch.ops.mmvim.selective_scan_triton_bwd(grad_out, grad_last_state, y, bounds, *tensors, *ctx.flags)
-    grads = [None if x is None else g for g, x in zip(grads, tensors[:len(grads)], strict=True)]
-    return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
-
-
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError('mmvim::selective_scan_triton_bwd has no autograd formula: second derivatives of the selective '
-                       "scan are not implemented; backend='reference' has them")
-
-
-scan_fwd.register_autograd(_backward, setup_context=_setup_context)
-scan_bwd.register_autograd(_no_second_derivative)
-
-
-@register_flop_formula(torch.ops.mmvim.selective_scan_triton_fwd)
-def _forward_flops(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None, **__) -> int:
-    return scan_flops(u[0], len(map_ids), u[2], u[3], A[-1], D is not None, z is not None)
-
-
-@register_flop_formula(torch.ops.mmvim.selective_scan_triton_bwd)
-def _backward_flops(grad_out, grad_last_state, y, bounds, *inputs, out_shape=None, **kwargs) -> int:
-    return 3 * _forward_flops(*inputs)
+differentiate('mmvim::selective_scan_triton_fwd', 'mmvim::selective_scan_triton_bwd', _gradients)
+count_flops(torch.ops.mmvim.selective_scan_triton_fwd, torch.ops.mmvim.selective_scan_triton_bwd, first_input=4)
