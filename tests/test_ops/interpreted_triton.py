@@ -5,9 +5,8 @@ import torch
 from triton_cases import CASES, LONG, Case, worst_errors
 
 from mmvim.ops import selective_scan
-from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.arguments import TENSORS, single_path
 from mmvim.ops.selective_scan.triton import plan
-from mmvim.ops.selective_scan.arguments import TENSORS
 
 
 def assert_close(errors, tolerance):

@@ -9,9 +9,8 @@ from helpers import compare, randn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.ops import backends, scan_paths, selective_scan, selective_scan_paths
-from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.arguments import TENSORS, single_path
 from mmvim.ops.selective_scan.native import prepare
-from mmvim.ops.selective_scan.arguments import TENSORS
 
 _usable, _reason = backends()['native']
 pytestmark = pytest.mark.skipif(not _usable, reason=f'native: {_reason}')
@@ -102,6 +101,20 @@ def test_softplus(bias):
                          delta_softplus=True, backend='native')
     expected = torch.nn.functional.softplus((raw + bias).double())
     torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_softplus_to_the_last_place():
+    """Of every size of result: one step with nothing but delta, so y is softplus and its gradient sigmoid."""
+    x = torch.cat([torch.linspace(-86, 100, 9301), torch.linspace(-1, 1, 2001)])
+    delta = x.view(1, -1, 1).requires_grad_()
+    one, row = torch.ones(1, len(x), 1), torch.ones(1, 1, 1)
+    y = selective_scan(one, delta, torch.zeros(len(x), 1), row, row, delta_softplus=True, backend='native')
+    grad, = torch.autograd.grad(y, delta, one)
+    exact = x.double()
+    unit = torch.finfo(torch.float32).eps
+    torch.testing.assert_close(y.flatten().double(), exact.clamp(min=0) + torch.log1p(torch.exp(-exact.abs())),
+                               rtol=2.5 * unit, atol=0)
+    torch.testing.assert_close(grad.flatten().double(), torch.sigmoid(exact), rtol=2.5 * unit, atol=0)
 
 
 def test_what_it_does_not_take_goes_to_torch():

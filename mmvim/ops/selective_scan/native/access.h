@@ -2,6 +2,8 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include <array>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -41,6 +43,22 @@ void with_type(at::ScalarType dtype, F f) {
   }
 }
 
+// W numbers of any dtype.
+static inline vf load_as(const float* p) { return load(p); }
+static inline void store_as(float* p, vf x) { store(p, x); }
+template <class T>
+vf load_as(const T* p) {
+  alignas(64) float x[W];
+  for (int i = 0; i < W; ++i) x[i] = static_cast<float>(p[i]);
+  return load(x);
+}
+template <class T>
+void store_as(T* p, vf v) {
+  alignas(64) float x[W];
+  store(x, v);
+  for (int i = 0; i < W; ++i) p[i] = static_cast<T>(x[i]);
+}
+
 // A row of lanes in a tensor for each position: element (position, lane) is base[offset + position * step + lane * lane_step].
 struct Lanes {
   const View* view;
@@ -54,10 +72,8 @@ inline void gather(float* tile, const Lanes& at, const int64_t* place, int64_t s
     using T = decltype(zero);
     const T* p = reinterpret_cast<const T*>(at.view->base) + at.offset;
     if (at.lane_step == 1 && at.lanes == W) {
-      for (int64_t t = 0; t < steps; ++t) {
-        const T* row = p + place[t] * at.step;
-        for (int i = 0; i < W; ++i) tile[t * W + i] = static_cast<float>(row[i]);
-      }
+      const int64_t step = at.step;
+      for (int64_t t = 0; t < steps; ++t) store(tile + t * W, load_as(p + place[t] * step));
       return;
     }
     if (at.lane_step == 0 && at.lanes == W) {  // one value for all, as the gradient of a sum is
@@ -70,6 +86,35 @@ inline void gather(float* tile, const Lanes& at, const int64_t* place, int64_t s
   });
 }
 
+// Vectors in step order: where they are, in a float32 tensor with whole vectors, else in a tile.
+struct Rows {
+  float* base;
+  int64_t step;
+  const int64_t* place;
+
+  float* at(int64_t t) const { return base + place[t] * step; }
+};
+
+inline const int64_t* counting() {
+  static const auto numbers = [] {
+    std::array<int64_t, CHUNK> n;
+    std::iota(n.begin(), n.end(), 0);
+    return n;
+  }();
+  return numbers.data();
+}
+inline Rows rows_of_tile(float* tile) { return {tile, W, counting()}; }
+inline bool in_place(const Lanes& at) { return at.view->dtype == at::kFloat && at.lane_step == 1 && at.lanes == W; }
+inline Rows rows_in_place(const Lanes& at, const int64_t* place) {
+  return {reinterpret_cast<float*>(at.view->base) + at.offset, at.step, place};
+}
+// To be read; `tile` is filled if the tensor cannot be read where it is.
+inline Rows read_rows(float* tile, const Lanes& at, const int64_t* place, int64_t steps) {
+  if (in_place(at)) return rows_in_place(at, place);
+  gather(tile, at, place, steps);
+  return rows_of_tile(tile);
+}
+
 // The row at position place[t] = tile[t], or += if Add.
 template <bool Add>
 void scatter(const float* tile, const Lanes& at, const int64_t* place, int64_t steps) {
@@ -78,9 +123,10 @@ void scatter(const float* tile, const Lanes& at, const int64_t* place, int64_t s
     T* p = reinterpret_cast<T*>(at.view->base) + at.offset;
     auto put = [](T* to, float x) { *to = static_cast<T>(Add ? x + static_cast<float>(*to) : x); };
     if (at.lane_step == 1 && at.lanes == W) {
+      const int64_t step = at.step;
       for (int64_t t = 0; t < steps; ++t) {
-        T* row = p + place[t] * at.step;
-        for (int i = 0; i < W; ++i) put(row + i, tile[t * W + i]);
+        T* row = p + place[t] * step;
+        store_as(row, Add ? load_as(row) + load(tile + t * W) : load(tile + t * W));
       }
       return;
     }

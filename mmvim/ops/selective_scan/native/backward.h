@@ -22,44 +22,69 @@ struct ChannelSums {
   float *A, *D, *bias;  // A: N rows
 };
 
-// States n0 .. n0 + N - 1 of one chunk of one block. Adds to tile.to_input (sum of g B) and tile.to_delta (sum of A q),
-// to the sums of dB and dC and of dA; `carry` is the gradient that reaches the last state from behind, then that of the
-// state before the chunk.
+// One chunk of one block: what it reads, and where its results go, the same for all its states.
+struct Chunk {
+  const Problem& p;
+  const Block& block;
+  int64_t b, k;
+  const Places& places;
+  Tiles& tile;
+  Rows u, dy;
+  // Gradients of u and delta; `add_` where paths share the tensor.
+  Rows to_u, to_delta;
+  bool add_u, add_delta;
+  const ChannelSums& sums;
+  const Soon& soon;
+};
+
+// States n0 .. n0 + N - 1 of one chunk of one block. Adds to the sums of dB and dC and of dA; `carry` is the gradient that
+// reaches the last state from behind, then that of the state before the chunk. Between pieces, tile.to_input has the sum of
+// g B and tile.to_delta that of A q; the last piece makes the gradients of u and delta of them.
 template <int N>
-void backward_piece(const Problem& p, const Block& block, int64_t b, int64_t k, const Places& places, Tiles& tile,
-                    const float* kept, vf* carry, Trail& trail, float* dA, int64_t n0, bool want_y, const Soon& soon) {
-  const float* A2 = &p.A2[(k * p.states + n0) * p.padded + block.column];
-  const float* A = &p.A[(k * p.states + n0) * p.padded + block.column];
-  const float *B = p.B(b, k, block.group) + n0, *C = p.C(b, k, block.group) + n0;
-  const int64_t *at_B = places.at(p.follow_B), *at_C = places.at(p.follow_C), steps = places.steps;
+void backward_piece(const Chunk& c, const float* kept, vf* carry, Trail& trail, int64_t n0) {
+  const Problem& p = c.p;
+  const int64_t column = c.block.column, row = c.k * p.padded + column;
+  const float *B = p.B(c.b, c.k, c.block.group) + n0, *C = p.C(c.b, c.k, c.block.group) + n0;
+  const int64_t *at_B = c.places.at(p.follow_B), *at_C = c.places.at(p.follow_C), steps = c.places.steps, Bl = p.Bl, Cl = p.Cl;
+  const bool first = n0 == 0, last = n0 + N == p.states, want_y = bool(p.z), has_slope = p.softplus;
+  const Rows u_rows = c.u, dy_rows = c.dy, to_u = c.to_u, to_delta_rows = c.to_delta;
+  const bool add_u = c.add_u, add_delta = c.add_delta;
+  Tiles& tile = c.tile;
   vf *hist = trail.hist.data(), *decay = trail.decay.data();
+  const vf D = load(&p.D[row]);
   {
-    vf h[N];
-    for (int n = 0; n < N; ++n) h[n] = load(kept + (n0 + n) * W);
+    vf h[N], A2[N];
+    for (int n = 0; n < N; ++n) {
+      h[n] = load(kept + (n0 + n) * W);
+      A2[n] = load(&p.A2[(c.k * p.states + n0 + n) * p.padded + column]);
+    }
     for (int64_t t = 0; t < steps; ++t) {
-      const float *Bt = B + at_B[t] * p.Bl, *Ct = C + at_C[t] * p.Cl;
-      const vf delta = load(tile.delta + t * W), du = delta * load(tile.u + t * W);
+      const float *Bt = B + at_B[t] * Bl, *Ct = C + at_C[t] * Cl;
+      const vf u = load(u_rows.at(t)), delta = load(tile.delta + t * W), du = delta * u;
       vf y{};
-      if (n0 == 0) soon.ask(t);
+      if (first) c.soon.ask(t);
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        const vf a = exp2(delta * load(A2 + n * p.padded));
+        const vf a = exp2(delta * A2[n]);
         hist[t * N + n] = h[n];
         decay[t * N + n] = a;
         h[n] = a * h[n] + du * Bt[n];
         y += h[n] * Ct[n];
       }
-      if (want_y) store(tile.y + t * W, load(tile.y + t * W) + y);
+      if (want_y) store(tile.y + t * W, (first ? D * u : load(tile.y + t * W)) + y);
     }
     for (int n = 0; n < N; ++n) hist[steps * N + n] = h[n];
   }
-  vf g[N], grad_A[N];
-  for (int n = 0; n < N; ++n) g[n] = carry[n0 + n], grad_A[n] = vf{};
+  vf g[N], grad_A[N], A[N], sum_D{}, sum_bias{};
+  for (int n = 0; n < N; ++n) {
+    g[n] = carry[n0 + n], grad_A[n] = vf{};
+    A[n] = load(&p.A[(c.k * p.states + n0 + n) * p.padded + column]);
+  }
   vf *sum_B = trail.sum_B.data() + n0 * CHUNK, *sum_C = trail.sum_C.data() + n0 * CHUNK;
   for (int64_t t = steps - 1; t >= 0; --t) {
-    const float *Bt = B + at_B[t] * p.Bl, *Ct = C + at_C[t] * p.Cl;
-    const vf delta = load(tile.delta + t * W), dy = load(tile.dy + t * W), du = delta * load(tile.u + t * W);
-    vf to_input = load(tile.to_input + t * W), to_delta = load(tile.to_delta + t * W);
+    const float *Bt = B + at_B[t] * Bl, *Ct = C + at_C[t] * Cl;
+    const vf delta = load(tile.delta + t * W), dy = load(dy_rows.at(t)), u = load(u_rows.at(t)), du = delta * u;
+    vf to_input = first ? vf{} : load(tile.to_input + t * W), to_delta = first ? vf{} : load(tile.to_delta + t * W);
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
       sum_C[t * N + n] += dy * hist[(t + 1) * N + n];
@@ -68,25 +93,39 @@ void backward_piece(const Problem& p, const Block& block, int64_t b, int64_t k, 
       to_input += grad * Bt[n];
       g[n] = grad * decay[t * N + n];
       const vf q = g[n] * hist[t * N + n];
-      to_delta += q * load(A + n * p.padded);
+      to_delta += q * A[n];
       grad_A[n] += q * delta;
     }
-    store(tile.to_input + t * W, to_input);
-    store(tile.to_delta + t * W, to_delta);
+    if (!last) {
+      store(tile.to_input + t * W, to_input);
+      store(tile.to_delta + t * W, to_delta);
+      continue;
+    }
+    vf grad_u = to_input * delta + D * dy, grad_delta = to_delta + to_input * u;
+    if (has_slope) grad_delta *= load(tile.slope + t * W);
+    sum_bias += grad_delta;
+    sum_D += dy * u;
+    float *u_at = to_u.at(t), *delta_at = to_delta_rows.at(t);
+    if (add_u) grad_u += load(u_at);
+    if (add_delta) grad_delta += load(delta_at);
+    store(u_at, grad_u);
+    store(delta_at, grad_delta);
   }
+  auto add = [](float* to, vf x) { store(to, load(to) + x); };
   for (int n = 0; n < N; ++n) {
     carry[n0 + n] = g[n];
-    float* to = dA + (n0 + n) * p.padded + block.column;
-    store(to, load(to) + grad_A[n]);
+    add(c.sums.A + (n0 + n) * p.padded + column, grad_A[n]);
   }
+  if (last) add(c.sums.D + column, sum_D), add(c.sums.bias + column, sum_bias);
 }
 
 // What a chunk hands back without the gradients: for parts of L, whose starts must be known first.
-inline void carry_back(const Problem& p, const Block& block, int64_t b, int64_t k, const Places& places, const Tiles& tile, vf* carry) {
+inline void carry_back(const Problem& p, const Block& block, int64_t b, int64_t k, const Places& places, const Tiles& tile,
+                       const Rows& dy_rows, vf* carry) {
   const float *C = p.C(b, k, block.group), *A2 = &p.A2[k * p.states * p.padded + block.column];
   const int64_t* at_C = places.at(p.follow_C);
   for (int64_t t = places.steps - 1; t >= 0; --t) {
-    const vf delta = load(tile.delta + t * W), dy = load(tile.dy + t * W);
+    const vf delta = load(tile.delta + t * W), dy = load(dy_rows.at(t));
     for (int64_t n = 0; n < p.states; ++n)
       carry[n] = (dy * C[at_C[t] * p.Cl + n] + carry[n]) * exp2(delta * load(A2 + n * p.padded));
   }
@@ -140,56 +179,42 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
   };
   // Inputs of a chunk, and the gradient of the output before the gate; the gate's derivative in `gate`.
   auto load_chunk = [&](Tiles& tile, const Block& block, int64_t b, int64_t k, const Places& places, float* gate) {
-    load_inputs(p, block, b, k, places, tile);
-    gather(tile.dy, p.row_of(go, block, b, k), places.path, places.steps);
-    if (!p.z) return;
-    gather(tile.z, p.row_of_z(p.z, block, b), places.path, places.steps);
+    const Rows u_rows = load_inputs<true>(p, block, b, k, places, tile);
+    const Lanes dy_lanes = p.row_of(go, block, b, k);
+    if (!p.z) return std::pair(u_rows, read_rows(tile.dy, dy_lanes, places.path, places.steps));
+    gather(tile.dy, dy_lanes, places.path, places.steps);
+    const Rows z_rows = read_rows(tile.z, p.row_of_z(p.z, block, b), places.path, places.steps);
     for (int64_t t = 0; t < places.steps; ++t) {
-      vf x = load(tile.z + t * W), s = sigmoid(x), dy = load(tile.dy + t * W);
+      vf x = load(z_rows.at(t)), s = sigmoid(x), dy = load(tile.dy + t * W);
       store(gate + t * W, dy * s * (1.f + x * (1.f - s)));  // dy d silu(x) / dx
       store(tile.dy + t * W, dy * x * s);
     }
+    return std::pair(u_rows, rows_of_tile(tile.dy));
   };
   auto one_block = [&](Tiles& tile, Trail& trail, int64_t b, int64_t k, int64_t j, int64_t c, const Places& places, vf* carry,
                        const ChannelSums& sums, const Soon& soon) {
     const Block& block = p.blocks[j];
     const int64_t steps = places.steps;
     alignas(64) float gate[CHUNK * W];
-    load_chunk(tile, block, b, k, places, gate);
-    const vf skip = load(&p.D[k * p.padded + block.column]);
-    for (int64_t t = 0; t < steps; ++t) {
-      store(tile.y + t * W, skip * load(tile.u + t * W));
-      store(tile.to_input + t * W, vf{});
-      store(tile.to_delta + t * W, vf{});
-    }
+    const auto [u_rows, dy_rows] = load_chunk(tile, block, b, k, places, gate);
+    const Lanes u_lanes = p.row_of(gu, block, b, k), delta_lanes = p.row_of(gd, block, b, k);
+    const int64_t *u_place = places.at(p.follow_u), *delta_place = places.at(p.follow_delta);
+    const bool direct_u = in_place(u_lanes), direct_delta = in_place(delta_lanes);
+    const Chunk chunk{p, block, b, k, places, tile, u_rows, dy_rows,
+                      direct_u ? rows_in_place(u_lanes, u_place) : rows_of_tile(tile.to_input),
+                      direct_delta ? rows_in_place(delta_lanes, delta_place) : rows_of_tile(tile.to_delta),
+                      direct_u && shared_u, direct_delta && shared_delta, sums, soon};
     const float* saved = kept_from + (((b * p.paths + k) * n_blocks + j) * p.chunks + c) * p.states * W;
-    in_pieces<4>(p.states, [&](int64_t n0, auto n) {
-      backward_piece<n.value>(p, block, b, k, places, tile, saved, carry, trail, sums.A, n0, bool(p.z), soon);
-    });
-    vf sum_D{}, sum_bias{};
-    for (int64_t t = 0; t < steps; ++t) {
-      const vf u = load(tile.u + t * W), dy = load(tile.dy + t * W), to_input = load(tile.to_input + t * W);
-      vf grad = load(tile.to_delta + t * W) + to_input * u;
-      if (p.softplus) {
-        const vf raw = load(tile.raw + t * W);
-        grad = raw > 20.f ? grad : grad * sigmoid(raw);
-      }
-      sum_bias += grad;
-      sum_D += dy * u;
-      store(tile.to_delta + t * W, grad);
-      store(tile.to_input + t * W, to_input * load(tile.delta + t * W) + skip * dy);
-      if (p.z) store(gate + t * W, load(gate + t * W) * load(tile.y + t * W));
-    }
-    store(sums.D + block.column, load(sums.D + block.column) + sum_D);
-    store(sums.bias + block.column, load(sums.bias + block.column) + sum_bias);
-    auto put = [&](const float* from, const View& v, bool follow, bool shared) {
-      const int64_t* place = places.at(follow);
-      if (shared) scatter<true>(from, p.row_of(v, block, b, k), place, steps);
-      else scatter<false>(from, p.row_of(v, block, b, k), place, steps);
+    in_pieces<4>(p.states, [&](int64_t n0, auto n) { backward_piece<n.value>(chunk, saved, carry, trail, n0); });
+    auto put = [&](const float* from, const Lanes& lanes, const int64_t* place, bool shared) {
+      if (shared) scatter<true>(from, lanes, place, steps);
+      else scatter<false>(from, lanes, place, steps);
     };
-    put(tile.to_input, gu, p.follow_u, shared_u);
-    put(tile.to_delta, gd, p.follow_delta, shared_delta);
-    if (p.z) scatter<true>(gate, p.row_of_z(gz, block, b), places.path, steps);
+    if (!direct_u) put(tile.to_input, u_lanes, u_place, shared_u);
+    if (!direct_delta) put(tile.to_delta, delta_lanes, delta_place, shared_delta);
+    if (!p.z) return;
+    for (int64_t t = 0; t < steps; ++t) store(gate + t * W, load(gate + t * W) * load(tile.y + t * W));
+    scatter<true>(gate, p.row_of_z(gz, block, b), places.path, steps);
   };
   // Chunks end - 1 to begin of path k; `carry` (blocks of the task, N).
   auto walk = [&](Tiles& tile, Trail& trail, const Task& task, int64_t part, int64_t k, int64_t begin, int64_t end, vf* carry) {
@@ -251,8 +276,8 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
             vf sum_delta{};
             for (int64_t c = cut.begin(p, i % parts + 1) - 1; c >= cut.begin(p, i % parts); --c) {
               find_places(p, k, c, places);
-              load_chunk(tile, p.blocks[j], task.b, k, places, gate);
-              carry_back(p, p.blocks[j], task.b, k, places, tile, carry.data());
+              const Rows dy_rows = load_chunk(tile, p.blocks[j], task.b, k, places, gate).second;
+              carry_back(p, p.blocks[j], task.b, k, places, tile, dy_rows, carry.data());
               for (int64_t t = 0; t < places.steps; ++t) sum_delta += load(tile.delta + t * W);
             }
             ends.put(task.b, j, i % parts, carry.data(), sum_delta);

@@ -8,33 +8,34 @@
 
 namespace mmvim {
 
-// y and the states of n0 .. n0 + N - 1 over one chunk; the first piece begins y with D * u, the others add to it.
+// y and the states of n0 .. n0 + N - 1 over one chunk; the first piece begins y with D * u, or with `add` adds that, and
+// the others add to it.
 template <int N>
-void forward_piece(const Problem& p, const Block& block, int64_t b, int64_t k, const Places& places, Tiles& tile, vf* state,
-                   int64_t n0, const Soon& soon) {
+void forward_piece(const Problem& p, const Block& block, int64_t b, int64_t k, const Places& places, const float* delta_tile,
+                   const Rows u_rows, const Rows y_rows, bool add, vf* state, int64_t n0, const Soon& soon) {
   const float* A = &p.A2[(k * p.states + n0) * p.padded + block.column];
   const float *B = p.B(b, k, block.group) + n0, *C = p.C(b, k, block.group) + n0;
-  const int64_t *at_B = places.at(p.follow_B), *at_C = places.at(p.follow_C), steps = places.steps;
+  const int64_t *at_B = places.at(p.follow_B), *at_C = places.at(p.follow_C), steps = places.steps, Bl = p.Bl, Cl = p.Cl;
   const vf D = n0 == 0 ? load(&p.D[k * p.padded + block.column]) : vf{};
-  const bool first = n0 == 0;
-  vf h[N];
-  for (int n = 0; n < N; ++n) h[n] = state[n0 + n];
+  const bool first = n0 == 0, more = add || !first;
+  vf h[N], a[N];
+  for (int n = 0; n < N; ++n) h[n] = state[n0 + n], a[n] = load(A + n * p.padded);
   for (int64_t t = 0; t < steps; ++t) {
-    const float *Bt = B + at_B[t] * p.Bl, *Ct = C + at_C[t] * p.Cl;
-    const vf u = load(tile.u + t * W), delta = load(tile.delta + t * W), du = delta * u;
-    vf y;
+    const float *Bt = B + at_B[t] * Bl, *Ct = C + at_C[t] * Cl;
+    float* to = y_rows.at(t);
+    const vf u = load(u_rows.at(t)), delta = load(delta_tile + t * W), du = delta * u;
+    vf y{};
     if (first) {
       y = D * u;
       soon.ask(t);
-    } else {
-      y = load(tile.y + t * W);
     }
+    if (more) y += load(to);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
-      h[n] = exp2(delta * load(A + n * p.padded)) * h[n] + du * Bt[n];
+      h[n] = exp2(delta * a[n]) * h[n] + du * Bt[n];
       y += h[n] * Ct[n];
     }
-    store(tile.y + t * W, y);
+    store(to, y);
   }
   for (int n = 0; n < N; ++n) state[n0 + n] = h[n];
 }
@@ -91,7 +92,10 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
       for (int64_t j = task.first; j < task.stop; ++j) {
         const Block& block = p.blocks[j];
         vf* own = state + (j - task.first) * p.states;
-        load_inputs(p, block, task.b, k, places, tile);
+        const Rows u_rows = load_inputs<false>(p, block, task.b, k, places, tile);
+        const Lanes target = p.row_of(sums_view, block, task.b, added ? 0 : k);
+        const bool direct = !sum_delta && in_place(target) && (added || !p.z), add = direct && added && k > 0;
+        const Rows y_rows = direct ? rows_in_place(target, places.path) : rows_of_tile(tile.y);
         // The next block of this chunk, or the first of the next one, which may be shorter.
         const bool stays = j + 1 < task.stop;
         const Places& at = stays ? places : next;
@@ -107,17 +111,14 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
           for (int64_t n = 0; n < p.states; ++n) store(to + n * W, own[n]);
         }
         in_pieces<8>(p.states, [&](int64_t n0, auto n) {
-          forward_piece<n.value>(p, block, task.b, k, places, tile, own, n0, soon);
+          forward_piece<n.value>(p, block, task.b, k, places, tile.delta, u_rows, y_rows, add, own, n0, soon);
         });
         if (sum_delta) {
           for (int64_t t = 0; t < places.steps; ++t) sum_delta[j - task.first] += load(tile.delta + t * W);
-        } else if (!added) {
-          if (p.z) gate(tile, block, task.b, places);
-          scatter<false>(tile.y, p.row_of(out_view, block, task.b, k), places.path, places.steps);
-        } else if (k == 0) {
-          scatter<false>(tile.y, p.row_of(sums_view, block, task.b, 0), places.path, places.steps);
-        } else {
-          scatter<true>(tile.y, p.row_of(sums_view, block, task.b, 0), places.path, places.steps);
+        } else if (!direct) {
+          if (p.z && !added) gate(tile, block, task.b, places);
+          if (added && k > 0) scatter<true>(tile.y, target, places.path, places.steps);
+          else scatter<false>(tile.y, target, places.path, places.steps);
         }
       }
     }

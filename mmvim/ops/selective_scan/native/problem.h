@@ -96,9 +96,9 @@ struct Places {
   const int64_t* at(bool follow) const { return follow ? path : raster; }
 };
 
-// A chunk of a block, in step order.
+// A chunk of a block, in step order; slope: the derivative of delta by what softplus was given.
 struct Tiles {
-  alignas(64) float u[CHUNK * W], delta[CHUNK * W], raw[CHUNK * W], y[CHUNK * W], dy[CHUNK * W], z[CHUNK * W],
+  alignas(64) float u[CHUNK * W], delta[CHUNK * W], slope[CHUNK * W], y[CHUNK * W], dy[CHUNK * W], z[CHUNK * W],
       to_input[CHUNK * W], to_delta[CHUNK * W];
 };
 
@@ -112,17 +112,22 @@ inline void find_places(const Problem& p, int64_t k, int64_t chunk, Places& plac
   }
 }
 
-// u and delta of a chunk; delta after bias and softplus, `raw` before softplus.
-inline void load_inputs(const Problem& p, const Block& block, int64_t b, int64_t k, const Places& places, Tiles& tile) {
+// u of a chunk; and tile.delta after bias and softplus, with softplus' slope if it is wanted.
+template <bool Slope>
+Rows load_inputs(const Problem& p, const Block& block, int64_t b, int64_t k, const Places& places, Tiles& tile) {
   const int64_t steps = places.steps;
-  gather(tile.u, p.row_of(p.u, block, b, k), places.at(p.follow_u), steps);
-  gather(tile.raw, p.row_of(p.delta, block, b, k), places.at(p.follow_delta), steps);
   const vf bias = load(&p.bias[k * p.padded + block.column]);
-  for (int64_t t = 0; t < steps; ++t) {
-    vf x = load(tile.raw + t * W) + bias;
-    store(tile.raw + t * W, x);
-    store(tile.delta + t * W, p.softplus ? softplus(x) : x);
+  const Rows raw = read_rows(tile.delta, p.row_of(p.delta, block, b, k), places.at(p.follow_delta), steps);
+  if (p.softplus) {
+    for (int64_t t = 0; t < steps; ++t) {
+      vf slope;
+      store(tile.delta + t * W, softplus<Slope>(load(raw.at(t)) + bias, slope));
+      if (Slope) store(tile.slope + t * W, slope);
+    }
+  } else {
+    for (int64_t t = 0; t < steps; ++t) store(tile.delta + t * W, load(raw.at(t)) + bias);
   }
+  return read_rows(tile.u, p.row_of(p.u, block, b, k), places.at(p.follow_u), steps);
 }
 
 // Calls f with the first state and, as a constant, the number of states of pieces that together are all N.

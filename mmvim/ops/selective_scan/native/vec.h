@@ -22,7 +22,7 @@ constexpr int W = 4;
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 
-constexpr float LOG2E = 1.44269504088896341f;
+constexpr float LOG2E = 1.44269504088896341f, LOG2E_REST = 1.92596299e-8f;  // REST: what the first lacks
 
 static inline vf load(const float* p) {
   vf v;
@@ -43,19 +43,19 @@ static inline vf exp2_fraction(vf r) {
 
 // 2^x with an error of about one unit in the last place; exact where x is an integer. Infinity and NaN as they must be.
 #if defined(MMVIM_AVX512)
-static inline vf exp2(vf x) {
-  // x = floor(x) + r; VREDUCEPS gives 0 for infinite x, and VSCALEFPS takes the floor of its exponent itself.
-  vf r = (vf)_mm512_reduce_ps((__m512)x, 1);
+// 2^r for 0 <= r < 1.
+static inline vf exp2_above(vf r) {
   vf p = r * 2.16129159441e-4f + 1.24678461739e-3f;
   p = p * r + 9.67545159359e-3f;
   p = p * r + 5.54852806079e-2f;
   p = p * r + 2.40229305554e-1f;
   p = p * r + 6.93147044443e-1f;
-  p = p * r + 1.f;
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
+  return p * r + 1.f;
 }
-// p * 2^k, k whole.
-static inline vf scale(vf p, vf k) { return (vf)_mm512_scalef_ps((__m512)p, (__m512)k); }
+static inline vf exp2(vf x) {
+  // x = floor(x) + r; VREDUCEPS gives 0 for infinite x, and VSCALEFPS takes the floor of its exponent itself.
+  return (vf)_mm512_scalef_ps((__m512)exp2_above((vf)_mm512_reduce_ps((__m512)x, 1)), (__m512)x);
+}
 #else
 static inline vf exp2(vf x) {
   const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -70,18 +70,21 @@ static inline vf exp2(vf x) {
   bits = bits > 254 ? vi{} + 254 : bits;
   return p * (vf)(bits << 23) * 2.f;
 }
-static inline vf scale(vf p, vf k) { return p * exp2(k - 1.f) * 2.f; }
+// p * 2^k for whole k of at most 250 in size: in two steps, so that neither factor leaves the range of normal numbers.
+static inline vf scale(vf p, vf k) {
+  const vi whole = __builtin_convertvector(k, vi), half = whole >> 1;
+  return p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+}
 #endif
 
 // e^x with an error of about one unit in the last place: the remainder is taken off in two parts.
 static inline vf exp(vf x) {
 #if defined(MMVIM_AVX512)
   const __m512 top = _mm512_set1_ps(89.f), bottom = _mm512_set1_ps(-104.f);
-  const __m512 c = _mm512_max_ps(bottom, _mm512_min_ps(top, (__m512)x));  // NaN is the second operand, and stays
-  const __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(c, _mm512_set1_ps(LOG2E)), 0);
-  __m512 r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693359375f), c);
-  r = _mm512_fmadd_ps(k, _mm512_set1_ps(2.12194440e-4f), r);
-  return scale(exp2_fraction((vf)r * LOG2E), (vf)k);
+  const vf c = (vf)_mm512_max_ps(bottom, _mm512_min_ps(top, (__m512)x));  // NaN is the second operand, and stays
+  // x log2(e) as the sum of two numbers.
+  const vf k = c * LOG2E, rest = (vf)_mm512_fmsub_ps((__m512)c, _mm512_set1_ps(LOG2E), (__m512)k) + c * LOG2E_REST;
+  return (vf)_mm512_scalef_ps((__m512)exp2_above((vf)_mm512_reduce_ps((__m512)k, 1) + rest), (__m512)k);
 #else
   const vf magic = splat(12582912.f);
   vf top = splat(89.f), bottom = splat(-104.f);
@@ -94,33 +97,45 @@ static inline vf exp(vf x) {
 #endif
 }
 
-// Natural logarithm of a positive, normal, finite number.
-static inline vf log(vf x) {
-  vi bits = (vi)x;
-  vi e = ((bits >> 23) & 255) - 126;
-  vf m = (vf)((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
-  vi low = m < 0.70710678f;
-  e = e + low;
-  m = m + (low ? m : vf{}) - 1.f;
-  vf fe = __builtin_convertvector(e, vf);
-  // In pairs rather than one after the other: it is the latency of this chain that counts.
-  vf z = m * m, z2 = z * z;
-  vf c01 = m * -2.4999993993e-1f + 3.3333331174e-1f, c23 = m * -1.6668057665e-1f + 2.0000714765e-1f;
-  vf c45 = m * -1.2420140846e-1f + 1.4249322787e-1f, c67 = m * -1.1514610310e-1f + 1.1676998740e-1f;
-  vf y = (c01 + c23 * z) + (c45 + c67 * z + 7.0376836292e-2f * z2) * z2;
-  y = y * m * z;
-  y = y + fe * -2.12194440e-4f - z * 0.5f;
-  return m + y + fe * 0.693359375f;
+// log(1 + x) for 0 <= x <= 1, with an error of about one unit in the last place (also of small results).
+static inline vf log1p_unit(vf x) {
+  vf p = x * -3.17605809e-3f + 1.95425251e-2f;
+  p = p * x - 5.63736117e-2f;
+  p = p * x + 1.05436233e-1f;
+  p = p * x - 1.52696674e-1f;
+  p = p * x + 1.96632740e-1f;
+  p = p * x - 2.49516163e-1f;
+  p = p * x + 3.33297100e-1f;
+  p = p * x - 4.99998930e-1f;
+  p = p * x + 9.99999995e-1f;
+  return p * x;
 }
 
-static inline vf sigmoid(vf x) { return 1.f / (1.f + exp(-x)); }
+// 1 / x for 1 <= x <= 2, with an error of about one unit in the last place.
+static inline vf reciprocal(vf x) {
+#if defined(MMVIM_AVX512)
+  const vf y = (vf)_mm512_rcp14_ps((__m512)x);
+  return y + y * (1.f - x * y);
+#else
+  return 1.f / x;
+#endif
+}
 
-// log(1 + exp(x)); x itself above 20, as PyTorch has it.
-static inline vf softplus(vf x) {
-  vf e = exp(x), u = e + 1.f;
-  // What the sum 1 + e lost counts only where the logarithm is small.
-  vf y = log(u) + (u < 2.f ? e - (u - 1.f) : vf{});
-  return x > 20.f ? x : (x != x ? x : y);
+static inline vf sigmoid(vf x) {
+  const vf e = exp(x < 0.f ? x : -x), r = reciprocal(1.f + e);
+  return x < 0.f ? e * r : r;
+}
+
+// log(1 + exp(x)); as PyTorch's, which takes x itself above 20: what it leaves out there is below half a unit. With
+// Slope also the derivative, which is sigmoid(x).
+template <bool Slope>
+static inline vf softplus(vf x, vf& slope) {
+  const vf e = exp(x < 0.f ? x : -x);
+  if (Slope) {
+    const vf r = reciprocal(1.f + e);
+    slope = x < 0.f ? e * r : r;
+  }
+  return (x > 0.f ? x : vf{}) + log1p_unit(e);
 }
 
 // v[0] becomes the vector of the W vectors' sums: lane i is the sum over the lanes of v[i].
