@@ -10,7 +10,9 @@ Implementations, each fed the same numbers in the memory order that suits it:
     loop        the textbook: one step after the other under autograd (forward alone above L 256: its backward is
                 quadratic in L)
     limit       the longer of two times, forward only: torch.exp on as many numbers as there are (path, batch, channel,
-                token, state), a block in cache at a time; and a copy of as many bytes as the scan must read and write
+                token, state), a block in cache at a time; and a copy of as many bytes as the scan must read and write.
+                In brackets with softplus: an exponential and a logarithm, counted as two more torch.exp, for each
+                (path, batch, channel, token)
 
 With `--device cuda` shapes, implementations and limits are those of benchmark_scan_cuda.py, which tells them.
 
@@ -171,12 +173,13 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
             ys.append((h @ C[:, t].unsqueeze(-1)).squeeze(-1))
         return torch.stack(ys, dim=1)
 
-    if name == 'limit':
-        block = torch.randn(min(1 << 15, shape.elements), device=device)
+    if name in ('exp', 'softplus'):
+        count = shape.elements + (2 * shape.elements // shape.d_state if name == 'softplus' else 0)
+        block = torch.randn(min(1 << 15, count), device=device)
         out = torch.empty_like(block)
 
         def exponentials(**_):
-            for _ in range(-(-shape.elements // block.numel())):
+            for _ in range(-(-count // block.numel())):
                 torch.exp(block, out=out)
             return out
         return exponentials
@@ -264,7 +267,7 @@ def check(shape: Shape, names: list[str], device: str) -> None:
     inputs = make_inputs(short, device)
     expected = implementation('ours:torch', short, device)(**inputs)
     for name in names:
-        if name not in LIMITS:
+        if name != 'limit':
             torch.testing.assert_close(implementation(name, short, device)(**inputs), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -334,16 +337,17 @@ def main() -> None:
     found: dict = {}
     for shape in shapes:
         check(shape, names, args.device)
-        for name in (*names, 'bytes') if 'limit' in names else names:
+        for name in [*(name for name in names if name != 'limit'), *(LIMITS if 'limit' in names else ())]:
             for backward in (False, True):
                 if backward and (name in LIMITS or (name == 'loop' and shape.length > LOOP_BACKWARD_LIMIT)):
                     continue
                 result = spawn(args, shape, name, backward)
                 if result:
                     found[shape.name, name, backward] = result
-        if (shape.name, 'bytes', False) in found:
-            exps, copied = found[shape.name, 'limit', False], found.pop((shape.name, 'bytes', False))
-            found[shape.name, 'limit', False] = max(exps, copied, key=lambda result: result['ms'])
+        if 'limit' in names:
+            exps, softplus, copied = (found.pop((shape.name, name, False)) for name in LIMITS)
+            found[shape.name, 'limit', False] = {**exps, 'ms': max(exps['ms'], copied['ms']),
+                                                 'with_softplus_ms': max(softplus['ms'], copied['ms'])}
         for name in names:
             table.add_row(*map(escape, row(shape, name, found)))
         console.print(f'done: {shape.name}', style='dim', markup=False)
