@@ -45,7 +45,9 @@ void with_type(at::ScalarType dtype, F f) {
 
 // W numbers of any dtype.
 static inline vf load_as(const float* p) { return load(p); }
+static inline vf load_as(const c10::BFloat16* p) { return load_bfloat16(p); }
 static inline void store_as(float* p, vf x) { store(p, x); }
+static inline void store_as(c10::BFloat16* p, vf x) { store_bfloat16(p, x); }
 template <class T>
 vf load_as(const T* p) {
   alignas(64) float x[W];

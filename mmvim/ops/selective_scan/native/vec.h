@@ -21,6 +21,8 @@ constexpr int W = 4;
 
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+typedef uint16_t vh __attribute__((vector_size(2 * W)));
 
 constexpr float LOG2E = 1.44269504088896341f, LOG2E_REST = 1.92596299e-8f;  // REST: what the first lacks
 
@@ -30,6 +32,17 @@ static inline vf load(const float* p) {
   return v;
 }
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof(v)); }
+// bfloat16 is the upper half of a float; rounded to nearest, to even between two.
+static inline vf load_bfloat16(const void* p) {
+  vh half;
+  std::memcpy(&half, p, sizeof(half));
+  return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+static inline void store_bfloat16(void* p, vf v) {
+  const vu bits = (vu)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const vh half = __builtin_convertvector(v == v ? rounded : vu{} + 0x7fc0, vh);
+  std::memcpy(p, &half, sizeof(half));
+}
 static inline vf splat(float x) { return x - vf{}; }
 static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
