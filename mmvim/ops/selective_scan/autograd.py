@@ -34,7 +34,8 @@ def differentiate(forward: str, backward: str, gradients: Gradients) -> None:
     def run(ctx, grad_out, grad_last_state, *_):
         if grad_out is None and grad_last_state is None:
             return (None,) * ctx.num_inputs
-        kept, tensors = ctx.saved_tensors[:ctx.num_kept], ctx.saved_tensors[ctx.num_kept:]
+        saved = ctx.saved_tensors  # once: asking again fails under activation checkpointing
+        kept, tensors = saved[:ctx.num_kept], saved[ctx.num_kept:]
         if grad_out is None:  # the output was not used
             u, (map_ids, *_, stack) = tensors[0], ctx.flags[:_FLAGS]
             shape = (u.shape[0], len(map_ids), *u.shape[2:]) if stack else (u.shape[0], *u.shape[2:])
