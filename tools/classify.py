@@ -32,13 +32,28 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--classes', metavar='FILE', help='names of the classes, one a line. Defaults to those of '
                         'ImageNet-1k if mmpretrain is installed, else numbers')
     parser.add_argument('--img-size', type=int, help='side of the network\'s input. Defaults to the publisher\'s')
-    parser.add_argument('--crop-pct', type=float, help='side of the crop over the shorter side of the resized picture. '
+    parser.add_argument('--crop-pct', type=float, help='side of the crop over the side of the resized picture. '
                         "Defaults to the publisher's")
+    parser.add_argument('--crop-mode', choices=checkpoints.CROP_MODES,
+                        help="resize the shorter side (center) or both sides (squash). Defaults to the publisher's")
     parser.add_argument('--interpolation', choices=('bicubic', 'bilinear'),
                         help="of the resizing. Defaults to the publisher's, bicubic")
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
                         help='Defaults to cuda if there is one, else cpu')
     return parser.parse_args(argv)
+
+
+def check_device(device: str) -> None:
+    """Ask PyTorch for a device before the weights are read.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise launch.UserError(f'--device {device} cannot be used ({str(error).splitlines()[0][:80]})',
+                               'leave it out, or give cpu or cuda') from error
 
 
 def class_names(file: str | None, number: int) -> list[str]:
@@ -79,12 +94,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If the command, a picture or the checkpoint is wrong.
     """
     args = parse_args(argv)
+    check_device(args.device)
     with launch.checkpoint_errors():
         # Pictures first: they are quicker to read than weights are.
         pictures = {image: checkpoints.read_picture(image) for image in args.images}
         options = {} if args.img_size is None else {'img_size': args.img_size}
         found = checkpoints.read(args.checkpoint, key=args.key, arch=args.arch, **options)
-        view = checkpoints.preprocessing(found, args.img_size, args.crop_pct, args.interpolation)
+        view = checkpoints.preprocessing(found, args.img_size, args.crop_pct, args.interpolation, args.crop_mode)
         model = checkpoints.build_classifier(found).to(args.device)
     names = class_names(args.classes, found.head['num_classes'])
     console = Console()

@@ -8,13 +8,13 @@ In a config: ``init_cfg=dict(type='Pretrained', checkpoint=FILE_OR_URL)`` of a b
 published segmentors and detectors, ``tools/model_converters`` turns files into plain ones and back.
 """
 
-from .container import load_file, save_file
+from .container import check_target, load_file, save_file
 from .convert import from_mmvim, to_mmvim
 from .errors import CheckpointError
 from .initializer import PretrainedBackbone
 from .loading import load_backbone
 from .models import is_native, model_weights, read_for_model
-from .preprocessing import View, build_classifier, preprocessing, read_picture
+from .preprocessing import CROP_MODES, View, build_classifier, preprocessing, read_picture
 from .published import Published, read
 from .report import Report
 from .safe_globals import allow_checkpoint_globals, checkpoint_globals
@@ -22,6 +22,7 @@ from .schemes import load_from_published
 from .sources import PUBLISHED, can_fetch, fetch
 
 __all__ = [
+    'CROP_MODES',
     'PUBLISHED',
     'CheckpointError',
     'PretrainedBackbone',
@@ -31,6 +32,7 @@ __all__ = [
     'allow_checkpoint_globals',
     'build_classifier',
     'can_fetch',
+    'check_target',
     'checkpoint_globals',
     'fetch',
     'from_mmvim',

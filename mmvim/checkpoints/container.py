@@ -7,7 +7,6 @@ are read, and safetensors (https://github.com/huggingface/safetensors), which ho
 import os
 import pickle
 import re
-import stat
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError, some
+from .header import PICKLE, ZIP, check_header, is_plain_name, read_index
 from .safe_globals import allow_checkpoint_globals
 
 EVERYTHING = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 # Where weights lie in a container, the usual keys first; a moving average is taken only when it is asked for.
 KEYS = ('state_dict', 'model')
-SAFETENSORS = 'safetensors'
-_ZIP, _PICKLE = b'PK\x03\x04', b'\x80'
+SAFETENSORS, SHARDS = 'safetensors', 'shards'
 
 
 def load_file(path: str, name: str | None = None) -> dict:
@@ -31,26 +30,28 @@ def load_file(path: str, name: str | None = None) -> dict:
     The content decides on the format, not the name, so that blobs of a hub's cache can be read too.
 
     Args:
-        path (str): A local file.
+        path (str): A local file. An index of shards (``*.index.json``) stands for the files that it names beside it.
         name (str, optional): What to call it in messages. Defaults to None, the path.
 
     Returns:
         dict: What the file holds; a safetensors file becomes ``{'state_dict': tensors, 'metadata': its strings,
-        'format': 'safetensors'}``.
+        'format': 'safetensors'}``, an index ``{'state_dict': tensors of all shards, 'format': 'shards'}``.
 
     Raises:
         CheckpointError: If the file is missing, unreadable, no checkpoint, damaged, or holds what is not plain data.
     """
-    name = name or path
+    name = name or str(path)
     file = os.path.expanduser(path)
-    size = check_header(file, name)
-    with open(file, 'rb') as stream:
-        head = stream.read(16)
-    if not head.startswith((_ZIP, _PICKLE)):
+    head = check_header(file, name)
+    if head == b'{':
+        return _load_shards(file, name)
+    if head not in (ZIP, PICKLE):
         return _load_safetensors(file, name)
     is_zip = zipfile.is_zipfile(file)
-    if head.startswith(_ZIP) and not is_zip:
-        raise CheckpointError(f'{name} is truncated ({size} bytes)', 'copy or download it again')
+    if head == ZIP:
+        if not is_zip:
+            raise CheckpointError(f'{name} is truncated ({os.path.getsize(file)} bytes)', 'copy or download it again')
+        _check_archive(file, name)
     allow_checkpoint_globals()
     try:
         checkpoint = torch.load(
@@ -70,40 +71,41 @@ def load_file(path: str, name: str | None = None) -> dict:
     return checkpoint
 
 
-def check_header(file: str, name: str) -> int:
-    """Tell a checkpoint from a web page, a pointer and the like by its first bytes.
-
-    Args:
-        file (str): A local file.
-        name (str): What to call it in messages.
-
-    Returns:
-        int: Its size in bytes.
+def _check_archive(file: str, name: str) -> None:
+    """Tell PyTorch's archives from other zip files and from programs.
 
     Raises:
-        CheckpointError: If it is not there, cannot be read or is none.
+        CheckpointError: If it is one of those.
     """
     try:
-        status = os.stat(file)
-    except OSError as error:
-        raise CheckpointError(f'{name} does not exist' if isinstance(error, FileNotFoundError) else
-                              f'{name} cannot be read ({error.strerror})', 'give a checkpoint file') from error
-    if stat.S_ISDIR(status.st_mode):
-        raise CheckpointError(f'{name} is a folder', 'give a checkpoint file')
-    try:
-        with open(file, 'rb') as stream:
-            head = stream.read(256)
-    except OSError as error:
-        raise CheckpointError(f'{name} cannot be read ({error.strerror})', 'see to its permissions') from error
-    if head.startswith((_ZIP, _PICKLE)) or (len(head) > 8 and head[8:9] == b'{'):
-        return status.st_size
-    text = head.lstrip()[:24].decode('ascii', 'replace')
-    kind, remedy = 'not a checkpoint', 'download it again'
-    if text.lower().startswith(('<!doctype', '<html', '<?xml')):
-        kind, remedy = 'a web page', 'download the file itself, not the page about it'
-    elif text.startswith('version https://git-lfs'):
-        kind, remedy = 'not a checkpoint but a pointer to one', 'fetch the file itself: git lfs pull'
-    raise CheckpointError(f'{name} is {kind} ({status.st_size} bytes, starting with {text!r})', remedy)
+        with zipfile.ZipFile(file) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _damaged(name, error) from error
+    inside = {member.split('/', 1)[-1] for member in members}
+    if 'constants.pkl' in inside:
+        raise CheckpointError(f'{name} is a TorchScript program, not weights', 'give the checkpoint it was made from')
+    if 'data.pkl' not in inside:
+        raise CheckpointError(f'{name} is a zip archive of {some(members) or "nothing"}, not a checkpoint',
+                              'unpack it and give the checkpoint that is in it')
+
+
+def _load_shards(file: str, name: str) -> dict:
+    index = read_index(file) or {}
+    shards = dict.fromkeys(index.values())
+    outside = next((shard for shard in shards if not is_plain_name(shard)), None)
+    if outside is not None:
+        raise CheckpointError(f'{name} names a shard outside of its folder: {outside!r}', 'get another file')
+    tensors = {}
+    for shard in shards:
+        here = f'{name}: shard {shard}'
+        tensors[shard] = weights_of(load_file(str(Path(file).with_name(shard)), here), here)[1]
+    lost = [weight for weight, shard in index.items() if weight not in tensors[shard]]
+    if lost:
+        raise CheckpointError(f'{name} names {len(lost)} weights that are not in their shards ({some(lost)})',
+                              'download index and shards again')
+    return {'state_dict': OrderedDict((weight, tensors[shard][weight]) for weight, shard in index.items()),
+            'format': SHARDS}
 
 
 def _damaged(name: str, error: Exception) -> CheckpointError:
@@ -164,16 +166,56 @@ def _tensors(mapping: dict) -> dict[str, Tensor]:
     return {k: v for k, v in mapping.items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
-def check_finite(tensors: dict[str, Tensor], name: str) -> None:
-    """Refuse weights that are not numbers.
+def check_tensors(tensors: dict[str, Tensor], name: str) -> None:
+    """Refuse weights that are not numbers, or are stored in a way that cannot be copied into a model.
 
     Raises:
-        CheckpointError: If a tensor holds NaN or infinity.
+        CheckpointError: If a tensor holds NaN or infinity, or is complex, quantized, sparse or without data.
     """
-    bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+    odd = {k: kind for k, v in tensors.items() if (kind := _oddity(v))}
+    if odd:
+        raise CheckpointError(
+            f'{name} holds {len(odd)} tensors that are no plain weights '
+            f'({some(f"{k}: {kind}" for k, kind in odd.items())})', 'save them as dense floating-point tensors')
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and not _is_finite(v)]
     if bad:
         raise CheckpointError(f'{name} has NaN or infinity in {len(bad)} of its {len(tensors)} tensors ({some(bad)})',
                               'its training diverged or it is damaged: take an earlier or another file')
+
+
+def _oddity(tensor: Tensor) -> str | None:
+    if tensor.is_meta:
+        return 'without data'
+    if tensor.is_quantized:
+        return 'quantized'
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix('torch.')
+    return 'complex' if tensor.is_complex() else None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.dtype.itemsize == 1:  # of eight bits, for which PyTorch has no such test
+        tensor = tensor.float()
+    return bool(torch.isfinite(tensor).all())
+
+
+def check_target(path: str) -> Path:
+    """The place of a file to write, before the work for it is done.
+
+    Raises:
+        CheckpointError: If nothing can be written there.
+    """
+    target = Path(path).expanduser()
+    problem = None
+    if not target.name or os.path.isdir(target):
+        problem = 'is a folder' if path else 'is no name'
+    elif not os.path.isdir(target.parent):
+        problem = f'cannot be written (there is no folder {target.parent})'
+    elif not os.access(target.parent, os.W_OK):
+        problem = f'cannot be written (no permission for {target.parent})'
+    if problem:
+        raise CheckpointError(f'{path or repr(path)} {problem}', 'give another path')
+    return target
 
 
 def save_file(content: dict, path: str) -> None:
@@ -186,7 +228,7 @@ def save_file(content: dict, path: str) -> None:
     Raises:
         CheckpointError: If it cannot be written.
     """
-    target = Path(path).expanduser()
+    target = check_target(path)
     part = target.with_name(f'.{target.name}.{os.getpid()}.part')
     try:
         # Through a stream: given a path, PyTorch writes the file's name into the archive.

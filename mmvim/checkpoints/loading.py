@@ -1,23 +1,18 @@
 """Load a file into a backbone: everything is settled before the first weight is written."""
 
-import copy
-import re
-import warnings
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .container import check_finite, load_file, weights_of
+from .by_names import fit_by_names
+from .container import check_tensors, load_file, weights_of
 from .errors import CheckpointError, some
 from .families import FAMILIES, family_of, recognise
 from .naming import sort_tensors
 from .report import Report
 from .sources import fetch
-
-_HEADS = ('head.', 'classifier.', 'fc.', 'decode_head.', 'auxiliary_head.', 'neck.', 'rpn_head.', 'roi_head.')
-_OUTPUT_NORMS = re.compile(r'(outnorm|norm)_?\w*\.')
 
 
 def load_backbone(module: nn.Module, file: str, *, key: str | None = None, prefix: str | None = None,
@@ -42,7 +37,7 @@ def load_backbone(module: nn.Module, file: str, *, key: str | None = None, prefi
     """
     path = fetch(file)
     _, tensors = weights_of(load_file(path, file), file, key)
-    check_finite(tensors, file)
+    check_tensors(tensors, file)
     family, layout = family_of(module), recognise(tensors, file, prefix)
     kind = type(module).__name__
     if layout is not None and (family is None or layout.family != family.name):
@@ -51,7 +46,7 @@ def load_backbone(module: nn.Module, file: str, *, key: str | None = None, prefi
     if family is None:
         if options:
             raise CheckpointError(f'{kind} has no option {next(iter(options))!r}', 'leave it out')
-        report, weights = _fit_by_names(module, tensors, file, prefix)
+        report, weights = fit_by_names(module, tensors, file, prefix)
     else:
         report, weights = _fit_by_family(module, family.name, layout, tensors, file, options)
     report.check(strict)
@@ -74,65 +69,5 @@ def _fit_by_family(module, name, layout, tensors, file, options) -> tuple[Report
     own = family.fit(found.own, module, settings, report)
     report.account(module.state_dict(), own)
     report.dropped.update((name, 'part of another model than the backbone') for name in found.parts)
-    report.unexpected += found.rest
+    report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
     return report, OrderedDict((name, tensor) for name, tensor in own.items() if name not in report.unexpected)
-
-
-def _fit_by_names(module, tensors, file, prefix) -> tuple[Report, 'OrderedDict[str, Tensor]']:
-    """A backbone of a family without a module of its own here: the file's names, after a prefix, must be the model's.
-
-    The backbone's own hooks may rename and resize; they are tried on a copy.
-    """
-    own = module.state_dict()
-    report = Report(file, f'weights for {type(module).__name__}')
-    if prefix is None:
-        # What stands before names that end like the model's; the most frequent of it is the prefix.
-        heads = Counter(name[:-len(mine)] for mine in own for name in tensors
-                        if name.endswith(mine) and (name == mine or name[-len(mine) - 1] == '.'))
-        if not heads:
-            raise CheckpointError(
-                f'{file} is of another model: none of its {len(tensors)} tensors ({some(tensors)}) is named like one '
-                f'of this {type(module).__name__}', 'give a file of this family, or the prefix', misfit=True)
-        prefix = max(heads, key=lambda head: (heads[head], -len(head)))
-    outer = prefix.removesuffix('backbone.')
-    weights = OrderedDict()
-    for name, tensor in tensors.items():
-        bare = name.removeprefix(prefix)
-        if name.startswith(prefix) and (bare in own or not bare.startswith(_HEADS)):
-            weights[bare] = tensor
-        elif name.removeprefix(prefix).removeprefix(outer).startswith(_HEADS):
-            report.dropped[name] = 'head, no part of a backbone'
-        else:
-            report.unexpected.append(name)
-    trial = copy.deepcopy(module)
-    tried = OrderedDict(weights)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        try:
-            result = trial.load_state_dict(tried, strict=False)
-        except RuntimeError as error:
-            result = None
-            for found in re.finditer(r'size mismatch for (\S+): .*?(\(\[.*?\]\)).*?(\(\[.*?\]\))', str(error)):
-                report.mismatched[found[1]] = f'{found[2]} in the file, {found[3]} in the model'
-            if not report.mismatched:
-                raise CheckpointError(f'{file} does not fit: {error}', 'give another file', misfit=True) from error
-    if result is None:
-        return report, weights
-    norms = {name for name in result.missing_keys if _OUTPUT_NORMS.match(name)}
-    if not any(_OUTPUT_NORMS.match(name) and name in own for name in weights):
-        report.fresh.update((name, 'norm of an output, which a classifier does not have') for name in norms)
-    report.missing += [name for name in result.missing_keys
-                       if name not in report.fresh and not name.endswith('num_batches_tracked')]
-    for name in result.unexpected_keys:
-        if _OUTPUT_NORMS.match(name):
-            report.dropped[name] = 'final norm, which this backbone does not have'
-        else:
-            report.unexpected.append(name)
-    for name in own:
-        if name not in result.missing_keys:
-            same = name in weights and weights[name].shape == own[name].shape
-            if same:
-                report.used.append(name)
-            else:
-                report.resized[name] = 'by the backbone itself'
-    return report, weights

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from .container import SAFETENSORS, check_finite, load_file, weights_of
+from .container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
 from .families import recognise
 from .naming import sort_tensors
 from .report import Report
@@ -29,7 +29,7 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
         CheckpointError: If there are no weights in it, or they are not finite.
     """
     _, tensors = weights_of(container, source, key)
-    check_finite(tensors, source)
+    check_tensors(tensors, source)
     metadata = tensors._metadata  # type: ignore[attr-defined]
     weights: OrderedDict[str, Tensor] = OrderedDict()
     layout = recognise(tensors, source)
@@ -48,7 +48,9 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
             else:
                 weights[f'backbone.{name}'] = tensor
         weights.update(found.parts)
-        weights.update((name.removeprefix(layout.outer), tensors[name]) for name in found.rest)
+        report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
+        weights.update((name.removeprefix(layout.outer), tensors[name]) for name in report.unexpected)
+        report.unexpected = []  # the model decides
     report.used = list(weights)
     weights._metadata = metadata  # type: ignore[attr-defined]
     return weights, report
@@ -85,6 +87,6 @@ def read_for_model(file: str, key: str | None = None) -> tuple[dict, Report]:
 def is_native(container: dict, weights: 'OrderedDict[str, Tensor]') -> bool:
     """Whether MMEngine alone would read the same weights out of a container."""
     own = container.get('state_dict', container)
-    if container.get('format') == SAFETENSORS:
+    if container.get('format') in (SAFETENSORS, SHARDS):
         return False
     return isinstance(own, dict) and [k for k in own if isinstance(own[k], Tensor)] == list(weights)

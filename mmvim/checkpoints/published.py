@@ -9,7 +9,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from . import heads
-from .container import check_finite, load_file, weights_of
+from .container import check_tensors, load_file, weights_of
 from .errors import CheckpointError, some
 from .families import FAMILIES, Family, recognise
 from .families.base import unpublished
@@ -105,7 +105,7 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
     """
     path = fetch(file)
     key, tensors = weights_of(load_file(path, file), file, key)
-    check_finite(tensors, file)
+    check_tensors(tensors, file)
     layout = recognise(tensors, file, prefix)
     if layout is None:
         raise CheckpointError(
@@ -135,13 +135,14 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
     else:
         report.used += list(parts)
         if kind == 'classifier':
-            _check_head(parts, report)
-    report.unexpected += found.rest
+            _check_head(parts, own.get(family.final_norm), report)
+    report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
     report.check(strict)
     state = OrderedDict((f'backbone.{name}', tensor) for name, tensor in own.items()
                         if f'backbone.{name}' not in report.unexpected)
     state.update(parts)
-    dropped = OrderedDict((found.names[name], tensors[found.names[name]]) for name in report.dropped)
+    given = (found.names.get(name, name) for name in report.dropped)
+    dropped = OrderedDict((name, tensors[name]) for name in given)
     return Published(layout.family, arch, kind, backbone, state, report, parts, layout, key, found.names, dropped,
                      list(tensors), pyramid if kind != 'dense' else None)
 
@@ -155,8 +156,10 @@ def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | No
         return arch
     try:
         wanted = family.arch_settings(arch)
-    except ValueError as error:
-        raise CheckpointError(str(error), 'give one of these') from error
+    except (TypeError, ValueError) as error:
+        named = isinstance(arch, (str, dict))
+        raise CheckpointError(str(error) if named else f'arch={arch!r} is neither a name nor a dict of settings',
+                              f'published are {", ".join(family.backbone.arch_zoo)}') from error
     wrong = {name: settings[name] for name, value in wanted.items() if settings[name] != value}
     if wrong:
         real = family.arch_of(own)
@@ -176,8 +179,16 @@ def _build_meta(config: dict, file: str) -> nn.Module:
                               'correct them') from error
 
 
-def _check_head(parts: 'OrderedDict[str, Tensor]', report: Report) -> None:
-    report.missing += [name for name in ('head.fc.weight', 'head.fc.bias') if name not in parts]
+def _check_head(parts: 'OrderedDict[str, Tensor]', norm: Tensor | None, report: Report) -> None:
+    """A linear layer from the channels of the last norm to as many classes as there are biases."""
+    weight, bias = 'head.fc.weight', 'head.fc.bias'
+    report.missing += [name for name in (weight, bias) if name not in parts]
+    if weight in parts and bias in parts and norm is not None:
+        wanted = {bias: parts[bias].shape[:1], weight: (*parts[bias].shape[:1], norm.shape[0])}
+        for name, shape in wanted.items():
+            if tuple(parts[name].shape) != tuple(shape) or not parts[name].is_floating_point():
+                report.used.remove(name)
+                report.mismatched[name] = f'{tuple(parts[name].shape)} in the file, {tuple(shape)} in the model'
 
 
 def _prefix_report(report: Report) -> None:

@@ -3,10 +3,23 @@
 import re
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from .errors import CheckpointError, some
 
 # Weights of blocks in the backbones of mmvim. Where one is missing the model is not the published one, come what may.
 _IN_BLOCKS = re.compile(r'(^|\.)(layers|levels|blocks|stages)\.')
+# What wrappers that average weights count beside them: PyTorch's and MMEngine's.
+_COUNTERS = re.compile(r'(^|\.)(n_averaged|steps)$')
+
+
+def mismatch(given: Tensor, own: Tensor) -> str | None:
+    """Why a tensor of a file cannot be a weight of the model, None if it can: its shape, or integers for numbers."""
+    if given.shape != own.shape:
+        return f'{tuple(given.shape)} in the file, {tuple(own.shape)} in the model'
+    if given.is_floating_point() != own.is_floating_point():
+        return f'{given.dtype} in the file, {own.dtype} in the model'.replace('torch.', '')
+    return None
 
 
 @dataclass
@@ -21,7 +34,7 @@ class Report:
         dropped (dict[str, str]): Tensors of the file left out on purpose, and why.
         fresh (dict[str, str]): Weights of the model that such a file cannot have, and why.
         missing (list[str]): Weights of the model that the file should have and has not.
-        mismatched (dict[str, str]): Weights whose shape differs, and how.
+        mismatched (dict[str, str]): Weights whose shape or kind of number differs, and how.
         unexpected (list[str]): Tensors of the file that have no place.
     """
 
@@ -66,11 +79,23 @@ class Report:
             if name not in given:
                 if name not in self.fresh and not name.endswith('num_batches_tracked'):
                     self.missing.append(name)
-            elif given[name].shape != tensor.shape:
-                self.mismatched[name] = f'{tuple(given[name].shape)} in the file, {tuple(tensor.shape)} in the model'
+            elif misfit := mismatch(given[name], tensor):
+                self.mismatched[name] = misfit
             elif name not in self.resized:
                 self.used.append(name)
         self.unexpected += [name for name in given if name not in own]
+
+    def leave_over(self, tensors: dict) -> None:
+        """Account for tensors that are no part's: counters of an average are expected, others are not.
+
+        Args:
+            tensors (dict): Names of the file and tensors.
+        """
+        for name, tensor in tensors.items():
+            if _COUNTERS.search(name) and tensor.dim() == 0:
+                self.dropped[name] = 'counter of the average that these weights are'
+            else:
+                self.unexpected.append(name)
 
     def check(self, strict: bool = True) -> None:
         """Raise if the file does not fit.
@@ -87,7 +112,7 @@ class Report:
         if missing:
             wrong.append(f'lacks {len(missing)} weights ({some(missing)})')
         if self.mismatched:
-            wrong.append(f'has {len(self.mismatched)} of another shape '
+            wrong.append(f'has {len(self.mismatched)} of another shape or kind '
                          f'({some(f"{k}: {v}" for k, v in self.mismatched.items())})')
         if self.unexpected and strict:
             wrong.append(f'has {len(self.unexpected)} that belong nowhere ({some(self.unexpected)})')

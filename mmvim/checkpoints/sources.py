@@ -5,18 +5,19 @@ import os
 import re
 import urllib.error
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import torch
 from mmengine import dist
 
-from .container import check_header
 from .errors import CheckpointError, some
+from .header import check_header, is_plain_name, read_index
 
 # MMEngine's way to let its own loaders meet a file of a publisher; see :mod:`.schemes`.
 PUBLISHED = 'published://'
 _HUB = re.compile(r'hf://(?P<owner>[^/@]+)/(?P<repo>[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)')
 _SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+_INDEX = '.index.json'
 _FETCHED = ('http://', 'https://', 'hf://', 'file://', PUBLISHED)
 
 
@@ -30,10 +31,12 @@ def fetch(location: str) -> str:
 
     A file of the Hugging Face hub, ``hf://owner/repo/path`` or ``hf://owner/repo@revision/path``, is taken from the
     hub's own cache on this machine (``HF_HUB_CACHE``, ``HF_HOME``) if it is there, else from the hub (``HF_ENDPOINT``).
-    Downloads are kept in PyTorch's folder for them (``TORCH_HOME``). In a distributed run one process downloads.
+    Downloads are kept in PyTorch's folder for them (``TORCH_HOME``), shards beside their index (``*.index.json``). In a
+    distributed run one process downloads.
 
     Args:
-        location (str): A path, a folder that holds one checkpoint, ``file://``, ``http(s)://`` or ``hf://``.
+        location (str): A path, a folder that holds one checkpoint (or shards and their index), ``file://``,
+            ``http(s)://`` or ``hf://``.
 
     Returns:
         str: Path of the file. A plain path is returned as it is, whether it exists or not.
@@ -45,9 +48,10 @@ def fetch(location: str) -> str:
     if '://' not in location:
         return _in_folder(os.path.expanduser(location))
     if location.startswith('file://'):
-        return _in_folder(location.removeprefix('file://'))
+        path = location.removeprefix('file://').removeprefix('localhost')
+        return _in_folder(path if os.path.exists(path) else unquote(path))
     if location.startswith(('http://', 'https://')):
-        return _download(location, Path(hashlib.sha256(location.encode()).hexdigest()[:10], _file_name(location)))
+        return _download_all(location, Path(hashlib.sha256(location.encode()).hexdigest()[:10], _file_name(location)))
     if not location.startswith('hf://'):
         raise CheckpointError(f'{location} is of no known kind', f'give a path or one of {", ".join(_FETCHED[:-1])}')
     match = _HUB.fullmatch(location)
@@ -61,7 +65,7 @@ def fetch(location: str) -> str:
         return str(cached)
     endpoint = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
     url = f'{endpoint}/{owner}/{repo}/resolve/{quote(revision, safe="")}/{quote(file)}'
-    return _download(url, Path('hf', owner, repo, revision, file))
+    return _download_all(url, Path('hf', owner, repo, revision, file))
 
 
 def _file_name(url: str) -> str:
@@ -73,6 +77,9 @@ def _in_folder(path: str) -> str:
     if not os.path.isdir(path):
         return path
     files = sorted(f for f in Path(path).iterdir() if f.name.endswith(_SUFFIXES))
+    indices = sorted(f for f in Path(path).iterdir() if f.name.endswith(_INDEX))
+    if len(indices) == 1 and {f.name for f in files} <= set((read_index(str(indices[0])) or {}).values()):
+        return str(indices[0])
     if len(files) != 1:
         found = some((f.name for f in files), 5) or 'no checkpoint'
         raise CheckpointError(f'{path} is a folder with {found}', 'name the file')
@@ -86,6 +93,17 @@ def _hub_cache(owner: str, repo: str, revision: str, file: str) -> Path | None:
     commit = note.read_text().strip() if note.is_file() else revision
     path = root / 'snapshots' / commit / file
     return path if path.is_file() else None
+
+
+def _download_all(url: str, inside: Path) -> str:
+    """A file, and with an index the shards that it names, which lie beside it."""
+    path = _download(url, inside)
+    if path.endswith(_INDEX):
+        base = url.split('?')[0].rsplit('/', 1)[0]
+        for shard in dict.fromkeys((read_index(path) or {}).values()):
+            if is_plain_name(shard):  # another is refused when the index is read
+                _download(f'{base}/{quote(shard)}', inside.with_name(shard))
+    return path
 
 
 def _download(url: str, inside: Path) -> str:

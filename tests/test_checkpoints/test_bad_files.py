@@ -1,8 +1,14 @@
 """Each kind of bad file is one clear error; nothing is loaded and no code runs."""
 
+import bz2
+import gzip
+import lzma
+import os
 import pickle
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -66,6 +72,77 @@ def test_files_that_are_none(tmp_path, refused, weights, write):
     refused(path, 'is damaged|not plain weights')
 
 
+def test_archives_and_programs(tmp_path, refused, weights, write):
+    """What a browser, a packer or an exporter made of a checkpoint is named as what it is."""
+    file = Path(write(weights))
+    packed = tmp_path / 'packed'
+    for kind, open_packed in (('gzip', gzip.open), ('bzip2', bz2.open), ('xz', lzma.open)):
+        with open_packed(packed, 'wb') as stream:
+            stream.write(file.read_bytes())
+        refused(packed, f'is an? {kind} archive .*; unpack it')
+    with tarfile.open(packed, 'w') as archive:
+        archive.add(file, 'x.pth')
+    refused(packed, 'is a tar archive .*; unpack it')
+    with zipfile.ZipFile(packed, 'w') as archive:
+        archive.write(file, 'x.pth')
+    refused(packed, 'is a zip archive of x.pth, not a checkpoint; unpack it')
+    with zipfile.ZipFile(packed, 'w'):
+        pass
+    refused(packed, 'is not a checkpoint|is a zip archive of nothing')
+    with zipfile.ZipFile(packed, 'w') as archive:
+        archive.writestr('archive/data.pkl', b'garbage')
+        archive.writestr('archive/version', '3')
+    refused(packed, 'is damaged')
+    with zipfile.ZipFile(packed, 'w') as archive:
+        for name in ('data.pkl', 'constants.pkl', 'code/__torch__.py'):
+            archive.writestr(f'archive/{name}', b'')
+    refused(packed, 'is a TorchScript program')
+
+
+def test_paths_that_are_no_files(tmp_path, refused):
+    os.mkfifo(tmp_path / 'pipe')
+    refused(tmp_path / 'pipe', 'is no regular file')  # and nobody waits for its other end
+    refused('a\0b', 'does not exist')
+    refused('x' * 5000, 'cannot be read .File name too long')
+    with pytest.raises(CheckpointError, match=r"^'' does not exist"):
+        checkpoints.load_file('')
+
+
+def test_tensors_that_are_no_plain_weights(refused, weights, write):
+    """Each would be copied wrongly or halfway, or not at all."""
+    name = 'layers.1.mixer.x_proj.weight'
+    plain = weights[name]
+    odd = {'complex': plain.to(torch.complex64), 'sparse_coo': plain.to_sparse(), 'without data': plain.to('meta')}
+    for kind, tensor in odd.items():
+        refused(write({**weights, name: tensor}), rf'1 tensors that are no plain weights \({name}: {kind}\)')
+    refused(write({**weights, name: plain.to(torch.int8)}),
+            rf'of another shape or kind \({name}: int8 in the file, float32 in the model\)', reads=False)
+    with pytest.raises(CheckpointError, match=rf'backbone.{name}: int8 in the file'):
+        checkpoints.read(write({**weights, name: plain.to(torch.int8)}), arch=SMALL_VIM)
+    not_a_number = {**weights, name: torch.full_like(plain, torch.nan).to(torch.float8_e5m2)}
+    refused(write(not_a_number), 'NaN or infinity in 1 of')
+
+
+def test_shapes_of_no_model(refused, weights, write):
+    """Tensors that carry the sizes of a model, with too many or too few axes."""
+    for name, tensor in (('layers.0.mixer.A_log', torch.zeros(32)), ('layers.0.mixer.A_log', torch.zeros(32, 4, 1)),
+                         ('patch_embed.proj.weight', torch.zeros(3)), ('layers.0.mixer.conv1d.weight', torch.zeros(1))):
+        refused(write({**weights, name: tensor}), 'a Vim of another size', reads=False)
+        with pytest.raises(CheckpointError, match='is not Vim arch='):
+            checkpoints.read(write({**weights, name: tensor}), arch=SMALL_VIM)
+    for tensor in (torch.zeros(()), torch.zeros(1, 3, 1)):
+        refused(write({**weights, 'pos_embed': tensor}), 'no square grid', reads=False)
+
+
+def test_heads_of_no_classifier(weights, write):
+    head = {'head.weight': torch.zeros(7, 16), 'head.bias': torch.zeros(7)}
+    assert checkpoints.read(write({**weights, **head}), arch=SMALL_VIM).head['num_classes'] == 7
+    for name, tensor in (('weight', torch.zeros(7)), ('weight', torch.zeros(7, 9)), ('weight', torch.zeros(8, 16)),
+                         ('bias', torch.zeros(()))):
+        with pytest.raises(CheckpointError, match=r'of another shape or kind .head\.fc\.'):
+            checkpoints.read(write({**weights, **head, f'head.{name}': tensor}), arch=SMALL_VIM)
+
+
 def test_truncated_safetensors(refused, weights, write, tmp_path):
     file = write(weights, 'safetensors')
     content = Path(file).read_bytes()
@@ -79,13 +156,12 @@ def test_file_without_permission(tmp_path, refused, weights, write, monkeypatch)
     def denied(*args, **kwargs):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr('mmvim.checkpoints.container.open', denied, raising=False)
+    monkeypatch.setattr('mmvim.checkpoints.header.open', denied, raising=False)
     refused(file, 'cannot be read .Permission denied.')
 
 
 def test_read_only_file(tmp_path, weights, write):
     """Weights are copied out of a file that nobody may write, in a folder that nobody may write."""
-    import os
     file = write(weights)
     os.chmod(file, 0o444)
     backbone = Vim(SMALL_VIM, init_cfg={'type': 'Pretrained', 'checkpoint': file})
@@ -194,3 +270,21 @@ def test_unknown_options(weights, write):
             'checkpoint': write(MambaVision(SMALL_MAMBAVISION).state_dict())}).init_weights()
     with pytest.raises(CheckpointError, match=r"Vim has no option 'window_sizes'.*cls_token, compat"):
         checkpoints.read(write(weights), arch=SMALL_VIM, window_sizes=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(('option', 'value', 'match'), [
+    ('grid', (14, ), 'grid=.14,. is not 2 positive ints'), ('grid', 14, 'grid=14 is not 2'),
+    ('grid', 'square', "grid='square' is not 2"), ('stride', '16', "stride='16' is not a positive int"),
+    ('stride', -3, 'stride=-3 is not a positive int'), ('img_size', 'large', 'a positive int or 2 positive ints'),
+    ('img_size', (0, 64), 'img_size=.0, 64. is not'), ('arch', 3, 'arch=3 is neither a name nor a dict'),
+    ('arch', {'width': 3}, "unknown .'width'.; published are tiny")])
+def test_options_of_the_wrong_kind(option, value, match, weights, write):
+    with pytest.raises(CheckpointError, match=match):
+        checkpoints.read(write(weights), **{'arch': SMALL_VIM, option: value})
+
+
+@pytest.mark.parametrize('value', [3, (8, 8, 4), (8, 8, 0, 2), 'all'])
+def test_windows_of_the_wrong_kind(value, write):
+    file = write(MambaVision(SMALL_MAMBAVISION).state_dict())
+    with pytest.raises(CheckpointError, match=r'window_sizes=.* is not 4 positive ints; correct it'):
+        checkpoints.read(file, arch=SMALL_MAMBAVISION, window_sizes=value)

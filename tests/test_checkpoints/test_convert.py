@@ -97,3 +97,24 @@ def test_views_do_not_drag_their_storage_along(write, tmp_path):
     converted, _ = checkpoints.to_mmvim(write(weights), arch=SMALL_MAMBAVISION)
     checkpoints.save_file(converted, tmp_path / 'plain.pth')
     assert (tmp_path / 'plain.pth').stat().st_size < big.numel() * 4
+
+
+def test_outputs_that_cannot_be(write, tmp_path, monkeypatch):
+    content = {'state_dict': published_vim()}
+    for path, match in (('', "'' is no name"), (tmp_path, 'is a folder'), (f'{tmp_path}/', 'is a folder'),
+                        (tmp_path / 'none' / 'x.pth', 'there is no folder .*none')):
+        with pytest.raises(checkpoints.CheckpointError, match=match):
+            checkpoints.save_file(content, str(path))
+    monkeypatch.setattr('os.access', lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(checkpoints.CheckpointError, match='no permission for'):
+        checkpoints.save_file(content, str(tmp_path / 'x.pth'))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_converted_onto_itself(write):
+    """Weights are mapped from the file that is replaced; they stay whole."""
+    weights = published_vim()
+    path = write(weights)
+    checkpoints.save_file(checkpoints.to_mmvim(path, arch=SMALL_VIM)[0], path)
+    checkpoints.save_file(checkpoints.from_mmvim(path), path)
+    assert same(checkpoints.load_file(path)['model'], weights)

@@ -1,15 +1,25 @@
 """Backbones receive files in every container, from wherever they lie."""
 
 import http.server
+import json
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import load_checkpoint
-from published_files import ALL, SMALL_MAMBAVISION, SMALL_VIM, published_mambavision, published_vim, randomised
+from published_files import (
+    ALL,
+    SMALL_MAMBAVISION,
+    SMALL_VIM,
+    published_mambavision,
+    published_vim,
+    randomised,
+    save_safetensors,
+)
 
 import mmvim.models.backbones as backbones
 from mmvim import checkpoints
@@ -222,3 +232,98 @@ def test_mmengines_loader_understands_the_locations(write):
     load_checkpoint(model, f'published://{write(weights, "module.")}', strict=True)
     assert torch.equal(model.head.fc.weight, weights['head.weight'])
     assert torch.equal(model.backbone.pos_embed, weights['pos_embed'])
+
+
+def write_shards(folder, weights, form='safetensors'):
+    """Two shards and their index, as the libraries around the hub write large models."""
+    folder.mkdir()
+    names = list(weights)
+    index = {name: f'model-0000{1 + (i >= len(names) // 2)}-of-00002.{form}' for i, name in enumerate(names)}
+    for shard in set(index.values()):
+        part = OrderedDict((name, weights[name]) for name in names if index[name] == shard)
+        if form == 'safetensors':
+            save_safetensors(part, folder / shard)
+        else:
+            torch.save(part, folder / shard)
+    path = folder / f'model.{form}.index.json'
+    path.write_text(json.dumps({'metadata': {'total_size': 1}, 'weight_map': index}))
+    return path
+
+
+@pytest.mark.parametrize('form', ['safetensors', 'bin'])
+def test_shards(form, tmp_path):
+    weights = published_vim()
+    index = write_shards(tmp_path / 'repo', weights, form)
+    for location in (index, index.parent):
+        found = checkpoints.read(str(location), arch=SMALL_VIM)
+        assert found.order == list(weights) and len(found.report.used) == len(weights)
+    checkpoint, _ = checkpoints.read_for_model(str(index))
+    assert not checkpoints.is_native(checkpoints.load_file(str(index)), checkpoint['state_dict'])
+    backbone = Vim(SMALL_VIM)
+    checkpoints.load_backbone(backbone, str(index))
+    assert torch.equal(backbone.layers[1].mixer.D, weights['layers.1.mixer.D'])
+
+    content = json.loads(index.read_text())
+    for change, match in (({'w': 'model-00001-of-00002.' + form}, 'names 1 weights that are not in their shards .w'),
+                          ({'w': '../x.bin'}, "outside of its folder: '../x.bin'"), ({'w': '..'}, 'outside'),
+                          ({'w': 'model-3.' + form}, 'shard model-3.* does not exist')):
+        index.write_text(json.dumps({'weight_map': {**content['weight_map'], **change}}))
+        with pytest.raises(checkpoints.CheckpointError, match=match):
+            checkpoints.load_backbone(backbone, str(index))
+    for no_index in ({'error': 'Repository not found'}, {'weight_map': {}}, {'weight_map': {'w': 3}}, [1]):
+        index.write_text(json.dumps(no_index))
+        with pytest.raises(checkpoints.CheckpointError, match='is not a checkpoint'):
+            checkpoints.load_file(str(index))
+
+
+def test_shards_of_the_hub(hub, tmp_path):
+    served, _ = hub
+    weights = published_vim()
+    index = write_shards(tmp_path / 'repo', weights)
+    for file in index.parent.iterdir():
+        served[f'/nvidia/Vim/resolve/main/{file.name}'] = file.read_bytes()
+    backbone = Vim(SMALL_VIM)
+    checkpoints.load_backbone(backbone, f'hf://nvidia/Vim/{index.name}')
+    assert torch.equal(backbone.layers[1].mixer.D, weights['layers.1.mixer.D'])
+
+
+@pytest.mark.parametrize(('key', 'counter'), [('ema', 'n_averaged'), ('ema_state_dict', 'steps')])
+def test_averages_of_pytorch_and_mmengine(key, counter, write, tmp_path):
+    """Wrapped in `module.`, with a counter beside them; the optimizer's state may be larger than the weights."""
+    weights = published_vim()
+    average = OrderedDict([(counter, torch.tensor(5)), *((f'module.{k}', v) for k, v in weights.items())])
+    state = {i: {'exp_avg': v.clone(), 'exp_avg_sq': v.clone()} for i, v in enumerate(weights.values())}
+    path = str(tmp_path / 'average.pth')
+    torch.save({'state_dict': OrderedDict((k, torch.zeros_like(v)) for k, v in average.items()), key: average,
+                'optimizer': {'state': state, 'param_groups': [{'lr': 1e-3, 'betas': (.9, .999)}]}}, path)
+    backbone = Vim(SMALL_VIM)
+    report = checkpoints.load_backbone(backbone, path, key=key)
+    assert torch.equal(backbone.layers[1].mixer.D, weights['layers.1.mixer.D'])
+    assert 'counter of the average' in report.dropped[counter]
+    assert counter not in checkpoints.read_for_model(path, key=key)[0]['state_dict']
+    converted, found = checkpoints.to_mmvim(path, arch=SMALL_VIM, key=key)
+    assert found.dropped.keys() == {counter}
+    checkpoints.save_file(converted, tmp_path / 'plain.pth')
+    assert list(checkpoints.from_mmvim(str(tmp_path / 'plain.pth'))[key]) == list(average)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types(dtype, write):
+    """The model keeps its own, a converted file the publisher's."""
+    weights = OrderedDict((name, value.to(dtype)) for name, value in published_vim().items())
+    file = write(weights)
+    backbone = Vim(SMALL_VIM, img_size=96)
+    checkpoints.load_backbone(backbone, file)
+    assert {value.dtype for value in backbone.state_dict().values()} == {torch.float32}
+    assert torch.equal(backbone.layers[1].mixer.D, weights['layers.1.mixer.D'].float())
+    assert {v.dtype for v in checkpoints.read(file, arch=SMALL_VIM).state_dict.values()} == {dtype}
+
+
+def test_locations_as_users_write_them(write, tmp_path):
+    folder = tmp_path / 'with space' / 'ä%20b'
+    folder.mkdir(parents=True)
+    file = folder / 'x.pth'
+    file.write_bytes(Path(write(published_vim())).read_bytes())
+    for location in (file, str(file), f'file://{file}', f'file://{quote(str(file))}', f'file://localhost{file}',
+                     file.as_uri(), folder):
+        checkpoints.load_backbone(Vim(SMALL_VIM), location)

@@ -219,6 +219,8 @@ def test_converters(classifier, fails, tmp_path, capsys):
     out = capsys.readouterr().out
     assert '14 x 14 to 32 x 32' in out and "compat='upstream'" in out
     assert 'either OUT or --check' in fails(there, classifier, status=2)
+    assert 'there is no folder' in fails(there, classifier, tmp_path / 'none' / 'x.pth', status=1)
+    assert 'is no name' in fails(back, tmp_path / 'plain.pth', '', status=1)
     assert "it is arch='tiny'" in fails(there, classifier, '--check', '--arch', 'small', status=2)
     assert "no option 'window'" in fails(there, classifier, '--check', '--options', 'window=3', status=1)
     assert 'say what it is' in fails(back, classifier, '--check', status=1)
@@ -246,6 +248,8 @@ def test_classify(classifier, fails, tmp_path, capsys):
     assert 'cannot be read' in fails(main, tmp_path / 'none.png', '--checkpoint', classifier, status=1)
     names.write_text('a\nb')
     assert '2 lines' in fails(main, picture, '--checkpoint', classifier, '--classes', names, status=2)
+    assert '--device abacus cannot be used' in fails(main, picture, '--checkpoint', 'x', '--device', 'abacus', status=2)
+    assert 'crop_pct=0.0' in fails(main, picture, '--checkpoint', classifier, '--crop-pct', '0', status=1)
 
 
 def test_preprocessing():
@@ -259,6 +263,35 @@ def test_preprocessing():
     assert x[1, 25, 25].item() == pytest.approx(-.456 / .224, abs=1e-4)
     red = (x[0, 25] > 0).nonzero().flatten().tolist()
     assert red == list(range(15, 35))
+
+
+def test_squashed_pictures():
+    """Both sides of the whole picture to the same, whatever its aspect, and the centre of that."""
+    from mmvim.checkpoints import View
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:, 90:110] = (255, 0, 0)
+    x = View(50, .5, 'bilinear', 'squash')(picture)
+    red = (x[0, 25] > 0).nonzero().flatten().tolist()
+    assert x.shape == (3, 50, 50) and red == list(range(20, 30))  # columns 45 to 54 of 100, less 25
+    assert 'both sides 550' in str(View(512, .93, 'bicubic', 'squash'))
+
+
+@pytest.mark.parametrize(('arch', 'given', 'img_size', 'crop_pct', 'crop_mode'), [
+    ('tiny', {}, 224, 1., 'center'), ('tiny2', {}, 224, .98, 'center'), ('small', {}, 224, .93, 'center'),
+    ('large2', {}, 224, 1., 'center'), ('large3', {}, 256, 1., 'center'),
+    ('tiny', {'img_size': 512}, 512, 1., 'center'),
+    ('large2', {'img_size': 512}, 512, .93, 'squash'), ('large3', {'img_size': 512}, 512, .93, 'squash'),
+    ('large3', {'window_sizes': (8, 8, 32, 16)}, 512, .93, 'squash')])
+def test_the_publishers_view(arch, given, img_size, crop_pct, crop_mode):
+    """It follows what a file is read for, windows included."""
+    from mmvim.checkpoints import Published, View, preprocessing
+    from mmvim.checkpoints.families import FAMILIES
+    family = FAMILIES['mambavision']
+    settings = family.options(given, family.config_options)
+    backbone, _ = family.config({}, 'classifier', arch, settings)
+    found = Published('mambavision', arch, 'classifier', backbone, *[None] * 8)
+    assert preprocessing(found) == View(img_size, crop_pct, 'bicubic', crop_mode)
+    assert preprocessing(found, 64, .5, 'bilinear', 'center') == View(64, .5, 'bilinear', 'center')
 
 
 def test_as_a_user_types_it(classifier, tmp_path):

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse_args(argv)
     with launch.checkpoint_errors():
+        if args.target is not None:
+            checkpoints.check_target(args.target)
         container = checkpoints.from_mmvim(args.source, args.family, args.kind)
         key = next(iter(container)) if len(container) == 1 else ''
         names = container[key] if key else container

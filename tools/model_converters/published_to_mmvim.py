@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse_args(argv)
     with launch.checkpoint_errors():
+        if args.target is not None:
+            checkpoints.check_target(args.target)
         converted, found = checkpoints.to_mmvim(
             args.source, key=args.key, prefix=args.prefix, arch=args.arch, task='dense' if args.dense else None,
             **args.options)

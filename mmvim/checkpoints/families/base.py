@@ -23,16 +23,20 @@ class Family(ABC):
         backbone (type): Class of the backbone.
         stem (tuple of str): Names that every backbone of the family has, and no other family's.
         neck (dict): What of a backbone's names belongs to a neck here: prefix there, prefix here.
+        final_norm (str): Name of the weight of a classifier's last norm.
         file_options (dict): What tensors do not tell about a file, with the published value.
         config_options (dict): What tensors do not tell about the model, with the published value (None: it depends).
+        numbers (dict): Which options are positive ints, and how many: 0 for one alone, n for a sequence of so many.
     """
 
     name: ClassVar[str]
     backbone: ClassVar[Any]
     stem: ClassVar[tuple[str, ...]]
     neck: ClassVar[dict[str, str]] = {}
+    final_norm: ClassVar[str]
     file_options: ClassVar[dict] = {}
     config_options: ClassVar[dict] = {}
+    numbers: ClassVar[dict[str, tuple[int, ...]]] = {}
 
     @property
     def title(self) -> str:
@@ -103,7 +107,7 @@ class Family(ABC):
         """The family's values of options, where `given` has none.
 
         Raises:
-            CheckpointError: If `given` has one that the family does not know.
+            CheckpointError: If `given` has one that the family does not know, or of a kind that it cannot be.
         """
         known = {**self.file_options, **self.config_options}
         allowed = [name for name in known if name in set(names)]
@@ -111,7 +115,17 @@ class Family(ABC):
         if unknown:
             raise CheckpointError(f'{self.title} has no option {unknown[0]!r}',
                                   f'its options are {", ".join(allowed) or "none"}')
+        for name, lengths in self.numbers.items():
+            if given.get(name) is not None and not _is_number(given[name], lengths):
+                kinds = ' or '.join(f'{length} positive ints' if length else 'a positive int' for length in lengths)
+                raise CheckpointError(f'{name}={given[name]!r} is not {kinds}', 'correct it')
         return {name: given.get(name, known[name]) for name in allowed}
+
+
+def _is_number(value: Any, lengths: tuple[int, ...]) -> bool:
+    many = isinstance(value, (tuple, list))
+    items = value if many else [value]
+    return (len(items) if many else 0) in lengths and all(type(item) is int and item > 0 for item in items)
 
 
 FAMILIES: dict[str, Family] = {}
@@ -144,10 +158,10 @@ def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> L
     return None
 
 
-def shape_of(own: dict[str, Tensor], pattern: str) -> tuple[int, ...] | None:
-    """The shape of the first tensor whose name matches, None if there is none."""
-    name = next((name for name in own if re.fullmatch(pattern, name)), None)
-    return None if name is None else tuple(own[name].shape)
+def shape_of(own: dict[str, Tensor], pattern: str, axes: int) -> tuple[int, ...]:
+    """The shape of the first tensor whose name matches; zeros if there is none, or none of so many axes."""
+    shape = next((tuple(tensor.shape) for name, tensor in own.items() if re.fullmatch(pattern, name)), ())
+    return shape if len(shape) == axes else (0, ) * axes
 
 
 def count(own: dict[str, Tensor], pattern: str) -> int:

@@ -27,17 +27,19 @@ class MambaVisionFamily(Family):
     name = 'mambavision'
     backbone = MambaVision
     stem = ('patch_embed.conv_down.0.weight', 'levels.0.blocks.0.conv1.weight')
+    final_norm = 'norm.weight'
     config_options: ClassVar[dict] = {'window_sizes': None, 'img_size': None, 'out_indices': None}
+    numbers: ClassVar[dict[str, tuple[int, ...]]] = {'window_sizes': (4, ), 'img_size': (0, )}
 
     def settings(self, own: dict[str, Tensor]) -> dict:
         """See the base class. The number of heads leaves no trace in the shapes."""
-        stem = shape_of(own, r'patch_embed\.conv_down\.3\.weight') or (0, 0)
-        fc1 = shape_of(own, r'levels\.[23]\.blocks\.\d+\.mlp\.fc1\.weight') or (0, 1)
+        stem = shape_of(own, r'patch_embed\.conv_down\.3\.weight', 4)
+        fc1 = shape_of(own, r'levels\.[23]\.blocks\.\d+\.mlp\.fc1\.weight', 2)
         return {
             'depths': tuple(count(own, rf'levels\.{level}\.blocks\.(\d+)\.') for level in range(4)),
-            'dim': stem[0], 'in_dim': stem[1], 'mlp_ratio': fc1[0] / fc1[1],
-            'd_state': (shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.A_log') or (0, 0))[1],
-            'd_conv': (shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.conv1d_x\.weight') or (0, 0, 0))[2],
+            'dim': stem[0], 'in_dim': stem[1], 'mlp_ratio': fc1[0] / max(fc1[1], 1),
+            'd_state': shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.A_log', 2)[1],
+            'd_conv': shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.conv1d_x\.weight', 3)[2],
             'layer_scale': any(name.endswith('.gamma_1') for name in own),
         }
 
@@ -55,7 +57,7 @@ class MambaVisionFamily(Family):
         if kind == 'classifier':
             if options['img_size'] is not None and windows is None:
                 size = options['img_size']
-                if not isinstance(size, int) or size % 32:
+                if size % 32:
                     raise CheckpointError(f'img_size={size!r} is no multiple of 32', 'give the side of its pictures')
                 # A window covers the map: stride 16 at the third level, 32 at the fourth.
                 windows = (8, 8, size // 16, size // 32)

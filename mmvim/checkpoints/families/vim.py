@@ -48,21 +48,23 @@ class VimFamily(Family):
     name = 'vim'
     backbone = Vim
     stem = ('patch_embed.proj.weight', 'layers.0.mixer.A_b_log')
+    final_norm = 'norm_f.weight'
     neck: ClassVar[dict[str, str]] = {'fpn1.': 'upsample_4x.', 'fpn2.': 'upsample_2x.'}
     file_options: ClassVar[dict] = {'cls_token': 'middle', 'compat': None, 'grid': None, 'stride': None,
                                     'patch_change': 'refuse'}
     config_options: ClassVar[dict] = {'img_size': None, 'rope': None, 'rope_residual': None, 'feature': None,
                                       'out_indices': None}
+    numbers: ClassVar[dict[str, tuple[int, ...]]] = {'grid': (2, ), 'stride': (0, ), 'img_size': (0, 2)}
 
     def settings(self, own: dict[str, Tensor]) -> dict:
         """See the base class."""
-        dims = (shape_of(own, r'patch_embed\.proj\.weight') or (0, ))[0]
-        inner, states = shape_of(own, r'layers\.\d+\.mixer\.A_log') or (0, 0)
+        dims = shape_of(own, r'patch_embed\.proj\.weight', 4)[0]
+        inner, states = shape_of(own, r'layers\.\d+\.mixer\.A_log', 2)
         return {
             'embed_dims': dims, 'depth': count(own, r'layers\.(\d+)\.'), 'd_state': states,
-            'd_conv': (shape_of(own, r'layers\.\d+\.mixer\.conv1d\.weight') or (0, 0, 0))[2],
+            'd_conv': shape_of(own, r'layers\.\d+\.mixer\.conv1d\.weight', 3)[2],
             'expand': inner / max(dims, 1),
-            'dt_rank': (shape_of(own, r'layers\.\d+\.mixer\.dt_proj\.weight') or (0, 0))[1],
+            'dt_rank': shape_of(own, r'layers\.\d+\.mixer\.dt_proj\.weight', 2)[1],
         }
 
     def arch_settings(self, arch: str | dict) -> dict:

@@ -129,6 +129,9 @@ def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, opt
         raise UserError(
             f'{option} {path} is of another model: {name} has shape {theirs} in it and {ours} in this {kind}',
             'give the config that it was trained with', USAGE) from error
+    counts = next((name for name in common if own[name].is_floating_point() > weights[name].is_floating_point()), None)
+    if counts is not None:
+        raise UserError(f'{option} {path} has integers for {counts}', 'give a checkpoint of floating-point weights')
     # An auxiliary head serves training only; counters of BatchNorm are absent from old checkpoints.
     missing = [name for name in result.missing_keys
                if not name.endswith('num_batches_tracked') and not name.startswith('auxiliary_head')]

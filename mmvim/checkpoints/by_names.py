@@ -1,0 +1,108 @@
+"""Backbones of a family without a module of its own here: the file's names, after a prefix, must be the model's."""
+
+import copy
+import re
+import warnings
+from collections import Counter, OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError, some
+from .report import Report, mismatch
+
+_HEADS = ('head.', 'classifier.', 'fc.', 'decode_head.', 'auxiliary_head.', 'neck.', 'rpn_head.', 'roi_head.')
+_OUTPUT_NORMS = re.compile(r'(outnorm|norm)_?\w*\.')
+# PyTorch's wording: the checkpoint's shape, then the model's.
+_MISMATCH = re.compile(r'size mismatch for (\S+): .*?(\(\[.*?\]\)).*?(\(\[.*?\]\))')
+
+
+def fit_by_names(module: nn.Module, tensors: 'OrderedDict[str, Tensor]', file: str,
+                 prefix: str | None) -> tuple[Report, 'OrderedDict[str, Tensor]']:
+    """Weights for a backbone from a file that names them like it.
+
+    The backbone's own hooks may rename and resize; they are tried on a copy.
+
+    Args:
+        module (nn.Module): The backbone, left as it is.
+        tensors (OrderedDict): Names of the file and tensors.
+        file (str): The file, for messages.
+        prefix (str, optional): What stands before the backbone's names. None for the most frequent prefix.
+
+    Returns:
+        tuple[Report, OrderedDict]: The account, and names of the backbone and tensors.
+
+    Raises:
+        CheckpointError: If no name is the backbone's, or its hooks raise.
+    """
+    own = module.state_dict()
+    report = Report(file, f'weights for {type(module).__name__}')
+    weights = _without_prefix(own, tensors, _prefix(own, tensors, module, file) if prefix is None else prefix, report)
+    result = _try(module, weights, report)
+    if result is not None:
+        _account(own, weights, *result, report)
+    return report, weights
+
+
+def _prefix(own: dict, tensors: dict, module: nn.Module, file: str) -> str:
+    """What stands before names that end like the model's; the most frequent of it is the prefix."""
+    heads = Counter(name[:-len(mine)] for mine in own for name in tensors
+                    if name.endswith(mine) and (name == mine or name[-len(mine) - 1] == '.'))
+    if not heads:
+        raise CheckpointError(
+            f'{file} is of another model: none of its {len(tensors)} tensors ({some(tensors)}) is named like one '
+            f'of this {type(module).__name__}', 'give a file of this family, or the prefix', misfit=True)
+    return max(heads, key=lambda head: (heads[head], -len(head)))
+
+
+def _without_prefix(own: dict, tensors: dict, prefix: str, report: Report) -> 'OrderedDict[str, Tensor]':
+    outer = prefix.removesuffix('backbone.')
+    weights, rest = OrderedDict(), OrderedDict()
+    for name, tensor in tensors.items():
+        bare = name.removeprefix(prefix)
+        if name.startswith(prefix) and (bare in own or not bare.startswith(_HEADS)):
+            weights[bare] = tensor
+        elif bare.removeprefix(outer).startswith(_HEADS):
+            report.dropped[name] = 'head, no part of a backbone'
+        else:
+            rest[name] = tensor
+    report.leave_over(rest)
+    return weights
+
+
+def _try(module: nn.Module, weights: 'OrderedDict[str, Tensor]', report: Report) -> tuple[list, list] | None:
+    """Names that are missing and unexpected once the backbone's hooks have been at it; None if shapes differ."""
+    trial = copy.deepcopy(module)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        try:
+            return tuple(trial.load_state_dict(OrderedDict(weights), strict=False))  # type: ignore[return-value]
+        except RuntimeError as error:
+            for name, theirs, ours in _MISMATCH.findall(str(error)):
+                report.mismatched[name] = f'{theirs} in the file, {ours} in the model'
+            if not report.mismatched:
+                raise CheckpointError(f'{report.source} does not fit: {error}', 'give another file',
+                                      misfit=True) from error
+    return None
+
+
+def _account(own: dict, weights: dict, missing: list, unexpected: list, report: Report) -> None:
+    if not any(_OUTPUT_NORMS.match(name) and name in own for name in weights):
+        report.fresh.update((name, 'norm of an output, which a classifier does not have')
+                            for name in missing if _OUTPUT_NORMS.match(name))
+    report.missing += [name for name in missing
+                       if name not in report.fresh and not name.endswith('num_batches_tracked')]
+    for name in unexpected:
+        if _OUTPUT_NORMS.match(name):
+            report.dropped[name] = 'final norm, which this backbone does not have'
+        else:
+            report.unexpected.append(name)
+    for name in own:
+        if name in missing:
+            continue
+        if name not in weights or weights[name].shape != own[name].shape:
+            report.resized[name] = 'by the backbone itself'
+        elif misfit := mismatch(weights[name], own[name]):
+            report.mismatched[name] = misfit
+        else:
+            report.used.append(name)

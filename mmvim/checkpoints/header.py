@@ -1,0 +1,98 @@
+"""What a file is, by its first bytes: a checkpoint, or something that is taken for one."""
+
+import json
+import os
+import stat
+
+from .errors import CheckpointError
+
+ZIP, PICKLE = b'PK\x03\x04', b'\x80'
+_ARCHIVES = {b'\x1f\x8b': 'a gzip archive', b'BZh': 'a bzip2 archive', b'\xfd7zXZ': 'an xz archive',
+             b'7z\xbc\xaf': 'a 7z archive', b'Rar!': 'a RAR archive', b'\x28\xb5\x2f\xfd': 'a zstd archive'}
+_TAR_MAGIC = slice(257, 262)
+_LONGEST_HEADER = 1 << 40
+# An index of shards names weights and files; beyond this a JSON file is something else.
+_LARGEST_INDEX = 64 << 20
+
+
+def check_header(file: str, name: str) -> bytes:
+    """Tell a checkpoint from a web page, a pointer, an archive and the like.
+
+    Args:
+        file (str): A local file.
+        name (str): What to call it in messages.
+
+    Returns:
+        bytes: How it begins: :data:`ZIP` or :data:`PICKLE` (PyTorch's formats), ``b'{'`` (an index of shards) or
+        ``b''`` (safetensors).
+
+    Raises:
+        CheckpointError: If it is not there, cannot be read or is none.
+    """
+    size = _size(file, name)
+    try:
+        with open(file, 'rb') as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise CheckpointError(f'{name} cannot be read ({error.strerror})', 'see to its permissions') from error
+    if head.startswith((ZIP, PICKLE)):
+        return ZIP if head.startswith(ZIP) else PICKLE
+    # safetensors: the length of the header, as eight bytes that text cannot be, and the header
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < _LONGEST_HEADER:
+        return b''
+    if head.startswith(b'{') and read_index(file, size) is not None:
+        return b'{'
+    text = head.lstrip()[:24].decode('ascii', 'replace')
+    archive = 'a tar archive' if head[_TAR_MAGIC] == b'ustar' else \
+        next((kind for magic, kind in _ARCHIVES.items() if head.startswith(magic)), None)
+    kind, remedy = 'not a checkpoint', 'download it again'
+    if archive:
+        kind, remedy = archive, 'unpack it and give the checkpoint that is in it'
+    elif text.lower().startswith(('<!doctype', '<html', '<?xml')):
+        kind, remedy = 'a web page', 'download the file itself, not the page about it'
+    elif text.startswith('version https://git-lfs'):
+        kind, remedy = 'not a checkpoint but a pointer to one', 'fetch the file itself: git lfs pull'
+    raise CheckpointError(f'{name} is {kind} ({size} bytes, starting with {text!r})', remedy)
+
+
+def _size(file: str, name: str) -> int:
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
+        problem = f'cannot be read ({reason})' if reason else 'does not exist'
+        raise CheckpointError(f'{name or repr(name)} {problem}', 'give a checkpoint file') from error
+    if stat.S_ISDIR(status.st_mode):
+        raise CheckpointError(f'{name} is a folder', 'give a checkpoint file')
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for whoever writes into it
+        raise CheckpointError(f'{name} is no regular file', 'save it to disk and give that file')
+    return status.st_size
+
+
+def is_plain_name(shard: str) -> bool:
+    """Whether an index names a file of its own folder."""
+    return shard not in ('', '.', '..') and os.path.basename(shard) == shard
+
+
+def read_index(file: str, size: int = 0) -> dict[str, str] | None:
+    """The index of a checkpoint in shards, as the libraries around the Hugging Face hub write it.
+
+    Args:
+        file (str): ``*.index.json``, beside the shards.
+        size (int): Of the file in bytes, if it is known. Defaults to 0.
+
+    Returns:
+        dict[str, str], optional: Name of each weight and the file in the same folder that holds it; None if the file
+        is no such index.
+    """
+    if size > _LARGEST_INDEX:
+        return None
+    try:
+        with open(file, encoding='utf-8') as stream:
+            content = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    found = content.get('weight_map') if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(shard, str) for shard in found.values()):
+        return None
+    return found
