@@ -2,7 +2,8 @@
 
     python tools/test.py configs/mambavision/mambavision-tiny_in1k.py mambavision_tiny_1k.pth.tar
 
-Not in it: MESA, the publisher's regulariser by a moving average.
+Not in it: MESA, the publisher's regulariser by a moving average, and the epochs of cool-down. LAMB is for large
+batches; for smaller ones take mambavision-tiny_adamw_in1k.py.
 """
 _base_ = '../_base_/imagenet_classifier.py'
 
@@ -34,6 +35,10 @@ test_pipeline = [
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
+# Rate, its end, clipping, mixed precision and augmentation: the training options in config.json (July 2024) of
+# nvidia/MambaVision-S-1K and L2-1K on the Hugging Face hub, which also say 310 epochs, and ten of cool-down. 4096
+# images: the author, in https://github.com/NVlabs/MambaVision/issues/57. LAMB and weight decay: as others describe the
+# published configurations. The length of the warm-up could not be verified.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     optimizer=dict(type='Lamb', _scope_='mmpretrain', lr=5e-3, weight_decay=0.05),

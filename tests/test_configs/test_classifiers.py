@@ -10,6 +10,7 @@ PUBLISHED = {  # optimizer, lr, weight decay, batch, epochs of warm-up, stochast
     'vim/vim-tiny_in1k.py': ('AdamW', 1e-3, .1, 1024, 5, 0., 256),
     'vim/vim-small_in1k.py': ('AdamW', 1e-3, .05, 1024, 5, .05, 256),
     'mambavision/mambavision-tiny_in1k.py': ('Lamb', 5e-3, .05, 4096, 20, .2, 224),
+    'mambavision/mambavision-tiny_adamw_in1k.py': ('AdamW', 1e-3, .05, 1024, 20, .2, 224),
 }
 
 
