@@ -131,7 +131,7 @@ step_venv() {
 
 step_torch() { if [ -z "$kept_torch" ]; then pip install -r requirements/torch.txt; fi; }
 step_runtime() { pip install --no-deps -r requirements/runtime.txt; }
-step_dev() { pip install --no-deps -r requirements/dev.txt; }
+step_dev() { pip install --no-deps --no-build-isolation -r requirements/dev.txt; }
 step_packages() { # mmcv has a step of its own
   local pins
   mapfile -t pins < <(pin_of . | grep -v mmcv)

@@ -1,10 +1,14 @@
-"""Configs of MMPreTrain's ImageClassifier: the published recipe and, where MMPreTrain is installed, a step of it."""
+"""Configs of MMPreTrain's ImageClassifier: the published recipe and a step of it."""
+
+import importlib
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from names_of_torchvision import torchvision_or_its_names
 
 PUBLISHED = {  # optimizer, lr, weight decay, batch, epochs of warm-up, stochastic depth, side before the crop
     'vim/vim-tiny_in1k.py': ('AdamW', 1e-3, .1, 1024, 5, 0., 256),
@@ -39,8 +43,6 @@ def test_scopes_are_named(classifier_config, load):
 
 def test_the_file_of_the_config(classifier_config, load):
     """The published classifier has the backbone that `read` tells of it."""
-    from mmengine.registry import MODELS
-
     from mmvim import checkpoints
     cfg = load(classifier_config)
     backbone = MODELS.build(cfg.model.backbone)
@@ -51,38 +53,80 @@ def test_the_file_of_the_config(classifier_config, load):
     assert not report.dropped
 
 
-def test_one_step(classifier_config, load, tmp_path):
-    pytest.importorskip('torchvision', reason='MMPreTrain needs it')
+@pytest.fixture(scope='module')
+def mmpretrain():
     pytest.importorskip('mmpretrain')
-    cfg = load(classifier_config)
+    with torchvision_or_its_names():
+        importlib.import_module('mmpretrain.utils').register_all_modules(init_default_scope=False)
+
+
+def small(cfg, folder):
+    """The config, narrow, for one epoch of two steps on noise written in ImageNet's folders."""
     backbone = cfg.model.backbone
     if backbone.type == 'mmvim.Vim':
         backbone.update(arch={'embed_dims': 16, 'depth': 2, 'd_state': 4}, img_size=64)
-        channels = 16
+        cfg.model.head.in_channels = 16
     else:
         backbone.update(arch={'depths': (1, 1, 2, 2), 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)},
                         window_sizes=(8, 8, 4, 2))
-        channels = 64
-    cfg.model.head.in_channels = channels
+        cfg.model.head.in_channels = 64
     rng = np.random.default_rng(0)
     for split in ('train', 'val'):
         for name in ('n01440764', 'n01443537'):
-            folder = tmp_path / 'imagenet' / split / name
-            folder.mkdir(parents=True)
+            pictures = folder / 'imagenet' / split / name
+            pictures.mkdir(parents=True)
             for i in range(2):
-                cv2.imwrite(str(folder / f'{i}.JPEG'), rng.integers(0, 256, (80, 96, 3), dtype=np.uint8))
+                cv2.imwrite(str(pictures / f'{i}.png'), rng.integers(0, 256, (80, 96, 3), dtype=np.uint8))
     for stage in ('train', 'val', 'test'):
         loader = cfg[f'{stage}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
-        loader.dataset.update(data_root=str(tmp_path / 'imagenet'), metainfo={'classes': ('a', 'b')})
+        loader.dataset.update(data_root=str(folder / 'imagenet'), metainfo={'classes': ('a', 'b')})
         for transform in loader.dataset.pipeline:
             for key in {'scale', 'crop_size'} & set(transform):
                 transform[key] = round(transform[key] * 64 / 224)
     cfg.train_cfg.update(max_epochs=1)
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # needs a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'
-    cfg.work_dir, cfg.experiment_name = str(tmp_path / 'work'), tmp_path.name
-    runner = Runner.from_cfg(cfg)
+    cfg.work_dir, cfg.experiment_name = str(folder / 'work'), folder.name
+    return cfg
+
+
+def test_one_step(classifier_config, load, tmp_path, mmpretrain):
+    """Pictures, augmentation, model, optimizer, schedule, checkpoint and metric are MMPreTrain's own."""
+    runner = Runner.from_cfg(small(load(classifier_config), tmp_path))
+    before = {name: value.clone() for name, value in runner.model.state_dict().items()}
     runner.train()
-    assert 0 <= runner.test()['accuracy/top1'] <= 100
     assert runner.iter == 2
+    assert type(runner.optim_wrapper.optimizer).__name__ == PUBLISHED[classifier_config][0]
+    after = runner.model.state_dict()
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert not torch.equal(before['head.fc.weight'], after['head.fc.weight'])
+    assert 0 <= runner.test()['accuracy/top1'] <= 100
+
+
+def test_a_published_classifier_sees_the_same(classifier_config, load, tmp_path, mmpretrain):
+    """A publisher's file under ImageClassifier gives the logits that tools/classify.py has, pictures included."""
+    from mmvim import checkpoints
+    cfg = small(load(classifier_config), tmp_path)
+    family = cfg.model.backbone.type
+    backbone = MODELS.build(cfg.model.backbone)
+    head = torch.nn.Linear(cfg.model.head.in_channels, 1000)
+    file = str(tmp_path / 'published.pth')
+    torch.save({'model': {**backbone.state_dict(), **head.state_dict(prefix='head.')}}, file)
+
+    cfg.load_from = checkpoints.PUBLISHED + file
+    runner = Runner.from_cfg(cfg)
+    runner.test()
+    options = {} if family == 'mmvim.Vim' else {'window_sizes': cfg.model.backbone.window_sizes}
+    found = checkpoints.read(file, arch=cfg.model.backbone.arch, **options)
+    classifier = checkpoints.build_classifier(found)
+    view = checkpoints.preprocessing(found, crop_pct=.875 if family == 'mmvim.Vim' else 1.)
+    assert view.img_size == 64
+    seen = 0
+    for batch in runner.test_dataloader:
+        data = runner.model.data_preprocessor(batch, False)
+        pictures = torch.stack([view(checkpoints.read_picture(sample.img_path)) for sample in data['data_samples']])
+        with torch.no_grad():
+            assert torch.allclose(runner.model(data['inputs'], mode='tensor'), classifier(pictures), atol=1e-5)
+        seen += len(pictures)
+    assert seen == 4
