@@ -23,10 +23,25 @@ def vim_segmentation():
     return weights
 
 
+def dense_model(*heads):
+    """A model of MMSegmentation or MMDetection around a backbone."""
+    backbone = randomised(MambaVision(SMALL_MAMBAVISION))
+    weights = OrderedDict(backbone.state_dict(prefix='backbone.'))
+    for i, name in enumerate(heads):
+        weights[name] = torch.arange(6.).reshape(2, 3) + i
+    return weights
+
+
 FILES = {'vim': (published_vim, SMALL_VIM), 'mambavision': (published_mambavision, SMALL_MAMBAVISION),
          'vim segmentation': (vim_segmentation, SMALL_VIM),
          'mambavision dense': (lambda: OrderedDict(randomised(MambaVision(SMALL_MAMBAVISION)).state_dict()),
-                               SMALL_MAMBAVISION)}
+                               SMALL_MAMBAVISION),
+         'segmentor': (lambda: dense_model('decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.weight'),
+                       SMALL_MAMBAVISION),
+         'detector': (lambda: dense_model('neck.lateral_convs.0.conv.weight', 'rpn_head.rpn_conv.weight',
+                                          'roi_head.bbox_head.0.fc_cls.weight'), SMALL_MAMBAVISION)}
+KINDS = {'vim': 'classifier', 'mambavision': 'classifier', 'vim segmentation': 'backbone',
+         'mambavision dense': 'backbone', 'segmentor': 'segmentor', 'detector': 'detector'}
 
 
 def same(a, b):
@@ -41,13 +56,15 @@ def test_round_trip(file, container, write, tmp_path):
     key = 'model_ema' if container == 'model_ema' else None
     there, back, again = (str(tmp_path / name) for name in ('there.pth', 'back.pth', 'again.pth'))
     converted, found = checkpoints.to_mmvim(path, arch=arch, key=key)
+    assert found.kind == KINDS[file]
     checkpoints.save_file(converted, there)
     checkpoints.save_file(checkpoints.from_mmvim(there), back)
     original, returned = checkpoints.load_file(path), checkpoints.load_file(back)
     assert same(original.get(found.key, original), returned.get(found.key, returned))
     checkpoints.save_file(checkpoints.to_mmvim(back, arch=arch, key=key)[0], again)
     assert Path(there).read_bytes() == Path(again).read_bytes(), 'to the byte'
-    assert all(name.startswith(('backbone.', 'neck.', 'head.fc.')) for name in converted['state_dict'])
+    assert all(name.startswith(('backbone.', 'neck.', 'head.fc.', 'decode_head.', 'auxiliary_head.', 'rpn_head.',
+                                'roi_head.')) for name in converted['state_dict'])
 
 
 def test_a_converted_file_is_a_plain_checkpoint(write, tmp_path):

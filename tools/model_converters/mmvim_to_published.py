@@ -19,17 +19,12 @@ except ModuleNotFoundError as error:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.OneLineParser(description="Convert a checkpoint in mmvim's names to its publisher's.")
-    parser.add_argument('source', metavar='FILE', help='checkpoint in the names of mmvim')
-    parser.add_argument('target', metavar='OUT', nargs='?', help="the checkpoint in the publisher's layout to write")
-    parser.add_argument('--check', action='store_true', help='report only, write nothing')
+    parser = launch.ConversionParser("Convert a checkpoint in mmvim's names to its publisher's.",
+                                     'checkpoint in the names of mmvim', "what to write, in the publisher's layout")
     parser.add_argument('--family', choices=('vim', 'mambavision'), help='whose names. Defaults to what FILE says')
     parser.add_argument('--kind', choices=('classifier', 'segmentor', 'detector', 'backbone'),
                         help='what FILE is a checkpoint of. Defaults to what it says')
-    args = parser.parse_args(argv)
-    if (args.target is None) != args.check:
-        parser.error('give either OUT or --check')
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -21,10 +21,8 @@ except ModuleNotFoundError as error:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.OneLineParser(description='Convert a published checkpoint to mmvim\'s names.')
-    parser.add_argument('source', metavar='FILE', help='file, http(s):// or hf://owner/repo/file')
-    parser.add_argument('target', metavar='OUT', nargs='?', help='the plain checkpoint to write')
-    parser.add_argument('--check', action='store_true', help='report only, write nothing')
+    parser = launch.ConversionParser("Convert a published checkpoint to mmvim's names.",
+                                     'file, http(s):// or hf://owner/repo/file', 'the plain checkpoint to write')
     parser.add_argument('--key', help="key of the container, e.g. model_ema. Defaults to 'state_dict', else 'model'")
     parser.add_argument('--prefix', help="what stands before the backbone's names. Defaults to what is found")
     parser.add_argument('--arch', help='raise unless it is this one, e.g. tiny')
@@ -33,10 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--options', nargs='+', action=launch.OptionsAction, default={}, metavar='KEY=VALUE',
         help='what tensors do not tell, e.g. compat=upstream img_size=512 (mmvim/checkpoints/families)')
-    args = parser.parse_args(argv)
-    if (args.target is None) != args.check:
-        parser.error('give either OUT or --check')
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

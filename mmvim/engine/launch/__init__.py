@@ -5,7 +5,14 @@ Every check runs before anything is written, and raises :class:`UserError`, whic
 
 from mmvim.checkpoints import allow_checkpoint_globals, checkpoint_globals
 
-from .arguments import OneLineParser, OptionsAction, add_run_arguments, config_parser, publish_local_rank
+from .arguments import (
+    ConversionParser,
+    OneLineParser,
+    OptionsAction,
+    add_run_arguments,
+    config_parser,
+    publish_local_rank,
+)
 from .config import load_config, set_work_dir
 from .data import check_data
 from .device import check_launcher, has_accelerator, prepare_cpu_distribution, set_precision
@@ -27,7 +34,7 @@ from .weights import (
 )
 
 __all__ = [
-    'ENVIRONMENT', 'USAGE', 'OneLineParser', 'OptionsAction', 'UserError', 'add_run_arguments',
+    'ENVIRONMENT', 'USAGE', 'ConversionParser', 'OneLineParser', 'OptionsAction', 'UserError', 'add_run_arguments',
     'allow_checkpoint_globals', 'build_model', 'check_compiled_ops', 'check_data', 'check_fit', 'check_launcher',
     'check_pretrained', 'check_start', 'checkpoint_errors', 'checkpoint_globals', 'config_parser', 'has_accelerator',
     'is_remote', 'load_config', 'local_checkpoint', 'prepare_cpu_distribution', 'publish_local_rank', 'read_checkpoint',

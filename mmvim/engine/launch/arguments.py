@@ -32,6 +32,29 @@ class OptionsAction(DictAction):
                 parser.error(f'{option_string} {value!r} is not KEY=VALUE (brackets must balance)')
 
 
+class ConversionParser(OneLineParser):
+    """A parser of FILE and of either OUT or ``--check``.
+
+    Args:
+        description (str): What the tool does.
+        source (str): Help on FILE.
+        target (str): Help on OUT.
+    """
+
+    def __init__(self, description: str, source: str, target: str) -> None:
+        super().__init__(description=description)
+        self.add_argument('source', metavar='FILE', help=source)
+        self.add_argument('target', metavar='OUT', nargs='?', help=target)
+        self.add_argument('--check', action='store_true', help='report only, write nothing')
+
+    def parse_args(self, args=None, namespace=None):
+        """As the base class; a usage error unless one of OUT and ``--check`` is given."""
+        parsed = super().parse_args(args, namespace)
+        if (parsed.target is None) != parsed.check:
+            self.error('give either OUT or --check')
+        return parsed
+
+
 def config_parser(description: str) -> OneLineParser:
     """A parser with ``config`` and ``--cfg-options``.
 
