@@ -169,6 +169,11 @@ def test_wrong_files(evaluate, fails, seg, tmp_path):
     assert 'lacks' in line or 'of another model' in line
     write({k: v for k, v in weights.items() if not k.startswith('decode_head')}, tmp_path / 'file.pth', 'wrapped')
     assert 'lacks' in fails(*command, status=2)
+    name = 'decode_head.conv_seg.weight'
+    write({**weights, name: weights[name].to(torch.int8)}, tmp_path / 'file.pth', 'mmengine')
+    assert f'has integers for {name}' in fails(*command, status=2)
+    write({**weights, name: weights[name].to_sparse()}, tmp_path / 'file.pth', 'mmengine')
+    assert f'no plain weights ({name}: sparse_coo)' in fails(*command, status=1)
     assert not (tmp_path / 'work').exists()
 
 
