@@ -17,8 +17,8 @@ Implementations, each fed the same numbers in the memory order that suits it:
 With `--device cuda` shapes, implementations and limits are those of benchmark_scan_cuda.py, which tells them.
 
 Each measurement runs in a process of its own: the peak of resident memory during one call less what was resident
-before, then the shortest time of repeated calls, which other work on the machine disturbs least. Outputs are compared with ours:torch before anything
-is timed. Nothing else should run on the machine.
+before, then the shortest time of repeated calls, which other work on the machine disturbs least. Outputs are compared
+with ours:torch before anything is timed. Nothing else should run on the machine.
 """
 
 import argparse
