@@ -11,7 +11,8 @@ train_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile', backend_args=backend_args),
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(_scope_='mmdet', type='RandomFlip', prob=0.5),
-    dict(_scope_='mmdet', type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
+    dict(_scope_='mmdet', type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0),
+         resize_type='mmvim.KeepRatioResize'),
     dict(_scope_='mmdet', type='RandomCrop', crop_type='absolute', crop_size=image_size, recompute_bbox=True,
          allow_negative_crop=True),
     # A crop in which nothing is left stays: it is background to learn from
@@ -20,7 +21,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile', backend_args=backend_args),
-    dict(_scope_='mmdet', type='Resize', scale=image_size, keep_ratio=True),  # the longer side
+    dict(_scope_='mmdet', type='mmvim.KeepRatioResize', scale=image_size),  # the longer side
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(_scope_='mmdet', type='PackDetInputs',
          meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),

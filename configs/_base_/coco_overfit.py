@@ -8,12 +8,12 @@ scale = (320, 320)
 train_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile'),
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(_scope_='mmdet', type='Resize', scale=scale, keep_ratio=True),
+    dict(_scope_='mmdet', type='mmvim.KeepRatioResize', scale=scale),
     dict(_scope_='mmdet', type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile'),
-    dict(_scope_='mmdet', type='Resize', scale=scale, keep_ratio=True),
+    dict(_scope_='mmdet', type='mmvim.KeepRatioResize', scale=scale),
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(_scope_='mmdet', type='PackDetInputs',
          meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),

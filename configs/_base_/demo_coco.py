@@ -10,7 +10,8 @@ train_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile'),
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(_scope_='mmdet', type='RandomFlip', prob=0.5),
-    dict(_scope_='mmdet', type='RandomResize', scale=scale, ratio_range=(0.7, 1.4), keep_ratio=True),
+    dict(_scope_='mmdet', type='RandomResize', scale=scale, ratio_range=(0.7, 1.4),
+         resize_type='mmvim.KeepRatioResize'),
     dict(_scope_='mmdet', type='RandomCrop', crop_type='absolute', crop_size=(192, 288), recompute_bbox=True,
          allow_negative_crop=True),
     dict(_scope_='mmdet', type='FilterAnnotations', min_gt_bbox_wh=(2, 2), by_mask=True, keep_empty=False),
@@ -18,7 +19,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile'),
-    dict(_scope_='mmdet', type='Resize', scale=scale, keep_ratio=True),
+    dict(_scope_='mmdet', type='mmvim.KeepRatioResize', scale=scale),
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(_scope_='mmdet', type='PackDetInputs',
          meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
@@ -36,9 +37,9 @@ val_evaluator = dict(
     metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
-# 400 it x 4 pictures / 400 scenes = 4 epochs
-max_iters, warmup = 400, 40
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
+# 1200 it x 4 pictures / 400 scenes = 12 epochs
+max_iters, warmup = 1200, 40
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=warmup),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=max_iters, eta_min=0.),

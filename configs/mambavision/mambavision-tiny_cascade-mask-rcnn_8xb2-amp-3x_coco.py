@@ -1,10 +1,5 @@
 """Cascade Mask R-CNN with FPN on MambaVision-T, the published recipe (README.md in this folder lists what differs)."""
-_base_ = [
-    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/coco_instance.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
-]
+_base_ = ['mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', '../_base_/coco_1x_mambavision.py']
 
 model = dict(
     backbone=dict(
@@ -38,26 +33,20 @@ model = dict(
 
 # Several scales, in half of the cases of a crop: MMDetection's pipeline for detectors with these heads
 backend_args = None
+resize = 'mmvim.KeepRatioResize'
 scales = [(short, 1333) for short in range(480, 801, 32)]
 train_pipeline = [
     dict(_scope_='mmdet', type='LoadImageFromFile', backend_args=backend_args),
     dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(_scope_='mmdet', type='RandomFlip', prob=0.5),
     dict(_scope_='mmdet', type='RandomChoice', transforms=[
-        [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
-        [dict(type='RandomChoiceResize', scales=[(400, 1333), (500, 1333), (600, 1333)], keep_ratio=True),
+        [dict(type='RandomChoiceResize', scales=scales, resize_type=resize)],
+        [dict(type='RandomChoiceResize', scales=[(400, 1333), (500, 1333), (600, 1333)], resize_type=resize),
          dict(type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600), allow_negative_crop=True),
-         dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
+         dict(type='RandomChoiceResize', scales=scales, resize_type=resize)],
     ]),
     dict(_scope_='mmdet', type='PackDetInputs'),
 ]
-
-optim_wrapper = dict(
-    _delete_=True,
-    type='AmpOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=1.0))  # no layer decay; the constructor's weight-decay rules
 
 # 36 epochs, named 3x
 train_cfg = dict(max_epochs=36)
@@ -66,6 +55,4 @@ param_scheduler = [
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33], gamma=0.1),
 ]
 
-# 8 GPUs x 2 images = 16
-train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,0 +1,51 @@
+"""Transforms of a data pipeline."""
+
+from mmcv.image.geometric import rescale_size
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS as ROOT
+
+from mmvim.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class KeepRatioResize(BaseTransform):
+    """Resize as large as fits into `scale`, the ratio of the sides kept, and leave at least one pixel a side.
+
+    The task's own ``Resize(keep_ratio=True)`` does it; that alone stops where a picture of 1 x 4000 pixels would get a
+    height of 0.3. Only such a side differs: it becomes 1 pixel, and ``scale_factor`` says so. Picture, boxes, masks and
+    label map are resized alike.
+
+    Args:
+        scale (tuple[int, int] | int): The longer and the shorter side that a picture must fit into, in pixels, in
+            either order. One number stands for a square. It may be set later, as the attribute ``scale``: MMCV's
+            ``RandomResize`` and ``RandomChoiceResize`` do so when this is their ``resize_type``.
+        resize_type (str): The transform that resizes, as the scope of the config names it. Defaults to 'Resize', which
+            is MMDetection's under 'mmdet' and MMCV's under 'mmseg'.
+
+    Raises:
+        TypeError: If `scale` is neither a number nor a pair, when a picture is resized.
+    """
+
+    def __init__(self, scale: tuple[int, int] | int, resize_type: str = 'Resize') -> None:
+        self.scale = scale
+        self.resize = ROOT.build({'type': resize_type, 'scale': scale, 'keep_ratio': True})
+
+    def transform(self, results: dict) -> dict:
+        """Resize one sample, in place.
+
+        Args:
+            results (dict): With ``img``, (H, W, ...) of any dtype, and whatever `resize_type` resizes with it.
+
+        Returns:
+            dict: The same, with ``img_shape``, ``scale``, ``scale_factor`` (w, h) and ``keep_ratio`` set.
+        """
+        scale = (self.scale, self.scale) if isinstance(self.scale, int) else self.scale
+        height, width = results['img'].shape[:2]
+        size = rescale_size((width, height), scale)
+        flat = min(size) < 1
+        self.resize.scale = tuple(max(1, side) for side in size) if flat else scale
+        self.resize.keep_ratio = not flat
+        return self.resize(results)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(scale={self.scale}, resize={self.resize})'
