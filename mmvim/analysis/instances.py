@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 COLOURS = np.array([[230, 60, 60], [50, 130, 240], [60, 180, 75], [245, 170, 40], [150, 80, 200], [40, 190, 190],
                     [240, 90, 190], [120, 140, 30], [130, 90, 50], [90, 90, 90]], np.uint8)
@@ -62,13 +63,20 @@ def _write(picture: np.ndarray, text: str, x: int, y: int) -> None:
         cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.33, colour, thickness, cv2.LINE_AA)
 
 
-def picture_table(path: str | os.PathLike, rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> None:
+def picture_table(
+    path: str | os.PathLike,
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    colours: int | None = None,
+) -> None:
     """Write pictures as a table with a head, as PNG.
 
     Args:
         path (str | os.PathLike): The file; its folder must exist.
         rows (Sequence[Sequence[np.ndarray]]): RGB pictures (H, W, 3) uint8, all of one size.
         titles (Sequence[str]): One for each column.
+        colours (int, optional): Reduce the table to so many colours, 1 to 256: the file shrinks to a quarter or less.
+            Defaults to None, all of them.
 
     Raises:
         ValueError: If there is nothing to draw, a row is shorter or longer than the head, or sizes differ.
@@ -86,7 +94,7 @@ def picture_table(path: str | os.PathLike, rows: Sequence[Sequence[np.ndarray]],
         for line, row in enumerate(rows):
             top = HEAD + line * (height + GAP)
             table[top:top + height, left:left + width] = row[column]
-    encoded, data = cv2.imencode('.png', table[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    if not encoded:
-        raise OSError(f'OpenCV could not encode {path}')
-    Path(path).write_bytes(data.tobytes())
+    picture = Image.fromarray(table)
+    if colours is not None:
+        picture = picture.quantize(colours, dither=Image.Dither.NONE)  # even areas stay even, and compress
+    picture.save(Path(path), format='PNG', optimize=True)

@@ -37,3 +37,15 @@ def test_table(tmp_path):
     table = np.array(Image.open(tmp_path / 'table.png'))
     assert table.shape == (HEAD + 2 * (30 + GAP), 2 * (50 + GAP) + GAP, 3)
     assert (table[HEAD:HEAD + 30, GAP:GAP + 50] == 10).all() and (table[-GAP - 30:-GAP, GAP:GAP + 50] == 90).all()
+
+
+def test_table_of_few_colours(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    for colours in (None, 16):
+        picture_table(tmp_path / f'{colours}.png', [[noise]], ['x'], colours=colours)
+    full, few = (Image.open(tmp_path / f'{colours}.png') for colours in (None, 16))
+    assert full.size == few.size and len(few.convert('RGB').getcolors()) <= 16
+    assert (np.array(full)[HEAD:-GAP, GAP:-GAP] == noise).all()
+    difference = np.array(full).astype(int) - np.array(few.convert('RGB'))
+    assert np.abs(difference).mean() < 60, 'still the picture'
+    assert (tmp_path / '16.png').stat().st_size < (tmp_path / 'None.png').stat().st_size / 2

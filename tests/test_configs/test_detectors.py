@@ -88,10 +88,10 @@ def test_large_scale_jittering(file, load):
     cfg = load(file)
     train, test = cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline
     resize, crop = find(train, 'RandomResize'), find(train, 'RandomCrop')
-    assert (resize.scale, resize.ratio_range, resize.keep_ratio) == ((1024, 1024), (0.1, 2.0), True)
+    assert (resize.scale, resize.ratio_range) == ((1024, 1024), (0.1, 2.0))
     assert (crop.crop_type, crop.crop_size, crop.recompute_bbox) == ('absolute', (1024, 1024), True)
     assert find(train, 'RandomFlip').prob == 0.5
-    assert (find(test, 'Resize').scale, find(test, 'Resize').keep_ratio) == ((1024, 1024), True)
+    assert find(test, 'mmvim.KeepRatioResize').scale == (1024, 1024)
     assert not any(t['type'] == 'Pad' for t in [*train, *test]), 'padding comes after normalising'
     preprocessor = cfg.model.data_preprocessor
     assert preprocessor.pad_size_divisor == 1024 and preprocessor.get('pad_value', 0) == 0 and preprocessor.pad_mask
@@ -117,6 +117,29 @@ def test_mambavision(file, load):
             assert (head.num_shared_convs, head.num_shared_fcs, head.norm_cfg.type) == (4, 1, 'SyncBN')
             assert head.reg_decoded_bbox and (head.loss_bbox.type, head.loss_bbox.loss_weight) == ('GIoULoss', 10.)
         assert find(cfg.train_dataloader.dataset.pipeline, 'RandomChoice').transforms[0][0].scales[-1] == (800, 1333)
+    else:
+        assert find(cfg.train_dataloader.dataset.pipeline, 'mmvim.KeepRatioResize').scale == (1333, 800)
+    assert find(cfg.test_dataloader.dataset.pipeline, 'mmvim.KeepRatioResize').scale == (1333, 800)
+    assert cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
+
+
+def resizings(node):
+    """Every transform below a node that resizes, by itself or with a transform of its own."""
+    if isinstance(node, dict):
+        if 'Resize' in str(node.get('type')):
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from resizings(item)
+
+
+@pytest.mark.parametrize('file', [*VITDET, *HIERARCHICAL])
+def test_no_resizing_leaves_a_side_of_nothing(file, load):
+    cfg = load(file)
+    for part in ('train', 'val', 'test'):
+        found = list(resizings(cfg[f'{part}_dataloader'].dataset.pipeline))
+        assert found and all('mmvim.KeepRatioResize' in (step.type, step.get('resize_type')) for step in found)
 
 
 def small(arch: str) -> dict:

@@ -14,6 +14,7 @@ from mmvim.datasets.demo_scenes.classes import coco_categories
 
 VITDET = 'mask_rcnn_vim_t_coco.py'
 HIERARCHICAL = 'mask_rcnn_mambavision_t_coco.py'
+CASCADE = 'cascade_mask_rcnn_mambavision_t_coco.py'
 BOX = {'bbox': [10, 12, 30, 20], 'area': 600, 'segmentation': [[10, 12, 40, 12, 40, 32, 10, 32]], 'iscrowd': 0}
 CATEGORIES = coco_categories()  # 1 is a person
 
@@ -71,16 +72,42 @@ def test_trains_on(case, file, load, tmp_path):
     run(cfg)
 
 
-@pytest.mark.parametrize('file', [VITDET, HIERARCHICAL])
-def test_a_picture_one_pixel_high(file, load, tmp_path):
-    """Training leaves it out, as the recipe's data set says (min_size); the test predicts on it."""
-    strip = ('strip.png', noise(1, 80, 3))
-    root = write_coco(tmp_path / 'data', [strip, ORDINARY], [(0, {**BOX, 'bbox': [0, 0, 80, 1]}), (1, BOX)])
-    cfg = small.shrink(load(file), root, tmp_path / 'work', shallow=True)
+STRIPS = [('low.png', noise(1, 80, 3)), ('narrow.png', noise(80, 1, 3)),
+          # resizing them alone leaves 0.04 of a pixel
+          ('flat.png', noise(1, 4000, 3)), ('steep.png', noise(4000, 1, 3))]
+
+
+def strips(root):
+    """Pictures one pixel high or wide, each full of one object, and an ordinary one."""
+    boxes = [[0, 0, picture.shape[1], picture.shape[0]] for _, picture in STRIPS]
+    objects = [{**BOX, 'bbox': [x, y, w, h], 'area': w * h, 'segmentation': [[x, y, w, y, w, h, x, h]]}
+               for x, y, w, h in boxes]
+    return write_coco(root, [*STRIPS, ORDINARY], [*enumerate(objects), (len(STRIPS), BOX)])
+
+
+@pytest.mark.parametrize('file', [VITDET, HIERARCHICAL, CASCADE])
+def test_pictures_one_pixel_high_or_wide(file, load, tmp_path):
+    """Training leaves them out, as the recipe's data set says (min_size); the test predicts on each."""
+    cfg = small.shrink(load(file), strips(tmp_path / 'data'), tmp_path / 'work', val=len(STRIPS) + 1, shallow=True)
     runner = Runner.from_cfg(cfg)
     kept = runner.train_dataloader.dataset
     assert [kept.get_data_info(i)['img_path'].rpartition('/')[2] for i in range(len(kept))] == ['plain.jpg']
     assert 'coco/segm_mAP' in runner.test()
+    assert len(runner.test_dataloader.dataset) == len(STRIPS) + 1
+
+
+@pytest.mark.parametrize('file', [VITDET, HIERARCHICAL, CASCADE])
+def test_strips_can_be_trained_on(file, load, tmp_path):
+    """Where min_size=0 asks for it; flipped or not."""
+    cfg = small.shrink(load(file), strips(tmp_path / 'data'), tmp_path / 'work', train=len(STRIPS), shallow=True)
+    cfg.train_dataloader.update(batch_size=len(STRIPS), batch_sampler=None)
+    cfg.train_dataloader.dataset.filter_cfg = {'filter_empty_gt': True, 'min_size': 0}
+    cfg.model.train_cfg.rpn.allowed_border = -1  # as MMDetection then says: no anchor lies inside of a strip
+    for flip in (0., 1.):
+        step, = (item for item in cfg.train_dataloader.dataset.pipeline if item['type'] == 'RandomFlip')
+        step.prob = flip
+        cfg.experiment_name = f'{tmp_path.name}_{flip}'
+        run(cfg)
 
 
 def tool(cfg, folder):

@@ -73,6 +73,8 @@ def test_det_inferencer(file, load, demo_coco, picture, tmp_path):
     boxes = np.array(result['bboxes'])
     assert (boxes >= 0).all() and boxes[:, [0, 2]].max() <= 120 and boxes[:, [1, 3]].max() <= 90
     assert (tmp_path / 'out/vis/picture.jpg').is_file() and (tmp_path / 'out/preds/picture.json').is_file()
+    flat = inferencer(np.full((1, 4000, 3), 99, np.uint8), return_vis=False)['predictions'][0]
+    assert all(mask['size'] == [1, 4000] for mask in flat['masks'])
 
 
 def test_mmseg_inferencer(picture, tmp_path):

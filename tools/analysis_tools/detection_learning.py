@@ -160,7 +160,7 @@ def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: in
             labels = np.asarray(instances['labels'])[keep].tolist()
             row.append(draw_instances(image, np.asarray(instances['bboxes'])[keep], masks, labels, names, zoom=2))
         rows.append(row)
-    picture_table(path, rows, ['truth', *works])
+    picture_table(path, rows, ['truth', *works], colours=256)
 
 
 def main() -> None:
@@ -175,9 +175,6 @@ def main() -> None:
     out = args.out or args.work_dir / args.task
     out.mkdir(parents=True, exist_ok=True)
     by_name = {row['name']: work for row, work in zip(rows, works, strict=True)}
-    draw_curves(out / f'{args.task}_curves.png', args.task, by_name)
-    if args.task == 'demo':
-        draw_overlays(out / 'demo_overlays.png', args.data_root, by_name)
     (out / f'{args.task}.json').write_text(json.dumps({
         'models': rows, 'threads': args.threads, 'python': platform.python_version(),
         'torch': __import__('torch').__version__}, indent=1) + '\n')
@@ -186,6 +183,9 @@ def main() -> None:
     for row in rows:
         print('| {name} | {backbone_m:.2f} | {model_m:.2f} | {iterations} | {seconds_per_iteration:.2f} | '
               '{bbox_mAP:.1f} | {bbox_mAP_50:.1f} | {segm_mAP:.1f} | {segm_mAP_50:.1f} |'.format(**row))
+    draw_curves(out / f'{args.task}_curves.png', args.task, by_name)
+    if args.task == 'demo':
+        draw_overlays(out / 'demo_overlays.png', args.data_root, by_name)
 
 
 if __name__ == '__main__':
