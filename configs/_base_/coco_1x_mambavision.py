@@ -1,5 +1,5 @@
-# What the two-stage detectors of configs/mambavision share: COCO at 1333 x 800, AdamW, and a schedule of 12 epochs, with
-# the steps that MMDetection takes with Swin. The optimizer is that of the published cascade.
+# What the two-stage detectors of configs/mambavision share: COCO at 1333 x 800, AdamW as in the published cascade, and
+# a schedule of 12 epochs with the steps that MMDetection takes with Swin.
 _base_ = [
     'mmdet::_base_/datasets/coco_instance.py',
     'mmdet::_base_/schedules/schedule_1x.py',

@@ -113,9 +113,9 @@ def result(config: Path, work: Path) -> dict:
                 for name, part in (('backbone_m', model.backbone), ('model_m', model))}
     (work / 'classes.json').write_text(json.dumps(cfg.val_dataloader.dataset.get('metainfo', {}).get('classes', [])))
     scores = json.loads((work / 'scores.json').read_text())
-    # A model that finds nothing at all has no scores in MMDetection's record
+    percent = {key: 100 * scores.get(f'coco/{key}', 0.) for key in SCORES}  # nothing found, nothing recorded
     logged = [json.loads(line) for line in scalars(work).read_text().splitlines() if '"loss"' in line]
-    return {'name': config.stem.split('_')[0], **millions, **{key: 100 * scores.get(f'coco/{key}', 0.) for key in SCORES},
+    return {'name': config.stem.split('_')[0], **millions, **percent,
             'iterations': logged[-1]['step'], 'seconds_per_iteration': sum(e['time'] for e in logged) / len(logged)}
 
 
