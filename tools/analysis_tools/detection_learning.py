@@ -129,7 +129,7 @@ def draw_curves(path: Path, task: str, works: dict[str, Path]) -> None:
                 {model: Curve(curve.steps, 100 * curve.values) for model, curve in scores.items()}, score_name=name)
 
 
-def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: int = 6, threshold: float = 0.4) -> None:
+def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: int = 5, threshold: float = 0.4) -> None:
     """A table of scenes: the truth, and what each model finds with a score of at least `threshold`."""
     import cv2
     import numpy as np
