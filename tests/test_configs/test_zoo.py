@@ -8,7 +8,8 @@ from test_full_size import build_on_meta
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ARCHS = {'_tiny_': 'tiny', '_tiny2_': 'tiny2', '_small_': 'small', '_base_': 'base', '_large_': 'large',
-         '_large2_': 'large2', '_L2_': 'large2', '_L3_': 'large3', 'vim_t_': 'tiny', 'vim_s_': 'small'}
+         '_large2_': 'large2', '_L2_': 'large2', '_L3_': 'large3', 'vim_t_': 'tiny', 'vim_s_': 'small',
+         'vim_b_': 'base'}
 DENSE = {
     'mamba_vision_160k_ade20k-512x512_tiny.pth': 'mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py',
     'mamba_vision_160k_ade20k-512x512_small.pth': 'mambavision-small_upernet_8xb2-amp-160k_ade20k-512x512.py',
@@ -35,7 +36,7 @@ def as_the_hub_writes(size: int) -> str:
 
 
 def test_every_row_is_whole(published):
-    assert len(published) == 4 + 25
+    assert len(published) == 5 + 25
     for family, entry in published:
         assert entry.keys() - {'Size'} == {'File', 'Weights Alone', 'Repository', 'License', 'Reported'}, entry['File']
         assert entry['Repository'].startswith('https://huggingface.co/')
