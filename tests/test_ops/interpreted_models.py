@@ -11,7 +11,8 @@ def small_model(name):
     torch.manual_seed(0)
     if name == 'Vim':
         return Vim(arch={'embed_dims': 16, 'depth': 1}, img_size=32, out_indices=(0,))
-    return MambaVision(arch={'depths': (1, 1, 2, 2), 'dim': 16, 'in_dim': 8, 'num_heads': (1, 1, 1, 1)})
+    return MambaVision(arch={'depths': (1, 1, 2, 2), 'dim': 16, 'in_dim': 8, 'num_heads': (1, 1, 1, 1),
+                             'window_sizes': (8, 8, 2, 2)})
 
 
 @pytest.mark.parametrize('name', ['Vim', 'MambaVision'])

@@ -48,7 +48,8 @@ EVERY = [Specialisation(setting, n, dtype, length, arch) for setting, length, st
 # Few, and each row of the table, each architecture, dtype and setting among them.
 FEW = [Specialisation(*x) for x in (
     ('vim', 1, 'float32', 1024, 80), ('cross', 1, 'float16', 1024, 90), ('vim', 1, 'float16', 196, 90),
-    ('gated', 8, 'bfloat16', 1024, 100), ('vim', 16, 'float16', 1024, 90), ('vim', 64, 'float32', 1024, 90))]
+    ('gated', 8, 'bfloat16', 1024, 100), ('vim', 16, 'float16', 1024, 80), ('vim', 16, 'float16', 1024, 90),
+    ('vim', 64, 'float32', 1024, 90))]
 
 
 def launches(setting: str, d_state: int, dtype: str, length: int) -> dict:

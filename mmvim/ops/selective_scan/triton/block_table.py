@@ -8,19 +8,21 @@ No clock has had a part in the sizes yet; what the compiler makes of the kernels
 compiles them without a GPU). "Work" below is instructions for a step of 32 channels, counted in the machine code of
 sm_90, float16 unless said otherwise, and "room" is how many warps the registers of a processor hold:
 
-- forward, N 1: blocks of 64 channels, 4 steps: work 57, room 28; 8 steps: work 57, room 18; 128 channels, 4 steps: work
-  44, room 18, with 36 KB of loads under way a processor, where 4.8 TB/s and 0.7 us of latency ask for 25 KB. Hence 128
-  in half precision; in float32, 64 channels have more bytes under way than that.
+- forward, N 1: blocks of 64 channels, 4 steps: work 57, room 28; 8 steps: the same work, less room; 128 channels, 4
+  steps: work 45, room 21, with 42 KB of loads under way a processor, where 4.8 TB/s and 0.7 us of latency ask for 25.
+  Hence 128 in half precision; in float32 (work 43, room 16) 64 channels stay: its bytes take twice as long.
 - forward, N 8: 128 channels would lower the work from 110 to 91 and the room from 16 to 12; N 16: from 175 to 142, and
-  from 15 to 8. It stays at 64, for want of a clock to tell which counts more. N 8 needs a bound on its registers: left
-  alone the assembler aims at 96 and spills.
+  from 15 to 8. It stays at 64, for want of a clock to tell which counts more. Both need a bound on their registers:
+  left alone the assembler aims at 96 (N 8, sm_90) or 128 (N 16, sm_100) and spills; 144 are too few on sm_80.
 - forward, more than 16 states: registers do not hold them; they wait in memory (`forward.py`), 16 warps have room.
 - backward: 128 channels, 2 steps: work 626 at N 16 against 804 with 64 channels, 4 steps, for a sum over lanes then has
   twice the channels; room 8 against 9. The partial sums of dB and dC, too, are half as many bytes.
+- more than 16 states, segments: 8 steps, the states' reads and writes are shared by more steps at 16 warps.
 - Below 384 steps a row is not cut into segments (plan.LEAST_SEGMENT), so that programs are few: narrow blocks make more
   of them.
 
-All NVIDIA architectures from sm_80 on have the same 65536 registers a processor, so that none has needed its own row.
+All NVIDIA architectures from sm_80 on have the same 65536 registers a processor; what differs is how the assembler
+spends them.
 """
 
 from typing import NamedTuple
@@ -50,7 +52,8 @@ TABLE = {
         Row(1, None, 'half', None, 128, 4),
         Row(4, None, None, None, 64, 4),
         Row(8, None, None, None, 64, 4, registers=128),
-        Row(16, None, None, None, 64, 4),
+        Row(16, None, None, 80, 64, 4, registers=168),
+        Row(16, None, None, None, 64, 4, registers=144),
         Row(64, None, None, None, 64, 4, parked=True),
     ),
     'backward': (
