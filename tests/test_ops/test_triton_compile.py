@@ -1,7 +1,7 @@
 """What the scan's kernels take of a GPU, from compiling them for it here: no spills, and the recorded resources.
 
-A few specialisations by default, each row of the table of block sizes among them; all of them, in about an hour on one
-core, with MMVIM_TEST_EVERY_KERNEL=1. `triton_resources.py` has them and writes the record.
+A few specialisations by default, each row of the table of block sizes among them; all of them, in about twenty minutes
+of an idle core, with MMVIM_TEST_EVERY_KERNEL=1. `triton_resources.py` has them and writes the record.
 """
 
 import itertools

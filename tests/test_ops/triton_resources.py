@@ -1,6 +1,6 @@
 """What the scan's kernels take of a GPU when they are compiled: the specialisations, and the record of them.
 
-    python tests/test_ops/triton_resources.py          # compile what the record lacks (all of it: about an hour a core)
+    python tests/test_ops/triton_resources.py          # compile what the record lacks (all of it: twenty minutes of an idle core)
     python tests/test_ops/triton_resources.py --all    # record everything anew, after a kernel or the table has changed
     python tests/test_ops/triton_resources.py --check  # compile all of it again and compare
 
