@@ -12,13 +12,14 @@ sm_90, float16 unless said otherwise, and "room" is how many warps the registers
   steps: work 45, room 21, with 42 KB of loads under way a processor, where 4.8 TB/s and 0.7 us of latency ask for 25.
   Hence 128 in half precision; in float32 (work 43, room 16) 64 channels stay: its bytes take twice as long.
 - forward, N 8: 128 channels would lower the work from 110 to 91 and the room from 16 to 12; N 16: from 175 to 142, and
-  from 12 to 8. It stays at 64, for want of a clock to tell which counts more. Both need a bound on their registers:
-  left alone the assembler aims at fewer (96 with N 8 on sm_90, 128 with N 16 on sm_100) and spills some bytes; with 128
-  and 168 it does so on no architecture and in no dtype.
-- forward, more than 16 states: registers do not hold them; they wait in memory (`forward.py`), 16 warps have room.
+  from 12 to 8. It stays at 64, for want of a clock to tell which counts more.
+- forward, more than 16 states: registers do not hold them; they wait in memory (`forward.py`), 14 warps have room.
 - backward: 128 channels, 2 steps: work 626 at N 16 against 804 with 64 channels, 4 steps, for a sum over lanes then has
   twice the channels; room 8 against 9. The partial sums of dB and dC, too, are half as many bytes.
 - more than 16 states, segments: 8 steps, the states' reads and writes are shared by more steps at 16 warps.
+- `registers`: left alone the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with N 8
+  on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 in float32 on sm_90). The bounds are
+  such that it does so on no architecture and in no dtype.
 - Below 384 steps a row is not cut into segments (plan.LEAST_SEGMENT), so that programs are few: narrow blocks make more
   of them.
 
@@ -54,9 +55,10 @@ TABLE = {
         Row(4, None, None, None, 64, 4),
         Row(8, None, None, None, 64, 4, registers=128),
         Row(16, None, None, None, 64, 4, registers=168),
-        Row(64, None, None, None, 64, 4, parked=True),
+        Row(64, None, None, None, 64, 4, parked=True, registers=144),
     ),
     'backward': (
+        Row(1, None, 'float32', None, 64, 4, registers=192),
         Row(64, 383, None, None, 64, 4),
         Row(64, None, 'half', None, 128, 2),
         Row(64, None, None, None, 64, 4),
