@@ -17,7 +17,7 @@ needs_triton = pytest.mark.skipif(not backend.installed(), reason='Triton is not
 
 
 @needs_triton
-@pytest.mark.parametrize('file', ['interpreted_triton.py', 'interpreted_fused.py'])
+@pytest.mark.parametrize('file', ['interpreted_triton.py', 'interpreted_fused.py', 'interpreted_models.py'])
 def test_interpreted(file, tmp_path):
     """Triton decides on import whether it interprets: so a process of its own."""
     probe = ('import triton, triton.language as tl, torch\n'

@@ -1,6 +1,7 @@
 """The Triton kernels on a GPU: ``pytest -m gpu``."""
 
 import copy
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,19 @@ MODELS = (
     Case('VMamba 224, stage 4', 2, 768, 49, 1, paths=CROSS, grid=(7, 7), shared=('u',)),
     Case('VMamba v0, stage 3', 1, 384, 196, 16, paths=CROSS, grid=(14, 14), shared=('u',)),
     Case('PlainMamba 512', 1, 64, 1024, 16, paths=('random',) * 4, follow=('u',), shared=('u', 'A', 'D')),
+    Case('LocalVMamba 224, stage 3', 1, 192, 225, 16, paths=CROSS, grid=(15, 15), shared=('u',)),
+    Case('EfficientVMamba 224, stage 1', 1, 96, 784, 16, paths=CROSS, grid=(28, 28), shared=('u',)),
+    Case('four groups', 2, 192, 147, 1, groups=4, optional=False),
     Case('N 64', 1, 100, 300, 64),
+)
+# Rows so long that the definition's loop would take minutes, few channels.
+LONG_MODELS = (
+    Case('Vim 1024', 1, 64, 4096, 16, paths=VIM),
+    Case('MambaVision 1024, window 112', 1, 96, 12544, 8),
+    Case('MambaVision-S 512, window 160', 1, 64, 25600, 8, optional=False),
+    Case('VMamba 512, stage 1', 1, 32, 16384, 1, paths=CROSS, grid=(128, 128), shared=('u',)),
+    Case('VMamba 1248, stage 1', 1, 32, 97344, 1, paths=CROSS, grid=(312, 312), shared=('u',)),
+    Case('100 000 steps', 1, 32, 100_000, 2),
 )
 TOLERANCES = {torch.float32: 5e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -38,6 +51,13 @@ TOLERANCES = {torch.float32: 5e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 @pytest.mark.parametrize('case', (*CASES, *LONG, *MODELS), ids=lambda case: case.name)
 def test_against_the_definition(case, dtype):
     errors = worst_errors(case, dtype, 'cuda')
+    assert all(error < TOLERANCES[dtype] for error in errors.values()), errors
+
+
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+@pytest.mark.parametrize('case', LONG_MODELS, ids=lambda case: case.name)
+def test_long_rows(case, dtype):
+    errors = worst_errors(case, dtype, 'cuda', definition='torch')
     assert all(error < TOLERANCES[dtype] for error in errors.values()), errors
 
 
@@ -96,6 +116,57 @@ def test_cuda_graph():
     assert not torch.equal(expected, doubled)
 
 
+def test_cuda_graph_of_a_training_step():
+    case = Case('graph', 2, 64, 500, 16, paths=VIM)
+    leaves = [None if x is None else x.float().cuda().requires_grad_() for x in case.inputs()]
+    wanted = [x for x in leaves if x is not None]
+
+    def step():
+        return torch.autograd.grad(case.run(leaves, 'triton').square().sum(), wanted)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    with torch.no_grad():
+        leaves[0].mul_(2)
+    expected = step()
+    graph.replay()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_memory():
+    """Nothing of the size of all states is ever there."""
+    case = Case('memory', 2, 384, 4096, 16, paths=VIM)
+    leaves = [None if x is None else x.half().cuda().requires_grad_() for x in case.inputs()]
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    case.run(leaves, 'triton').float().sum().backward()
+    states = 4 * len(VIM) * case.batch * case.dim * case.length * case.d_state
+    assert torch.cuda.max_memory_allocated() - before < .75 * states
+
+
+def test_offsets_beyond_32_bits():
+    batch, dim, length = 16, 1536, 97344
+    if torch.cuda.mem_get_info()[0] < 40e9:
+        pytest.skip('needs 40 GB of memory')
+    assert batch * dim * length > 2 ** 31
+    generator = torch.Generator('cuda').manual_seed(0)
+    u, delta = (torch.empty(batch, length, dim, device='cuda', dtype=torch.float16).normal_(generator=generator).mT
+                for _ in range(2))
+    B, C = (torch.randn(batch, length, 1, device='cuda', generator=generator).half().mT for _ in range(2))
+    A = -torch.rand(dim, 1, device='cuda', generator=generator)
+    with torch.no_grad():
+        out = selective_scan(u, delta, A, B, C, delta_softplus=True, backend='triton')
+        alone = selective_scan(u[-1:], delta[-1:], A, B[-1:], C[-1:], delta_softplus=True, backend='triton')
+    torch.testing.assert_close(out[-1:], alone, rtol=1e-2, atol=1e-2)
+
+
 def test_norm_and_convolution():
     generator = torch.Generator('cuda').manual_seed(0)
     x, residual = (torch.randn(3, 77, 192, device='cuda', generator=generator) for _ in range(2))
@@ -143,12 +214,45 @@ def test_models_compile_and_train_under_autocast(number, dtype):
     assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize('number', [0, 1], ids=['Vim', 'MambaVision'])
+def test_data_parallel_step_under_autocast(number, tmp_path):
+    """DistributedDataParallel (of one process) with autocast and a gradient scaler: the gradients of the bare model."""
+    from torch import distributed
+    torch.manual_seed(0)
+    model = list(small_models())[number].cuda().train()
+    twin = copy.deepcopy(model)
+    picture = torch.randn(2, 3, 64, 64, device='cuda')
+    backend = 'nccl' if distributed.is_nccl_available() else 'gloo'
+    distributed.init_process_group(backend, store=distributed.FileStore(str(tmp_path / 'store'), 1), rank=0,
+                                   world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=[0], find_unused_parameters=True)
+        for run, own in ((parallel, model), (twin, twin)):
+            torch.manual_seed(1)
+            scaler = torch.amp.GradScaler('cuda', init_scale=256.)
+            optimizer = torch.optim.SGD(own.parameters(), lr=0.)
+            with torch.autocast('cuda', dtype=torch.float16):
+                loss = sum(y.float().square().mean() for y in run(picture))
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            assert scaler.get_scale() == 256.  # no gradient overflowed
+    finally:
+        distributed.destroy_process_group()
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if b.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-2, atol=1e-3 * b.grad.abs().max().item(), msg=name)
+
+
 def test_compute_sanitizer():
-    tool = shutil.which('compute-sanitizer')
+    home = os.environ.get('CUDA_HOME') or '/usr/local/cuda'
+    tool = shutil.which('compute-sanitizer') or shutil.which('compute-sanitizer', path=os.path.join(home, 'bin'))
     if tool is None:
         pytest.skip('compute-sanitizer is not installed')
     code = ('import sys; sys.path.insert(0, sys.argv[1])\nimport torch\nfrom triton_cases import CASES, worst_errors\n'
             "for case in CASES:\n    worst_errors(case, torch.float16, 'cuda')\n")
+    # Without PyTorch's cache of memory each tensor has its own, and what is read beyond it shows.
     result = subprocess.run([tool, '--error-exitcode', '9', sys.executable, '-c', code, __file__.rpartition('/')[0]],
-                            text=True, capture_output=True, check=False)
+                            text=True, capture_output=True, check=False,
+                            env={**os.environ, 'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'})
     assert result.returncode == 0, result.stdout[-3000:]

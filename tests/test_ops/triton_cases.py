@@ -76,6 +76,9 @@ CASES = (
     Case('channels of two blocks', 1, 70, 5, 2, reverse=True, last_state=False),
     Case('no softplus', 1, 6, 9, 3, softplus=False, groups=3),
     Case('17 states', 1, 4, 5, 17, reverse=True),
+    Case('24 states, both ways', 1, 3, 5, 24, paths=('forward', 'reverse'), shared=('u',)),
+    Case('33 states, two groups, reverse', 2, 4, 3, 33, groups=2, reverse=True),
+    Case('48 states along a map', 1, 2, 3, 48, paths=('random',), combine='stack'),
     Case('64 states', 1, 3, 2, 64, optional=False),
     Case('Vim', 2, 6, 13, 3, paths=('forward', 'reverse'), shared=('delta', 'bias')),
     Case('Vim, everything shared', 1, 5, 6, 2, paths=('forward', 'reverse'),
@@ -87,25 +90,28 @@ CASES = (
 )
 LONG = (
     Case('segments', 1, 6, 50, 2),
+    Case('segments, 18 states', 1, 3, 34, 18, reverse=True),
     Case('segments, maps, stack', 1, 5, 35, 3, paths=('random',) * 2, combine='stack'),
 )
 
 
-def worst_errors(case, dtype, device='cpu', backend='triton', **more):
+def worst_errors(case, dtype, device='cpu', backend='triton', definition='reference', **more):
     """Largest difference of every result from the definition in float64, relative to the largest value.
+
+    Where L is so large that the definition's loop would take too long, `definition` is 'torch', tested against it.
 
     Results are the outputs and the gradient of each input; both sides start from the same rounded numbers.
     """
     results = []
     names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
     kept = ('A', 'D', 'delta_bias', 'initial_state')
-    for name, kind in (('reference', torch.float64), (backend, dtype)):
+    for name, kind in ((definition, torch.float64), (backend, dtype)):
         leaves = []
         for key, x in zip(names, case.inputs(), strict=True):
             rounded = None if x is None else (x.float() if key in kept else x.to(dtype))
             here = kind if kind == torch.float64 else torch.float32 if key in kept else dtype
             leaves.append(None if x is None else rounded.to(device).to(here).requires_grad_())
-        outputs = case.run(leaves, name, **({} if name == 'reference' else more))
+        outputs = case.run(leaves, name, **({} if kind == torch.float64 else more))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = sum((x.double() * randn(*x.shape, seed=i).to(device)).sum() for i, x in enumerate(outputs))
         grads = torch.autograd.grad(loss, [x for x in leaves if x is not None])

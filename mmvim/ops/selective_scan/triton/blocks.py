@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from mmvim.ops.selective_scan.triton.block_table import TABLE
+from mmvim.ops.selective_scan.triton.block_table import TABLE, Row
 
 MAX_STATE = 64
 
@@ -19,11 +19,20 @@ class Blocks:
         block_d: Channels of a program, a power of two.
         steps: Steps of a tile.
         warps: Warps of a program. Defaults to 1.
+        parked: States wait in memory rather than in registers ('backward': always). Defaults to False.
+        registers: Bound on the registers of a thread. Defaults to None, the assembler's own.
     """
 
     block_d: int
     steps: int
     warps: int = 1
+    parked: bool = False
+    registers: int | None = None
+
+    def options(self, device: torch.device) -> dict[str, int]:
+        """What else the compiler of NVIDIA's GPUs is told; others do not know the option."""
+        nvidia = device.type not in ('xpu',) and torch.version.hip is None
+        return {'maxnreg': self.registers} if self.registers and nvidia else {}
 
     def constants(self) -> dict[str, int]:
         """What the kernel is compiled with."""
@@ -45,12 +54,22 @@ def blocks_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch:
         dtype: Of u.
         arch: Compute capability, 10 * major + minor.
     """
+    row = row_for(kernel, d_state, length, dtype, arch)
+    return Blocks(row.block_d, row.steps, row.warps, row.parked, row.registers)
+
+
+def row_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: int) -> Row:
+    """The row of the table that holds; arguments as for :func:`blocks_for`.
+
+    Raises:
+        ValueError: If there is none.
+    """
     kind = 'float32' if dtype == torch.float32 else 'half'
     for row in TABLE[kernel]:
         if d_state > row.d_state or (row.length is not None and length > row.length):
             continue
         if row.dtype in (None, kind) and row.arch in (None, arch // 10 * 10):
-            return Blocks(row.block_d, row.steps, row.warps)
+            return row
     raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
 
 

@@ -136,13 +136,14 @@ def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = Non
     if count > 1:
         before, carry = segment_states(sizes, scan, None, carry, count, steps, False, cut)
         launches += before
+    programs = sizes.batch * sizes.paths * count * sizes.groups * sizes.per_group(blocks)
     arguments = {**sizes.common(blocks, count, steps), **scan, **follow(args), 'CHUNK': CHUNK,
                  'z': None if merge else z, **strides('z', z, 'bl', 'bdl'), 'carry': carry,
+                 'parked': args.A.new_empty((programs, sizes.d_state, blocks.block_d)) if blocks.parked else None,
                  'out': paths_out, 'y': None if merge else y, 'last_state': last_state, 'bounds': bounds,
-                 **blocks.constants()}
+                 'PARKED': blocks.parked, **blocks.constants()}
     from mmvim.ops.selective_scan.triton.kernels import merge_paths, scan_forward
-    programs = sizes.batch * sizes.paths * count * arguments['blocks']
-    launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward'))
+    launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward', blocks.options(args.u.device)))
     if merge:
         launches.append(merging(merge_paths, paths_out, out, z, y))
     return launches, (out, last_state, y, bounds)
@@ -217,7 +218,8 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
                  'Y_PATHS': sizes.paths if args.stack else 1, 'scratch': scratch, **parts,
                  **strides('du', parts['du'], 'bk', 'bkld'), **strides('ddelta', parts['ddelta'], 'bk', 'bkld'),
                  **strides('dz', parts['dz'], 'bk', 'bkld'), **blocks.constants()}
-    launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward'))
+    launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward',
+                           blocks.options(args.u.device)))
     for name, x, followed in (('B', args.B, args.follow[2]), ('C', args.C, args.follow[3])):
         own = x.shape[1] == sizes.paths
         summed = args.A.new_empty((*rows, sizes.groups, sizes.length, sizes.d_state),
@@ -330,11 +332,11 @@ def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | N
         **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'},
         'bias_k': scan['bias_k'], **strides('z', z, 'bl', 'bdl'), 'FOLLOW_X': adjoint or followed['FOLLOW_U'],
         'FOLLOW_DELTA': followed['FOLLOW_DELTA'], 'FOLLOW_W': followed['FOLLOW_C' if adjoint else 'FOLLOW_B'],
-        'ADJOINT': adjoint, **blocks.constants()}
+        'ADJOINT': adjoint, 'PARKED': blocks.parked, **blocks.constants()}
     programs = sizes.batch * sizes.paths * (count - 1) * arguments['blocks']
     chain = {'ends': ends, 'totals': totals, 'first': first, 'A': scan['A'], 'dim': sizes.dim, 'segments': count,
              **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'}, 'PATHS': sizes.paths, 'N': sizes.d_state,
              'ADJOINT': adjoint, 'BLOCK_D': 128}
     chains = sizes.batch * sizes.paths * sizes.d_state * -(-sizes.dim // 128)
-    return [Launch(segment_ends, programs, arguments, blocks.warps, 'segments'),
+    return [Launch(segment_ends, programs, arguments, blocks.warps, 'segments', blocks.options(args.u.device)),
             Launch(chain_segments, chains, chain, 4, 'chain')], ends

@@ -3,7 +3,8 @@
 A segment's effect on the state is h -> decay * h + end, where `end` is the state that it reaches from zero and
 decay = exp(A * sum of delta). :func:`segment_ends` finds both for every segment at once, :func:`chain_segments` runs
 through the segments, of which there are few, and leaves the state before each of them. The gradient of the state goes
-the same way backwards, from C * dy instead of delta * B * u.
+the same way backwards, from C * dy instead of delta * B * u. Where there are many states they wait in memory, see
+`forward.py`.
 """
 
 import triton
@@ -12,17 +13,31 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.device import LOG2E, locate, path_of, position, read_tile, sigmoid, step_size
 
 
+@triton.jit
+def over_tile(state, rate, steps, v, w_tile, offset, ADJOINT: tl.constexpr, STEPS: tl.constexpr):
+    """One state after STEPS steps; or, ADJOINT, the gradient before them."""
+    for j in tl.static_range(STEPS - 1 if ADJOINT else 0, -1 if ADJOINT else STEPS, -1 if ADJOINT else 1):
+        w = tl.load(w_tile[j] + offset).to(tl.float32)
+        decay = tl.exp2(steps[j] * rate)
+        if ADJOINT:  # noqa: SIM108
+            state = (state + v[j] * w) * decay
+        else:
+            state = decay * state + v[j] * w
+    return state
+
+
 @triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'W_b', 'W_k', 'W_g', 'W_l'))
 def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
                  L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
                  x_b, x_k, x_l, delta_b, delta_k, delta_l, z_b, z_l, A_k, A_d, A_n, W_b, W_k, W_g, W_l, W_n, bias_k,
                  PATHS: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, FOLLOW_X: tl.constexpr,
-                 FOLLOW_DELTA: tl.constexpr, FOLLOW_W: tl.constexpr, ADJOINT: tl.constexpr, BLOCK_D: tl.constexpr,
-                 STEPS: tl.constexpr):
+                 FOLLOW_DELTA: tl.constexpr, FOLLOW_W: tl.constexpr, ADJOINT: tl.constexpr, PARKED: tl.constexpr,
+                 BLOCK_D: tl.constexpr, STEPS: tl.constexpr):
     """State after each segment but the last from zero; or, ADJOINT, the gradient before each but the first.
 
     x, W: u and B; if ADJOINT, the gradient of the output (of the gated one, if z is not None) and C.
-    ends: (b, PATHS, segments, N, dim) float32; the last (ADJOINT: the first) segment's is not written.
+    ends: (b, PATHS, segments, N, dim) float32; the last (ADJOINT: the first) segment's is not written. If PARKED,
+    states wait there.
     totals: Sum of delta over the segment, (b, PATHS, segments, dim) float32; likewise.
     """
     group, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments - 1, BLOCK_D)
@@ -36,10 +51,16 @@ def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
     W += b * W_b + k * W_k + group.to(tl.int64) * W_g
     if z is not None:
         z += b * z_b + d
+    A += k * A_k + d.to(tl.int64) * A_d
+    ends += row * N * dim + d
     rates, h = (), ()
-    for n in tl.static_range(N):
-        rates = rates + (tl.load(A + k * A_k + d.to(tl.int64) * A_d + n * A_n, mask=lanes, other=0.0) * LOG2E,)
-        h = h + (tl.zeros((BLOCK_D,), tl.float32),)
+    if PARKED:
+        for n in range(0, N):
+            tl.store(ends + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)
+    else:
+        for n in tl.static_range(N):
+            rates = rates + (tl.load(A + n * A_n, mask=lanes, other=0.0) * LOG2E,)
+            h = h + (tl.zeros((BLOCK_D,), tl.float32),)
     shift = tl.zeros((BLOCK_D,), tl.float32)
     if bias is not None:
         shift = tl.load(bias + k * bias_k + d, mask=lanes, other=0.0)
@@ -52,32 +73,38 @@ def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
         t0 = start + (tiles - 1 - tile if ADJOINT else tile) * STEPS
         raw_x = read_tile(x, x_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_X, STEPS)
         raw = read_tile(delta, delta_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
-        for j in tl.static_range(STEPS - 1 if ADJOINT else 0, -1 if ADJOINT else STEPS, -1 if ADJOINT else 1):
+        steps, v, w_tile = (), (), ()
+        for j in tl.static_range(STEPS):
             t = t0 + j
-            w_t = W + position(t, end, L, map_id, backward, maps, FOLLOW_W) * W_l
-            step = step_size(raw[j], shift, t < end, SOFTPLUS)
-            total += step
-            v = raw_x[j].to(tl.float32)
+            w_tile = w_tile + (W + position(t, end, L, map_id, backward, maps, FOLLOW_W) * W_l,)
+            steps = steps + (step_size(raw[j], shift, t < end, SOFTPLUS),)
+            total += steps[j]
+            x_j = raw_x[j].to(tl.float32)
             if ADJOINT:
                 if z is not None:
                     p = position(t, end, L, map_id, backward, maps, True)
                     gate = tl.load(z + p * z_l, mask=lanes, other=0.0).to(tl.float32)
-                    v = v * gate * sigmoid(gate)
-                v = tl.where(t < end, v, 0.0)
+                    x_j = x_j * gate * sigmoid(gate)
+                x_j = tl.where(t < end, x_j, 0.0)
             else:
-                v = v * step
+                x_j = x_j * steps[j]
+            v = v + (x_j,)
+        if PARKED:
+            tl.debug_barrier()
+            for n in range(0, N):
+                rate = tl.load(A + n * A_n, mask=lanes, other=0.0) * LOG2E
+                state = tl.load(ends + n * dim, mask=lanes, other=0.0)
+                state = over_tile(state, rate, steps, v, w_tile, n * W_n, ADJOINT, STEPS)
+                tl.store(ends + n * dim, state, mask=lanes)
+        else:
             states = ()
             for n in tl.static_range(N):
-                w = tl.load(w_t + n * W_n).to(tl.float32)
-                decay = tl.exp2(step * rates[n])
-                if ADJOINT:  # noqa: SIM108
-                    states = states + ((h[n] + v * w) * decay,)
-                else:
-                    states = states + (decay * h[n] + v * w,)
+                states = states + (over_tile(h[n], rates[n], steps, v, w_tile, n * W_n, ADJOINT, STEPS),)
             h = states
     tl.store(totals + row * dim + d, total, mask=lanes)
-    for n in tl.static_range(N):
-        tl.store(ends + (row * N + n) * dim + d, h[n], mask=lanes)
+    if not PARKED:
+        for n in tl.static_range(N):
+            tl.store(ends + n * dim, h[n], mask=lanes)
 
 
 @triton.jit(do_not_specialize=('segments',))
