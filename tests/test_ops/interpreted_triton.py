@@ -7,6 +7,7 @@ from triton_cases import CASES, LONG, Case, worst_errors
 from mmvim.ops import selective_scan
 from mmvim.ops.selective_scan.arguments import TENSORS, single_path
 from mmvim.ops.selective_scan.triton import plan
+from mmvim.ops.selective_scan.triton.blocks import blocks_for
 
 
 def assert_close(errors, tolerance):
@@ -32,6 +33,14 @@ def test_segments(case, monkeypatch):
 def test_half_precision(dtype, tolerance):
     assert_close(worst_errors(CASES[7], dtype), tolerance)
     assert_close(worst_errors(CASES[4], dtype, out_dtype=torch.float32), tolerance)
+
+
+@pytest.mark.parametrize('d_state', [1, 3])
+def test_block_sizes_of_long_rows(d_state, monkeypatch):
+    """The table's wide blocks, which it has for rows that are too long for the interpreter."""
+    monkeypatch.setattr(plan.Sizes, 'blocks', lambda self, kernel: blocks_for(kernel, d_state, 1024, torch.float16, 90))
+    assert {blocks_for(name, 1, 1024, torch.float16, 90).block_d for name in ('forward', 'backward')} == {128}
+    assert_close(worst_errors(Case('wide', 1, 70, 7, d_state, groups=2, reverse=True), torch.float32), 2e-6)
 
 
 def test_equal_bits_each_time():
