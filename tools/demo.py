@@ -180,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse_args(argv)
     begin = time.monotonic()
+    if not launch.has_accelerator():
+        launch.keep_freed_memory()
     cfg = launch.load_config(args.config, None)
     make_scenes(args.data, QUICK_SCENES if args.quick else DemoSceneParams())
     adapt(cfg, args)

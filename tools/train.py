@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch.check_launcher(args.launcher)
     launch.publish_local_rank(args)
     launch.allow_checkpoint_globals()
+    if not launch.has_accelerator():
+        launch.keep_freed_memory()
     cfg = launch.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     launch.set_work_dir(cfg, args)

@@ -6,8 +6,9 @@
 For each backbone and each backend of the scan: images/s of a forward pass without gradients and of a training step
 (forward and backward of the backbone), and the share of the step's time by kind of operation from PyTorch's profiler.
 An operation counts for the innermost kind that it belongs to. The backward passes of normalisations are sums and
-products like others, so norm with residual addition is also timed alone, at the model's shapes. Nothing else should run
-on the machine.
+products like others, so norm with residual addition is also timed alone, at the model's shapes. The memory of freed
+tensors is kept, as tools/train.py does on a CPU; the last row of each backbone is without that ("plain malloc").
+Nothing else should run on the machine.
 """
 
 import argparse
@@ -88,7 +89,10 @@ def measure(job: dict) -> dict:
     import torch
 
     import mmvim.models  # noqa: F401  (registers the backbones)
+    from mmvim.engine.launch import keep_freed_memory
     from mmvim.registry import MODELS as REGISTRY
+    if job['keep'] and not keep_freed_memory():
+        raise RuntimeError('memory of freed tensors cannot be kept: unset MALLOC_* and GLIBC_TUNABLES')
     torch.set_num_threads(job['threads'])
     config = dict(MODELS[job['model']])
     if config['type'] == 'mmvim.Vim':
@@ -130,9 +134,10 @@ def main() -> None:
     print(about)
     for model in (name for name in MODELS if args.models in name):
         first: dict = {}
-        for backend in args.backends.split(','):
+        backends = args.backends.split(',')
+        for backend, keep in [*((backend, True) for backend in backends), (backends[-1], False)]:
             job = {'model': model, 'size': args.size, 'batch': args.batch, 'threads': args.threads,
-                   'repeats': args.repeats}
+                   'repeats': args.repeats, 'keep': keep}
             env = {**os.environ, 'MMVIM_SCAN_BACKEND': backend, 'OMP_NUM_THREADS': str(args.threads),
                    'PYTHONPATH': str(ROOT)}
             command = [sys.executable, __file__, '--worker', json.dumps(job)]
@@ -140,10 +145,11 @@ def main() -> None:
             result = json.loads(printed.splitlines()[-1])
             first = first or result
             cells = [f'{args.batch / result[key]:.2f} ({first[key] / result[key]:.1f}x)' for key in ('forward', 'step')]
-            speed.append(f'| {model} | {backend} | {" | ".join(cells)} |')
+            scan = backend if keep else f'{backend}, plain malloc'
+            speed.append(f'| {model} | {scan} | {" | ".join(cells)} |')
             kinds = [f'{100 * result["shares"].get(kind, 0):.1f} %' for kind in (*KINDS, 'other')]
             kinds.append(f'{100 * result["norm"] / result["step"]:.1f} %' if 'norm' in result else '-')
-            table.append(f'| {model} | {backend} | {" | ".join(kinds)} |')
+            table.append(f'| {model} | {scan} | {" | ".join(kinds)} |')
             print(speed[-1], table[-1], sep='\n', flush=True)
     text = '\n'.join([f'`{about}`', '', *speed, '', 'Share of the training step:', '', *table, ''])
     print(text)

@@ -18,6 +18,7 @@ from .data import check_data
 from .device import check_launcher, has_accelerator, prepare_cpu_distribution, set_precision
 from .errors import ENVIRONMENT, USAGE, UserError, run_tool, warn
 from .evaluation import set_output, set_tta, set_visualization
+from .memory import keep_freed_memory
 from .model import build_model
 from .ops import check_compiled_ops
 from .resume import check_start, set_resume
@@ -37,7 +38,7 @@ __all__ = [
     'ENVIRONMENT', 'USAGE', 'ConversionParser', 'OneLineParser', 'OptionsAction', 'UserError', 'add_run_arguments',
     'allow_checkpoint_globals', 'build_model', 'check_compiled_ops', 'check_data', 'check_fit', 'check_launcher',
     'check_pretrained', 'check_start', 'checkpoint_errors', 'checkpoint_globals', 'config_parser', 'has_accelerator',
-    'is_remote', 'load_config', 'local_checkpoint', 'prepare_cpu_distribution', 'publish_local_rank', 'read_checkpoint',
-    'run_tool', 'runner_checkpoint', 'set_output', 'set_precision', 'set_resume', 'set_tta', 'set_visualization',
-    'set_work_dir', 'state_dict_of', 'warn', 'warn_if_untested'
+    'is_remote', 'keep_freed_memory', 'load_config', 'local_checkpoint', 'prepare_cpu_distribution',
+    'publish_local_rank', 'read_checkpoint', 'run_tool', 'runner_checkpoint', 'set_output', 'set_precision',
+    'set_resume', 'set_tta', 'set_visualization', 'set_work_dir', 'state_dict_of', 'warn', 'warn_if_untested'
 ]
