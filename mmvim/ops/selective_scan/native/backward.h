@@ -11,10 +11,10 @@ namespace mmvim {
 
 // Vectors that a chunk's two walks share; sized for all N where it says so.
 struct Trail {
-  std::vector<vf> hist, decay;    // (CHUNK + 1, 4) and (CHUNK, 4): states before each step and after the last; exp(delta A)
-  std::vector<vf> sum_B, sum_C;   // (N, CHUNK, ...) by pieces: see piece_of
+  std::vector<vf> hist, decay;   // (CHUNK, 4): states before each step; exp(delta A)
+  std::vector<vf> sum_B, sum_C;  // (N, CHUNK) in pieces of 4 states or 1: (CHUNK, 4), and so on
   explicit Trail(int64_t states)
-      : hist((CHUNK + 1) * 4), decay(CHUNK * 4), sum_B(states * CHUNK), sum_C(states * CHUNK) {}
+      : hist(CHUNK * 4), decay(CHUNK * 4), sum_B(states * CHUNK), sum_C(states * CHUNK) {}
 };
 
 // Where task sums, gradients of per-channel tensors, go: rows of `padded` columns.
@@ -51,6 +51,7 @@ void backward_piece(const Chunk& c, const float* kept, vf* carry, Trail& trail, 
   const bool add_u = c.add_u, add_delta = c.add_delta;
   Tiles& tile = c.tile;
   vf *hist = trail.hist.data(), *decay = trail.decay.data();
+  vf *sum_B = trail.sum_B.data() + n0 * CHUNK, *sum_C = trail.sum_C.data() + n0 * CHUNK;
   const vf D = load(&p.D[row]);
   {
     vf h[N], A2[N];
@@ -60,7 +61,7 @@ void backward_piece(const Chunk& c, const float* kept, vf* carry, Trail& trail, 
     }
     for (int64_t t = 0; t < steps; ++t) {
       const float *Bt = B + at_B[t] * Bl, *Ct = C + at_C[t] * Cl;
-      const vf u = load(u_rows.at(t)), delta = load(tile.delta + t * W), du = delta * u;
+      const vf u = load(u_rows.at(t)), delta = load(tile.delta + t * W), dy = load(dy_rows.at(t)), du = delta * u;
       vf y{};
       if (first) c.soon.ask(t);
 #pragma GCC unroll 4
@@ -69,25 +70,23 @@ void backward_piece(const Chunk& c, const float* kept, vf* carry, Trail& trail, 
         hist[t * N + n] = h[n];
         decay[t * N + n] = a;
         h[n] = a * h[n] + du * Bt[n];
-        y += h[n] * Ct[n];
+        sum_C[t * N + n] += dy * h[n];
+        if (want_y) y += h[n] * Ct[n];
       }
       if (want_y) store(tile.y + t * W, (first ? D * u : load(tile.y + t * W)) + y);
     }
-    for (int n = 0; n < N; ++n) hist[steps * N + n] = h[n];
   }
   vf g[N], grad_A[N], A[N], sum_D{}, sum_bias{};
   for (int n = 0; n < N; ++n) {
     g[n] = carry[n0 + n], grad_A[n] = vf{};
     A[n] = load(&p.A[(c.k * p.states + n0 + n) * p.padded + column]);
   }
-  vf *sum_B = trail.sum_B.data() + n0 * CHUNK, *sum_C = trail.sum_C.data() + n0 * CHUNK;
   for (int64_t t = steps - 1; t >= 0; --t) {
     const float *Bt = B + at_B[t] * Bl, *Ct = C + at_C[t] * Cl;
     const vf delta = load(tile.delta + t * W), dy = load(dy_rows.at(t)), u = load(u_rows.at(t)), du = delta * u;
     vf to_input = first ? vf{} : load(tile.to_input + t * W), to_delta = first ? vf{} : load(tile.to_delta + t * W);
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-      sum_C[t * N + n] += dy * hist[(t + 1) * N + n];
       const vf grad = dy * Ct[n] + g[n];
       sum_B[t * N + n] += grad * du;
       to_input += grad * Bt[n];
