@@ -4,7 +4,9 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "access.h"
@@ -49,10 +51,41 @@ inline void load_rows(const Conv& c, float* tile, const Lanes& at, int64_t from,
   gather(tile + first * W, at, place.data() + first, last - first);
 }
 
+// Filter k on the channels of block j: T taps in registers, or, with T 0, any number of them in memory.
+template <int T>
+struct Filter {
+  vf taps[T], bias;
+  Filter(const Conv& c, int64_t k, int64_t j) : bias(c.bias_of(k, j)) {
+    for (int i = 0; i < T; ++i) taps[i] = load(c.taps_of(k, j) + i * c.blocks * W);
+  }
+  static constexpr int64_t count() { return T; }
+  vf tap(int64_t i) const { return taps[i]; }
+};
+template <>
+struct Filter<0> {
+  const Conv& c;
+  const float* taps;
+  vf bias;
+  Filter(const Conv& c_, int64_t k, int64_t j) : c(c_), taps(c.taps_of(k, j)), bias(c.bias_of(k, j)) {}
+  int64_t count() const { return c.taps; }
+  vf tap(int64_t i) const { return load(taps + i * c.blocks * W); }
+};
+
+// Calls f with the number of taps as a constant if models have that many, else with 0.
+template <class F>
+void with_taps(int64_t taps, F f) {
+  if (taps == 4) f(std::integral_constant<int, 4>{});
+  else if (taps == 3) f(std::integral_constant<int, 3>{});
+  else f(std::integral_constant<int, 0>{});
+}
+
 // Before SiLU, from a tile whose first row is the one that the first tap sees.
-inline vf convolve(const Conv& c, const float* tile, const float* taps, vf bias) {
-  for (int64_t i = 0; i < c.taps; ++i) bias += load(taps + i * c.blocks * W) * load(tile + i * W);
-  return bias;
+template <int T>
+vf convolve(const Filter<T>& filter, const float* tile) {
+  vf sum = filter.bias;
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < filter.count(); ++i) sum += filter.tap(i) * load(tile + i * W);
+  return sum;
 }
 
 constexpr int64_t ROWS = 64;  // outputs of a tile
@@ -75,18 +108,56 @@ inline Tensor conv_silu_forward(const Tensor& x, const Tensor& w, const Opt& b, 
         // From the first row that any filter sees to the last.
         load_rows(c, in.data(), c.rows(n, j), t0 - (c.taps - 1), rows + 2 * (c.taps - 1));
         for (int64_t k = 0; k < c.filters; ++k) {
-          const float* taps = c.taps_of(k, j);
-          const vf bias = c.bias_of(k, j);
-          for (int64_t t = 0; t < rows; ++t) {
-            const vf a = convolve(c, in.data() + (t + c.taps - 1 - c.left[k]) * W, taps, bias);
-            store(y + t * W, a * sigmoid(a));
-          }
-          scatter<false>(y, c.rows(out_view, n, k, j), place, rows);
+          const Lanes target = c.rows(out_view, n, k, j);
+          const bool direct = in_place(target);
+          float* to = direct ? reinterpret_cast<float*>(out_view.base) + target.offset + t0 * target.step : y;
+          const int64_t step = direct ? target.step : W;
+          const float* seen = in.data() + (c.taps - 1 - c.left[k]) * W;
+          with_taps(c.taps, [&](auto taps) {
+            const Filter<taps.value> filter(c, k, j);
+            for (int64_t t = 0; t < rows; ++t) {
+              const vf a = convolve(filter, seen + t * W);
+              store(to + t * step, a * sigmoid(a));
+            }
+          });
+          if (!direct) scatter<false>(y, target, place, rows);
         }
       }
     }
   });
   return out;
+}
+
+// Filter k's part of a tile's gradients. `in` has the input from 2 * halo rows before the tile's first one on, `before` the
+// gradient of the output from halo rows before it on, which becomes that before SiLU; adds to the gradients of the input,
+// of the taps and of the bias.
+template <int T>
+void backward_rows(const Conv& c, int64_t k, int64_t j, const float* in, float* before, float* to_input, int64_t rows,
+                   float* to_taps, float* to_bias) {
+  const Filter<T> filter(c, k, j);
+  const int64_t count = filter.count(), halo = count - 1, left = c.left[k], wide = rows + 2 * halo, across = c.blocks * W;
+  for (int64_t t = 0; t < wide; ++t) {
+    const vf a = convolve(filter, in + (t + halo - left) * W), s = sigmoid(a);
+    store(before + t * W, load(before + t * W) * s * (1.f + a * (1.f - s)));
+  }
+  vf total{};
+  std::conditional_t<T == 0, std::vector<vf>, std::array<vf, T>> product{};
+  if constexpr (T == 0) product.resize(count);
+  for (int64_t t = 0; t < rows; ++t) {
+    const vf grad = load(before + (t + halo) * W);
+    const float *reached = before + (t + halo + left) * W, *seen = in + (t + 2 * halo - left) * W;
+    vf sum = load(to_input + t * W);
+    total += grad;
+    // Row s reached output s + left - tap through that tap.
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < count; ++i) {
+      sum += filter.tap(i) * load(reached - i * W);
+      product[i] += grad * load(seen + i * W);
+    }
+    store(to_input + t * W, sum);
+  }
+  store(to_bias, load(to_bias) + total);
+  for (int64_t i = 0; i < count; ++i) store(to_taps + i * across, load(to_taps + i * across) + product[i]);
 }
 
 // Gradients of x (its dtype), of the weights and of the bias (float32; no element if there is no bias).
@@ -112,31 +183,12 @@ inline std::tuple<Tensor, Tensor, Tensor> conv_silu_backward(const Tensor& grad,
           load_rows(c, in.data(), c.rows(n, j), t0 - 2 * halo, wide + 2 * halo);
           std::fill(sum.begin(), sum.end(), 0.f);
           for (int64_t k = 0; k < c.filters; ++k) {
-            const float* taps = c.taps_of(k, j);
-            const vf bias = c.bias_of(k, j);
             load_rows(c, before.data(), c.rows(from, n, k, j), t0 - halo, wide);
-            for (int64_t t = 0; t < wide; ++t) {
-              const vf a = convolve(c, in.data() + (t + halo - c.left[k]) * W, taps, bias), s = sigmoid(a);
-              store(&before[t * W], load(&before[t * W]) * s * (1.f + a * (1.f - s)));
-            }
-            vf total{};
-            for (int64_t t = 0; t < rows; ++t) {
-              total += load(&before[(t + halo) * W]);
-              vf to_input = load(&sum[t * W]);
-              // Row s reached output s + left - tap through that tap.
-              for (int64_t i = 0; i < c.taps; ++i)
-                to_input += load(taps + i * c.blocks * W) * load(&before[(t + halo + c.left[k] - i) * W]);
-              store(&sum[t * W], to_input);
-            }
             float* gw = grad_w.data_ptr<float>() + (n * c.filters + k) * c.taps * c.blocks * W + j * W;
-            for (int64_t i = 0; i < c.taps; ++i) {
-              vf product{};
-              const float* seen = in.data() + (2 * halo + i - c.left[k]) * W;
-              for (int64_t t = 0; t < rows; ++t) product += load(&before[(t + halo) * W]) * load(seen + t * W);
-              store(gw + i * c.blocks * W, load(gw + i * c.blocks * W) + product);
-            }
             float* gb = grad_b.data_ptr<float>() + (n * c.filters + k) * c.blocks * W + j * W;
-            store(gb, load(gb) + total);
+            with_taps(c.taps, [&](auto taps) {
+              backward_rows<taps.value>(c, k, j, in.data(), before.data(), sum.data(), rows, gw, gb);
+            });
           }
           scatter<false>(sum.data(), {&to_x, n * to_x.stride[0] + j * W, to_x.stride[1], 1, c.lanes(j)}, place.data(), rows);
         }
