@@ -35,10 +35,11 @@ test_pipeline = [
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
-# Rate, its end, clipping, mixed precision and augmentation: the training options in config.json (July 2024) of
-# nvidia/MambaVision-S-1K and L2-1K on the Hugging Face hub, which also say 310 epochs, and ten of cool-down. 4096
-# images: the author, in https://github.com/NVlabs/MambaVision/issues/57. LAMB and weight decay: as others describe the
-# published configurations. The length of the warm-up could not be verified.
+# LAMB and 4096 images: the paper, version 2, appendix I (and the author, of T, in
+# https://github.com/NVlabs/MambaVision/issues/57). Rate, its end, clipping, mixed precision and augmentation: the
+# training options in config.json (July 2024) of nvidia/MambaVision-S-1K and L2-1K on the Hugging Face hub, which also
+# say 310 epochs, and ten of cool-down; the appendix says a rate of 4e-3. Weight decay: as others describe the published
+# configurations. The length of the warm-up could not be verified.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     optimizer=dict(type='Lamb', _scope_='mmpretrain', lr=5e-3, weight_decay=0.05),
