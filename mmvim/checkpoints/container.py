@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError, some
-from .header import PICKLE, ZIP, check_header, is_plain_name, read_index
+from .header import INDEX, PICKLE, ZIP, check_header, is_plain_name, read_index
 from .safe_globals import allow_checkpoint_globals
 
 EVERYTHING = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
@@ -43,19 +43,19 @@ def load_file(path: str, name: str | None = None) -> dict:
     name = name or str(path)
     file = os.path.expanduser(path)
     head = check_header(file, name)
-    if head == b'{':
+    if head == INDEX:
         return _load_shards(file, name)
     if head not in (ZIP, PICKLE):
         return _load_safetensors(file, name)
-    is_zip = zipfile.is_zipfile(file)
+    mapped = False
     if head == ZIP:
-        if not is_zip:
+        if not zipfile.is_zipfile(file):
             raise CheckpointError(f'{name} is truncated ({os.path.getsize(file)} bytes)', 'copy or download it again')
-        _check_archive(file, name)
+        mapped = _check_archive(file, name)
     allow_checkpoint_globals()
     try:
         checkpoint = torch.load(
-            file, map_location='cpu', mmap=is_zip, weights_only=os.environ.get(EVERYTHING, '0') in ('', '0'))
+            file, map_location='cpu', mmap=mapped, weights_only=os.environ.get(EVERYTHING, '0') in ('', '0'))
     except pickle.UnpicklingError as error:
         foreign = re.search(r'(?:GLOBAL|instantiate|function) ([\w.]+)', str(error))
         if foreign is None:
@@ -71,14 +71,18 @@ def load_file(path: str, name: str | None = None) -> dict:
     return checkpoint
 
 
-def _check_archive(file: str, name: str) -> None:
+def _check_archive(file: str, name: str) -> bool:
     """Tell PyTorch's archives from other zip files and from programs.
+
+    Returns:
+        bool: Whether its tensors can be mapped: somebody may have packed them anew, and compressed them.
 
     Raises:
         CheckpointError: If it is one of those.
     """
     try:
         with zipfile.ZipFile(file) as archive:
+            stored = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
             members = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
         raise _damaged(name, error) from error
@@ -88,6 +92,7 @@ def _check_archive(file: str, name: str) -> None:
     if 'data.pkl' not in inside:
         raise CheckpointError(f'{name} is a zip archive of {some(members) or "nothing"}, not a checkpoint',
                               'unpack it and give the checkpoint that is in it')
+    return stored
 
 
 def _load_shards(file: str, name: str) -> dict:
@@ -98,8 +103,10 @@ def _load_shards(file: str, name: str) -> dict:
         raise CheckpointError(f'{name} names a shard outside of its folder: {outside!r}', 'get another file')
     tensors = {}
     for shard in shards:
-        here = f'{name}: shard {shard}'
-        tensors[shard] = weights_of(load_file(str(Path(file).with_name(shard)), here), here)[1]
+        here, path = f'{name}: shard {shard}', str(Path(file).with_name(shard))
+        if check_header(path, here) == INDEX:  # which might name this one again
+            raise CheckpointError(f'{here} is an index itself', 'download index and shards again')
+        tensors[shard] = weights_of(load_file(path, here), here)[1]
     lost = [weight for weight, shard in index.items() if weight not in tensors[shard]]
     if lost:
         raise CheckpointError(f'{name} names {len(lost)} weights that are not in their shards ({some(lost)})',
@@ -143,6 +150,8 @@ def weights_of(container: dict, name: str, key: str | None = None) -> tuple[str,
     Raises:
         CheckpointError: If there are none, or nothing of that key.
     """
+    if key is not None and not isinstance(key, str):
+        raise CheckpointError(f'key={key!r} is no name', 'give the key of a container, such as model_ema')
     sets = {k: v for k, v in container.items() if isinstance(v, dict) and _tensors(v)}
     if key is None:
         key = next((k for k in KEYS if k in sets), '' if _tensors(container) else None)
@@ -190,11 +199,13 @@ def _oddity(tensor: Tensor) -> str | None:
         return 'quantized'
     if tensor.layout != torch.strided:
         return str(tensor.layout).removeprefix('torch.')
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        return 'expanded'  # of a few bytes it makes as many numbers as it likes
     return 'complex' if tensor.is_complex() else None
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    if tensor.dtype.itemsize == 1:  # of eight bits, for which PyTorch has no such test
+    if tensor.dtype.itemsize in (1, 8):  # of eight bits, for which PyTorch has no such test; too large for a weight
         tensor = tensor.float()
     return bool(torch.isfinite(tensor).all())
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .container import load_file, weights_of
-from .errors import CheckpointError
+from .container import check_tensors, load_file, weights_of
+from .errors import CheckpointError, some
+from .families import FAMILIES, recognise
 from .naming import to_published
 from .published import Published, read
 from .sources import fetch
@@ -59,17 +60,57 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
     """
     container = load_file(fetch(file), file)
     _, tensors = weights_of(container, file)
-    origin = (container.get('meta') or {}).get(ORIGIN)
+    check_tensors(tensors, file)
+    meta = container.get('meta')
+    origin = meta.get(ORIGIN) if isinstance(meta, dict) else None
     if origin is None:
         if family is None or kind is None:
             raise CheckpointError(f'{file} was not converted from a published file', 'say what it is: family and kind')
-        outer = '' if kind in ('segmentor', 'detector') else None
-        prefix = 'backbone.' if outer == '' else ''
-        return {'state_dict': to_published(tensors, family, kind, prefix, outer or '')}
+        _check_said(tensors, file, family, kind)
+        dense = kind in ('segmentor', 'detector')
+        return {'state_dict': to_published(tensors, family, kind, 'backbone.' if dense else '')}
+    if not _is_origin(origin):
+        raise CheckpointError(f'{file} does not say whole what it was converted from', 'convert the original again')
+    for name, said in (('family', family), ('kind', kind)):
+        if said not in (None, origin[name]):
+            raise CheckpointError(f'{file} is of {name} {origin[name]}, not {said}', f'leave out the {name}',
+                                  misfit=True)
     if not origin['reversible']:
         raise CheckpointError(f'{file} was resized when it was converted: its publisher\'s tensors are not in it',
                               'convert the original file without options')
     state = to_published(tensors, origin['family'], origin['kind'], origin['prefix'], origin['outer'])
-    state.update(container.get(LEFT_OUT) or {})
+    left_out = container.get(LEFT_OUT)
+    if left_out:
+        state.update(weights_of(container, file, LEFT_OUT)[1])
+    changed = sorted(state.keys() ^ set(origin['order']))
+    if changed:
+        raise CheckpointError(f'{file} was changed after it was converted: {len(changed)} tensors came or went '
+                              f'({some(changed)})', 'convert the original again')
     ordered: OrderedDict[str, Tensor] = OrderedDict((name, state[name]) for name in origin['order'])
     return {origin['key']: ordered} if origin['key'] else dict(ordered)
+
+
+def _is_origin(origin: Any) -> bool:
+    """Whether it is what :func:`to_mmvim` notes."""
+    return isinstance(origin, dict) and origin.get('family') in FAMILIES and isinstance(origin.get('order'), list) and \
+        all(isinstance(origin.get(name), str) for name in ('kind', 'key', 'prefix', 'outer')) and \
+        all(isinstance(name, str) for name in origin['order']) and isinstance(origin.get('reversible'), bool)
+
+
+def _check_said(tensors: 'OrderedDict[str, Tensor]', file: str, family: str, kind: str) -> None:
+    """A file that does not say what it is must be what the user says.
+
+    Raises:
+        CheckpointError: If it is not, or is not in the names of an OpenMMLab model.
+    """
+    layout = recognise(tensors, file)
+    if layout is None or layout.family != family:
+        found = 'no backbone that is known here' if layout is None else f'a backbone of {layout.family}'
+        raise CheckpointError(f'{file} holds {found}, not one of {family}', 'give the right file or family',
+                              misfit=True)
+    if layout.prefix != 'backbone.':
+        raise CheckpointError(f'{file} is not in the names of an OpenMMLab model: its backbone lies under '
+                              f'{layout.prefix!r}, not \'backbone.\'', 'it may be in its publisher\'s already',
+                              misfit=True)
+    if layout.kind != kind:
+        raise CheckpointError(f'{file} is a {layout.kind}, no {kind}', f'give kind={layout.kind!r}', misfit=True)

@@ -6,7 +6,7 @@ import stat
 
 from .errors import CheckpointError
 
-ZIP, PICKLE = b'PK\x03\x04', b'\x80'
+ZIP, PICKLE, INDEX = b'PK\x03\x04', b'\x80', b'{'
 _ARCHIVES = {b'\x1f\x8b': 'a gzip archive', b'BZh': 'a bzip2 archive', b'\xfd7zXZ': 'an xz archive',
              b'7z\xbc\xaf': 'a 7z archive', b'Rar!': 'a RAR archive', b'\x28\xb5\x2f\xfd': 'a zstd archive'}
 _TAR_MAGIC = slice(257, 262)
@@ -23,7 +23,7 @@ def check_header(file: str, name: str) -> bytes:
         name (str): What to call it in messages.
 
     Returns:
-        bytes: How it begins: :data:`ZIP` or :data:`PICKLE` (PyTorch's formats), ``b'{'`` (an index of shards) or
+        bytes: How it begins: :data:`ZIP` or :data:`PICKLE` (PyTorch's formats), :data:`INDEX` (an index of shards) or
         ``b''`` (safetensors).
 
     Raises:
@@ -40,8 +40,8 @@ def check_header(file: str, name: str) -> bytes:
     # safetensors: the length of the header, as eight bytes that text cannot be, and the header
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < _LONGEST_HEADER:
         return b''
-    if head.startswith(b'{') and read_index(file, size) is not None:
-        return b'{'
+    if head.startswith(INDEX) and read_index(file, size) is not None:
+        return INDEX
     text = head.lstrip()[:24].decode('ascii', 'replace')
     archive = 'a tar archive' if head[_TAR_MAGIC] == b'ustar' else \
         next((kind for magic, kind in _ARCHIVES.items() if head.startswith(magic)), None)

@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.registry import MODELS
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from .errors import CheckpointError
@@ -23,6 +23,7 @@ _CROP = {'vim': {}, 'mambavision': {'tiny': 1., 'tiny2': .98, 'small': .93, 'bas
 # The files of 512 pixels (L2 and L3) see the whole picture, squeezed to a square, of which the border is cut off.
 _SQUASHED_SIZE, _SQUASHED_CROP = 512, .93
 CROP_MODES = ('center', 'squash')
+_LARGEST_SIDE = 1 << 15
 _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
 
 
@@ -88,6 +89,9 @@ def preprocessing(found: Published, img_size: int | None = None, crop_pct: float
             found.arch if isinstance(found.arch, str) else '', _DEFAULT_CROP)
     if not 0 < crop_pct <= 1 or size < 1:
         raise CheckpointError(f'crop_pct={crop_pct} and img_size={size} must be in (0, 1] and positive', 'correct them')
+    if size / crop_pct > _LARGEST_SIDE:
+        raise CheckpointError(f'crop_pct={crop_pct} of img_size={size} asks for pictures of more than {_LARGEST_SIDE} '
+                              'pixels a side', 'correct them')
     interpolation = interpolation or 'bicubic'
     crop_mode = crop_mode or ('squash' if squashed else 'center')
     for name, value, known in (('interpolation', interpolation, _FILTERS), ('crop_mode', crop_mode, CROP_MODES)):
@@ -115,7 +119,7 @@ def read_picture(file: str) -> np.ndarray:
     """
     try:
         return np.asarray(Image.open(file).convert('RGB'))
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         raise CheckpointError(f'picture {file} cannot be read ({error})', 'give a JPEG or PNG file') from error
 
 

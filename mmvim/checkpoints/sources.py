@@ -58,7 +58,7 @@ def fetch(location: str) -> str:
     if match is None:
         raise CheckpointError(f'{location} is not hf://OWNER/REPO/FILE', 'name the file in the repository')
     owner, repo, revision, file = match['owner'], match['repo'], match['revision'] or 'main', match['file']
-    if '..' in file.split('/'):
+    if '..' in (owner, repo, revision, *file.split('/')):
         raise CheckpointError(f'{location} leaves its repository', 'name the file in the repository')
     cached = _hub_cache(owner, repo, revision, file)
     if cached is not None:
@@ -76,8 +76,12 @@ def _in_folder(path: str) -> str:
     """The checkpoint in a folder, as a repository of the hub lies on disk; any other path as it is."""
     if not os.path.isdir(path):
         return path
-    files = sorted(f for f in Path(path).iterdir() if f.name.endswith(_SUFFIXES))
-    indices = sorted(f for f in Path(path).iterdir() if f.name.endswith(_INDEX))
+    try:
+        inside = sorted(Path(path).iterdir())
+    except OSError as error:
+        raise CheckpointError(f'{path} cannot be read ({error.strerror})', 'see to its permissions') from error
+    files = [f for f in inside if f.name.endswith(_SUFFIXES)]
+    indices = [f for f in inside if f.name.endswith(_INDEX)]
     if len(indices) == 1 and {f.name for f in files} <= set((read_index(str(indices[0])) or {}).values()):
         return str(indices[0])
     if len(files) != 1:

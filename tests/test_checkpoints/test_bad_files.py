@@ -123,6 +123,25 @@ def test_tensors_that_are_no_plain_weights(refused, weights, write):
     refused(write(not_a_number), 'NaN or infinity in 1 of')
 
 
+def test_numbers_out_of_nothing(refused, weights, write):
+    """A few bytes that claim to be a trillion numbers are refused before they are looked at one by one."""
+    for name in ('layers.0.mixer.A_log', 'something'):
+        claimed = torch.zeros(1).expand(10 ** 6, 10 ** 6)
+        refused(write({**weights, name: claimed}), rf'no plain weights \({name}: expanded')
+
+
+def test_numbers_too_large_for_a_weight(refused, weights, write):
+    huge = torch.full((16, ), 1e300, dtype=torch.float64)
+    refused(write({**weights, 'norm_f.weight': huge}), 'NaN or infinity in 1 ')
+
+
+def test_output_norms_of_no_level(refused, write):
+    weights = MambaVision(SMALL_MAMBAVISION).state_dict()
+    for name in ('outnorm.weight', 'outnorm_x.weight', 'outnorm12.weight'):
+        refused(write({**weights, name: torch.zeros(8)}), f'belong nowhere.*{name}', MambaVision(SMALL_MAMBAVISION),
+                reads=False)
+
+
 def test_shapes_of_no_model(refused, weights, write):
     """Tensors that carry the sizes of a model, with too many or too few axes."""
     for name, tensor in (('layers.0.mixer.A_log', torch.zeros(32)), ('layers.0.mixer.A_log', torch.zeros(32, 4, 1)),
@@ -277,7 +296,11 @@ def test_unknown_options(weights, write):
     ('grid', 'square', "grid='square' is not 2"), ('stride', '16', "stride='16' is not a positive int"),
     ('stride', -3, 'stride=-3 is not a positive int'), ('img_size', 'large', 'a positive int or 2 positive ints'),
     ('img_size', (0, 64), 'img_size=.0, 64. is not'), ('arch', 3, 'arch=3 is neither a name nor a dict'),
-    ('arch', {'width': 3}, "unknown .'width'.; published are tiny")])
+    ('arch', {'width': 3}, "unknown .'width'.; published are tiny"), ('key', 3, 'key=3 is no name'),
+    # What a command line makes of rope=no is a text, and would be true.
+    ('rope', 'no', "rope='no' is not one of None, True, False"), ('rope_residual', 1, 'rope_residual=1 is not one of'),
+    ('compat', 'timm', "compat='timm' is not one of None, 'upstream'"), ('cls_token', 'tail', "'middle', 'head'"),
+    ('patch_change', 'crop', "patch_change='crop' is not one of 'refuse', 'resample'")])
 def test_options_of_the_wrong_kind(option, value, match, weights, write):
     with pytest.raises(CheckpointError, match=match):
         checkpoints.read(write(weights), **{'arch': SMALL_VIM, option: value})

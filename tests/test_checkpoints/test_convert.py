@@ -135,3 +135,42 @@ def test_a_file_converted_onto_itself(write):
     checkpoints.save_file(checkpoints.to_mmvim(path, arch=SMALL_VIM)[0], path)
     checkpoints.save_file(checkpoints.from_mmvim(path), path)
     assert same(checkpoints.load_file(path)['model'], weights)
+
+
+@pytest.mark.parametrize(('change', 'match'), [
+    (lambda c: c.update(meta='x'), 'was not converted'),
+    (lambda c: c['meta'].update(published='x'), 'does not say whole'),
+    (lambda c: c['meta']['published'].pop('reversible'), 'does not say whole'),
+    (lambda c: c['meta']['published'].update(family='resnet'), 'does not say whole'),
+    (lambda c: c['meta']['published'].update(order=[1, 2]), 'does not say whole'),
+    (lambda c: c['meta']['published'].update(prefix=None), 'does not say whole'),
+    (lambda c: c['meta']['published']['order'].pop(), r'changed after .* 1 tensors came or went \(head.bias\)'),
+    (lambda c: c['state_dict'].pop('backbone.cls_token'), r'changed after .*\(cls_token\)'),
+    (lambda c: c['state_dict'].update({'backbone.more': torch.zeros(1)}), r'changed after .*\(more\)'),
+    (lambda c: c['state_dict']['backbone.norm_f.weight'].fill_(torch.nan), 'NaN or infinity'),
+    (lambda c: c.update(left_out=3), 'no weights under key=.left_out')])
+def test_converted_files_that_were_changed(change, match, write, tmp_path):
+    converted, _ = checkpoints.to_mmvim(write(published_vim()), arch=SMALL_VIM)
+    change(converted)
+    torch.save(converted, tmp_path / 'changed.pth')
+    with pytest.raises(checkpoints.CheckpointError, match=match):
+        checkpoints.from_mmvim(str(tmp_path / 'changed.pth'))
+
+
+def test_what_the_user_says_must_be_true(write, tmp_path):
+    converted, _ = checkpoints.to_mmvim(write(published_vim()), arch=SMALL_VIM)
+    there, own, other = (str(tmp_path / name) for name in ('there.pth', 'own.pth', 'other.pth'))
+    checkpoints.save_file(converted, there)
+    torch.save({'state_dict': converted['state_dict']}, own)
+    torch.save({'state_dict': {'conv1.weight': torch.zeros(3)}}, other)
+    for file, family, kind, match in (
+            (there, 'mambavision', None, 'is of family vim, not mambavision'),
+            (there, None, 'segmentor', 'is of kind classifier, not segmentor'),
+            (own, 'mambavision', 'classifier', 'a backbone of vim, not one of mambavision'),
+            (own, 'vim', 'detector', "is a classifier, no detector; give kind='classifier'"),
+            (write(published_vim()), 'vim', 'classifier', "lies under '', not 'backbone.'"),
+            (other, 'vim', 'classifier', 'no backbone that is known here')):
+        with pytest.raises(checkpoints.CheckpointError, match=match):
+            checkpoints.from_mmvim(file, family, kind)
+    named = checkpoints.from_mmvim(own, 'vim', 'classifier')['state_dict']
+    assert same(named, published_vim())

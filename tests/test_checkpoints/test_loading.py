@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from urllib.parse import quote
@@ -327,3 +328,23 @@ def test_locations_as_users_write_them(write, tmp_path):
     for location in (file, str(file), f'file://{file}', f'file://{quote(str(file))}', f'file://localhost{file}',
                      file.as_uri(), folder):
         checkpoints.load_backbone(Vim(SMALL_VIM), location)
+
+
+def test_archives_that_were_packed_anew(write, tmp_path):
+    """Compressed by somebody's zip, the bytes in the file are no numbers and must not be mapped."""
+    weights, other = published_vim(), tmp_path / 'other.pth'
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(write(weights)) as archive, zipfile.ZipFile(other, 'w', method) as packed:
+            for name in archive.namelist():
+                packed.writestr(name, archive.read(name))
+        found = checkpoints.read(str(other), arch=SMALL_VIM)
+        assert all(torch.equal(value, weights[found.names[name]]) for name, value in found.state_dict.items())
+
+
+def test_an_index_that_names_indices(tmp_path):
+    index = tmp_path / 'model.safetensors.index.json'
+    for named in (index.name, 'other.index.json'):
+        for path in (index, tmp_path / 'other.index.json'):
+            path.write_text(json.dumps({'weight_map': {'a': named if path == index else index.name}}))
+        with pytest.raises(checkpoints.CheckpointError, match=f'shard {named} is an index itself'):
+            checkpoints.read(str(index))

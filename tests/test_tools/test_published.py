@@ -228,10 +228,12 @@ def test_converters(classifier, fails, tmp_path, capsys):
     assert 'is no name' in fails(back, tmp_path / 'plain.pth', '', status=1)
     assert "it is arch='tiny'" in fails(there, classifier, '--check', '--arch', 'small', status=2)
     assert "no option 'window'" in fails(there, classifier, '--check', '--options', 'window=3', status=1)
+    assert 'give --arch' in fails(there, classifier, '--check', '--options', 'arch=tiny', status=2)
+    assert "rope='no'" in fails(there, classifier, '--check', '--options', 'rope=no', status=1)
     assert 'say what it is' in fails(back, classifier, '--check', status=1)
 
 
-def test_classify(classifier, fails, tmp_path, capsys):
+def test_classify(classifier, fails, tmp_path, capsys, monkeypatch):
     main = tiny.load_tool('classify.py').main
     picture = tmp_path / 'picture.png'
     generator = np.random.default_rng(0)
@@ -251,10 +253,14 @@ def test_classify(classifier, fails, tmp_path, capsys):
     assert f'name{best} ' in first
     assert 'arch=' in fails(main, picture, '--arch', 'small', '--checkpoint', classifier, status=2)
     assert 'cannot be read' in fails(main, tmp_path / 'none.png', '--checkpoint', classifier, status=1)
+    with monkeypatch.context() as patch:
+        patch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 100)
+        assert 'decompression bomb' in fails(main, picture, '--checkpoint', classifier, status=1)
     names.write_text('a\nb')
     assert '2 lines' in fails(main, picture, '--checkpoint', classifier, '--classes', names, status=2)
     assert '--device abacus cannot be used' in fails(main, picture, '--checkpoint', 'x', '--device', 'abacus', status=2)
     assert 'crop_pct=0.0' in fails(main, picture, '--checkpoint', classifier, '--crop-pct', '0', status=1)
+    assert 'more than 32768' in fails(main, picture, '--checkpoint', classifier, '--crop-pct', '1e-7', status=1)
 
 
 def test_preprocessing():

@@ -44,12 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If the file cannot be read or does not fit.
     """
     args = parse_args(argv)
+    options = {'key': args.key, 'prefix': args.prefix, 'arch': args.arch, 'task': 'dense' if args.dense else None}
+    twice = next((name for name in args.options if name in options), None)
+    if twice is not None:
+        raise launch.UserError(f'--options {twice}=... is an option of its own',
+                               'give --dense' if twice == 'task' else f'give --{twice}')
     with launch.checkpoint_errors():
         if args.target is not None:
             checkpoints.check_target(args.target)
-        converted, found = checkpoints.to_mmvim(
-            args.source, key=args.key, prefix=args.prefix, arch=args.arch, task='dense' if args.dense else None,
-            **args.options)
+        converted, found = checkpoints.to_mmvim(args.source, **options, **args.options)
         print(found.report.text())
         print(f'backbone = {found.backbone}')
         if args.target is not None:

@@ -27,6 +27,7 @@ class Family(ABC):
         file_options (dict): What tensors do not tell about a file, with the published value.
         config_options (dict): What tensors do not tell about the model, with the published value (None: it depends).
         numbers (dict): Which options are positive ints, and how many: 0 for one alone, n for a sequence of so many.
+        choices (dict): Which options are one of a few values, and which.
     """
 
     name: ClassVar[str]
@@ -37,6 +38,7 @@ class Family(ABC):
     file_options: ClassVar[dict] = {}
     config_options: ClassVar[dict] = {}
     numbers: ClassVar[dict[str, tuple[int, ...]]] = {}
+    choices: ClassVar[dict[str, tuple]] = {}
 
     @property
     def title(self) -> str:
@@ -119,6 +121,10 @@ class Family(ABC):
             if given.get(name) is not None and not _is_number(given[name], lengths):
                 kinds = ' or '.join(f'{length} positive ints' if length else 'a positive int' for length in lengths)
                 raise CheckpointError(f'{name}={given[name]!r} is not {kinds}', 'correct it')
+        for name, choices in self.choices.items():
+            value = given.get(name, known[name])
+            if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+                raise CheckpointError(f'{name}={value!r} is not one of {", ".join(map(repr, choices))}', 'choose one')
         return {name: given.get(name, known[name]) for name in allowed}
 
 

@@ -1,5 +1,6 @@
 """MambaVision's files, of https://github.com/NVlabs/MambaVision: names are mmvim's own, little is to do."""
 
+import re
 from collections import OrderedDict
 from typing import Any, ClassVar
 
@@ -81,7 +82,7 @@ class MambaVisionFamily(Family):
         take(weights, report, 'head.', HEAD)
         if module.norm is None:
             take(weights, report, 'norm.', 'final norm of the classifier, not on the way to maps')
-        outputs = [name for name in weights if name.startswith('outnorm')]
+        outputs = [name for name in weights if re.match(r'outnorm\d\.', name)]
         for name in outputs:
             level = int(name[len('outnorm')])
             if not module.out_norm or level not in module.out_indices:

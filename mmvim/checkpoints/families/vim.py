@@ -55,6 +55,9 @@ class VimFamily(Family):
     config_options: ClassVar[dict] = {'img_size': None, 'rope': None, 'rope_residual': None, 'feature': None,
                                       'out_indices': None}
     numbers: ClassVar[dict[str, tuple[int, ...]]] = {'grid': (2, ), 'stride': (0, ), 'img_size': (0, 2)}
+    choices: ClassVar[dict[str, tuple]] = {
+        'cls_token': ('middle', 'head'), 'compat': (None, 'upstream'), 'patch_change': ('refuse', 'resample'),
+        'rope': (None, True, False), 'rope_residual': (None, True, False)}
 
     def settings(self, own: dict[str, Tensor]) -> dict:
         """See the base class."""
@@ -110,8 +113,6 @@ class VimFamily(Family):
 
     def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """See the base class."""
-        if options['compat'] not in (None, 'upstream'):
-            raise CheckpointError(f'compat={options["compat"]!r} is neither None nor \'upstream\'', 'choose one')
         weights = OrderedDict(own)
         take(weights, report, 'head.', HEAD)
         take(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
@@ -174,12 +175,9 @@ def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, 
     same_stride = stride is None or grid == module.grid_size or _pair(stride) == here
     if theirs == ours and same_stride:
         return
-    choice = options['patch_change']
-    if choice not in ('refuse', 'resample'):
-        raise CheckpointError(f"patch_change={choice!r} is neither 'refuse' nor 'resample'", 'choose one')
     change = f'patches of {theirs[0]} x {theirs[1]}{f" at stride {stride}" if stride else ""}, and the backbone has ' \
              f'{ours[0]} x {ours[1]} at stride {here[0]}'
-    if choice == 'refuse':
+    if options['patch_change'] == 'refuse':
         raise CheckpointError(f'{report.source} has {change}',
                               "give the backbone the file's patch_size and stride, or patch_change='resample' "
                               '(stride=... if the stride is another)', misfit=True)
@@ -201,11 +199,8 @@ def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tu
     Raises:
         CheckpointError: If the positions make no grid.
     """
-    place = options['cls_token']
-    if place not in ('middle', 'head'):
-        raise CheckpointError(f"cls_token={place!r} is neither 'middle' nor 'head'", 'choose one')
     tokens = [name for name in ('cls_token', *CLASS_TOKENS['double']) if name in own]
-    place = 'none' if not tokens else place if len(tokens) == 1 else 'double'
+    place = 'none' if not tokens else options['cls_token'] if len(tokens) == 1 else 'double'
     if 'pos_embed' not in own:
         return tokens, place, None
     shape = tuple(own['pos_embed'].shape)
