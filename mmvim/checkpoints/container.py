@@ -246,7 +246,8 @@ def save_file(content: dict, path: str) -> None:
         with open(part, 'wb') as stream:
             torch.save(content, stream)
         part.replace(target)
-    except OSError as error:
-        raise CheckpointError(f'{path} cannot be written ({error.strerror})', 'give another path') from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: PyTorch's, of a disk that is full
+        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:80]
+        raise CheckpointError(f'{path} cannot be written ({reason})', 'make room or give another path') from error
     finally:
         part.unlink(missing_ok=True)

@@ -68,6 +68,7 @@ def _fit_by_family(module, name, layout, tensors, file, options) -> tuple[Report
     settings = family.options(options, family.file_options)
     own = family.fit(found.own, module, settings, report)
     report.account(module.state_dict(), own)
+    report.demand_outputs(layout.kind)
     report.dropped.update((name, 'part of another model than the backbone') for name in found.parts)
     report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
     return report, OrderedDict((name, tensor) for name, tensor in own.items() if name not in report.unexpected)

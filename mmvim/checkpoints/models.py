@@ -1,6 +1,7 @@
 """A file for a whole model of MMSegmentation, MMDetection or MMPreTrain, whose names are the model's own after this."""
 
 from collections import OrderedDict
+from collections.abc import Container
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
     layout = recognise(tensors, source)
     if layout is None:
         report = Report(source, 'checkpoint')
-        weights.update((name.removeprefix('module.'), tensor) for name, tensor in tensors.items())
+        weights.update((_bare_name(name, 'module.', tensors), tensor) for name, tensor in tensors.items())
     else:
         report = Report(source, f'{layout.kind} of {layout.family}')
         found = sort_tensors(tensors, layout)
@@ -49,11 +50,17 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
                 weights[f'backbone.{name}'] = tensor
         weights.update(found.parts)
         report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
-        weights.update((name.removeprefix(layout.outer), tensors[name]) for name in report.unexpected)
+        weights.update((_bare_name(name, layout.outer, weights), tensors[name]) for name in report.unexpected)
         report.unexpected = []  # the model decides
     report.used = list(weights)
     weights._metadata = metadata  # type: ignore[attr-defined]
     return weights, report
+
+
+def _bare_name(name: str, prefix: str, taken: Container[str]) -> str:
+    """A name without what stands before it, or with it, rather than in the place of another."""
+    bare = name.removeprefix(prefix)
+    return name if bare in taken else bare
 
 
 def _never_used(name: str) -> str | None:

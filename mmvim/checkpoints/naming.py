@@ -47,6 +47,9 @@ def sort_tensors(tensors: 'OrderedDict[str, Tensor]', layout: Layout) -> Sorted:
             result.own[name] = tensors[given]
         result.names[part or f'backbone.{name}'] = given
     for name, given in parts.items():
+        if name in result.parts:  # a second of this name, such as a neck beside the pyramid inside the backbone
+            rest.append(given)
+            continue
         result.parts[name] = tensors[given]
         result.names[name] = given
     return result

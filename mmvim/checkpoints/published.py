@@ -128,6 +128,7 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
     module = _build_meta(backbone, file)
     own = family.fit(found.own, module, settings, report)
     report.account(module.state_dict(), own)
+    report.demand_outputs(layout.kind)
     _prefix_report(report)
     parts = found.parts if kind != 'dense' else OrderedDict()
     if kind == 'dense':

@@ -85,6 +85,16 @@ class Report:
                 self.used.append(name)
         self.unexpected += [name for name in given if name not in own]
 
+    def demand_outputs(self, kind: str) -> None:
+        """What a classifier cannot have is missing where a whole dense model has lost it.
+
+        Args:
+            kind (str): What the file is a checkpoint of.
+        """
+        if kind in ('segmentor', 'detector'):
+            self.missing += self.fresh
+            self.fresh = {}
+
     def leave_over(self, tensors: dict) -> None:
         """Account for tensors that are no part's: counters of an average are expected, others are not.
 

@@ -260,6 +260,30 @@ def test_wrong_arch_and_family(refused, weights, write, tensors):
         checkpoints.read(file, feature='wave')
 
 
+def test_segmentors_without_their_output_norms(refused, write):
+    """A classifier never had them; a segmentor has lost them."""
+    weights = MambaVision(SMALL_MAMBAVISION).state_dict()
+    bare = OrderedDict((f'backbone.{k}', v) for k, v in weights.items() if not k.startswith('outnorm'))
+    backbone = MambaVision(SMALL_MAMBAVISION)
+    assert len(checkpoints.load_backbone(backbone, write(bare)).fresh) == 8
+    bare['decode_head.conv_seg.weight'] = torch.zeros(2, 2, 1, 1)
+    refused(write(bare), 'lacks 8 weights .outnorm0.weight', backbone, reads=False)
+    with pytest.raises(CheckpointError, match=r'lacks 8 weights .backbone.outnorm0.weight'):
+        checkpoints.read(write(bare), arch=SMALL_MAMBAVISION)
+    assert len(checkpoints.load_backbone(backbone, write(bare), strict=False).missing) == 8
+
+
+def test_two_of_one_name(write, weights):
+    """Each tensor of the file is accounted for, also where two would be of one name here."""
+    own = OrderedDict((f'backbone.{k}', v) for k, v in weights.items())
+    more = {'backbone.fpn1.0.weight': torch.zeros(1), 'decode_head.x': torch.zeros(1)}
+    path = write({**own, **more, 'neck.upsample_4x.0.weight': torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r'1 that belong nowhere .neck.upsample_4x.0.weight'):
+        checkpoints.read(path, arch=SMALL_VIM)
+    path = write({'module.a': torch.zeros(1), 'a': torch.ones(1), 'module.b': torch.ones(1)})
+    assert checkpoints.read_for_model(path)[0]['state_dict'].keys() == {'module.a', 'a', 'b'}
+
+
 def test_left_over(refused, weights, write):
     weights['layers.0.mixer.surprise'] = torch.zeros(3)
     file = write(weights)

@@ -116,12 +116,21 @@ def test_views_do_not_drag_their_storage_along(write, tmp_path):
     assert (tmp_path / 'plain.pth').stat().st_size < big.numel() * 4
 
 
+def full_disk(content, stream):
+    """What PyTorch says of one."""
+    stream.write(b'PK')
+    raise RuntimeError('unexpected pos 64\nvs 0')
+
+
 def test_outputs_that_cannot_be(write, tmp_path, monkeypatch):
     content = {'state_dict': published_vim()}
     for path, match in (('', "'' is no name"), (tmp_path, 'is a folder'), (f'{tmp_path}/', 'is a folder'),
                         (tmp_path / 'none' / 'x.pth', 'there is no folder .*none')):
         with pytest.raises(checkpoints.CheckpointError, match=match):
             checkpoints.save_file(content, str(path))
+    monkeypatch.setattr('torch.save', full_disk)
+    with pytest.raises(checkpoints.CheckpointError, match=r'cannot be written .unexpected pos 64 vs 0.; make'):
+        checkpoints.save_file(content, str(tmp_path / 'x.pth'))
     monkeypatch.setattr('os.access', lambda path, mode: False)  # root may write anywhere
     with pytest.raises(checkpoints.CheckpointError, match='no permission for'):
         checkpoints.save_file(content, str(tmp_path / 'x.pth'))

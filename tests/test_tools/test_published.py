@@ -228,6 +228,7 @@ def test_converters(classifier, fails, tmp_path, capsys):
     assert 'is no name' in fails(back, tmp_path / 'plain.pth', '', status=1)
     assert "it is arch='tiny'" in fails(there, classifier, '--check', '--arch', 'small', status=2)
     assert "no option 'window'" in fails(there, classifier, '--check', '--options', 'window=3', status=1)
+    assert 'give FILE' in fails(there, classifier, '--check', '--options', 'file=x', status=2)
     assert 'give --arch' in fails(there, classifier, '--check', '--options', 'arch=tiny', status=2)
     assert "rope='no'" in fails(there, classifier, '--check', '--options', 'rope=no', status=1)
     assert 'say what it is' in fails(back, classifier, '--check', status=1)

@@ -45,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse_args(argv)
     options = {'key': args.key, 'prefix': args.prefix, 'arch': args.arch, 'task': 'dense' if args.dense else None}
-    twice = next((name for name in args.options if name in options), None)
+    twice = next((name for name in args.options if name in (*options, 'file')), None)
     if twice is not None:
-        raise launch.UserError(f'--options {twice}=... is an option of its own',
-                               'give --dense' if twice == 'task' else f'give --{twice}')
+        others = {'task': '--dense', 'file': 'FILE'}
+        raise launch.UserError(f'--options {twice}=... is an argument of its own',
+                               f'give {others.get(twice, "--" + twice)}')
     with launch.checkpoint_errors():
         if args.target is not None:
             checkpoints.check_target(args.target)
