@@ -2,8 +2,9 @@
 
     python tools/test.py configs/mambavision/mambavision-tiny_in1k.py mambavision_tiny_1k.pth.tar
 
-Not in it: MESA, the publisher's regulariser by a moving average, and the epochs of cool-down. LAMB is for large
-batches; for smaller ones take mambavision-tiny_adamw_in1k.py.
+Not in it: MESA, the publisher's regulariser by a moving average, whose weight for T is not known (mmvim.MESAHook, as in
+mambavision-small_in1k.py), and the epochs of cool-down. LAMB is for large batches; for smaller ones take
+mambavision-tiny_adamw_in1k.py.
 """
 _base_ = '../_base_/imagenet_classifier.py'
 

@@ -75,7 +75,8 @@ def find_prefix(names: Iterable[str], stem: tuple[str, ...], file: str, prefix: 
             if known and all(before + other in names for other in stem):
                 found.append(before)
     if len(found) > 1:
-        raise CheckpointError(f'{file} holds {len(found)} backbones, under {found}', f'choose: prefix={found[0]!r}, strict=False')
+        raise CheckpointError(f'{file} holds {len(found)} backbones, under {found}',
+                              f'choose: prefix={found[0]!r}, strict=False')
     return found[0] if found else None
 
 

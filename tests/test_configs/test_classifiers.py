@@ -10,10 +10,13 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from names_of_torchvision import torchvision_or_its_names
 
+from mmvim.engine.hooks import MESAHook
+
 PUBLISHED = {  # optimizer, lr, weight decay, batch, epochs of warm-up, stochastic depth, side before the crop
     'vim/vim-tiny_in1k.py': ('AdamW', 1e-3, .1, 1024, 5, 0., 256),
     'vim/vim-small_in1k.py': ('AdamW', 1e-3, .05, 1024, 5, .05, 256),
     'mambavision/mambavision-tiny_in1k.py': ('Lamb', 5e-3, .05, 4096, 20, .2, 224),
+    'mambavision/mambavision-small_in1k.py': ('Lamb', 5e-3, .05, 4096, 20, .2, 240),
     'mambavision/mambavision-tiny_adamw_in1k.py': ('AdamW', 1e-3, .05, 1024, 20, .2, 224),
 }
 
@@ -85,6 +88,8 @@ def small(cfg, folder):
             for key in {'scale', 'crop_size'} & set(transform):
                 transform[key] = round(transform[key] * 64 / 224)
     cfg.train_cfg.update(max_epochs=1)
+    for hook in cfg.get('custom_hooks', ()):
+        hook.begin_epoch = 0
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # needs a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'
     cfg.work_dir, cfg.experiment_name = str(folder / 'work'), folder.name
@@ -97,6 +102,9 @@ def test_one_step(classifier_config, load, tmp_path, mmpretrain):
     before = {name: value.clone() for name, value in runner.model.state_dict().items()}
     runner.train()
     assert runner.iter == 2
+    mesa = [hook for hook in runner.hooks if isinstance(hook, MESAHook)]
+    assert len(mesa) == ('small_in1k' in classifier_config and 'mambavision' in classifier_config)
+    assert ('train/loss_mesa' in runner.message_hub.log_scalars) == bool(mesa)
     assert type(runner.optim_wrapper.optimizer).__name__ == PUBLISHED[classifier_config][0]
     after = runner.model.state_dict()
     assert all(torch.isfinite(value).all() for value in after.values())
@@ -120,7 +128,8 @@ def test_a_published_classifier_sees_the_same(classifier_config, load, tmp_path,
     options = {} if family == 'mmvim.Vim' else {'window_sizes': cfg.model.backbone.window_sizes}
     found = checkpoints.read(file, arch=cfg.model.backbone.arch, **options)
     classifier = checkpoints.build_classifier(found)
-    view = checkpoints.preprocessing(found, crop_pct=.875 if family == 'mmvim.Vim' else 1.)
+    resized, cropped = (cfg.test_dataloader.dataset.pipeline[i] for i in (1, 2))
+    view = checkpoints.preprocessing(found, crop_pct=cropped.crop_size / resized.scale)
     assert view.img_size == 64
     seen = 0
     for batch in runner.test_dataloader:
