@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 from torch import Tensor, nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, some
 from .published import Published
 
 # ImageNet's mean and standard deviation of red, green and blue in 0..1.
@@ -132,6 +132,10 @@ def build_classifier(found: Published) -> nn.Module:
     if found.kind != 'classifier':
         raise CheckpointError(f'{found.report.source} is a {found.kind}, no classifier', 'give one with a head',
                               misfit=True)
+    others = [name for name in found.state_dict if not name.startswith(('backbone.', 'head.'))]
+    if others:
+        raise CheckpointError(f'{found.report.source} has {some(others)} beside its head, no part of a classifier',
+                              'give a classifier', misfit=True)
     model = nn.Sequential(OrderedDict(backbone=MODELS.build(dict(found.backbone)), head=MODELS.build(dict(found.head))))
     model.load_state_dict(found.state_dict, strict=True)
     return model.eval()

@@ -113,7 +113,7 @@ class MESAHook(Hook):
             self._stored = checkpoint.get(_KEY)
 
     def _keep(self, head: nn.Module, args: tuple, output: Tensor) -> None:
-        self._logits = output if self._active else None
+        self._logits = output if self._active and head.training else None
 
     def _add(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
