@@ -1,11 +1,11 @@
 """A file for a whole model of MMSegmentation, MMDetection or MMPreTrain, whose names are the model's own after this."""
 
 from collections import OrderedDict
-from collections.abc import Container
 
 from torch import Tensor
 
 from .container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
+from .errors import CheckpointError
 from .families import recognise
 from .naming import sort_tensors
 from .report import Report
@@ -36,7 +36,9 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
     layout = recognise(tensors, source)
     if layout is None:
         report = Report(source, 'checkpoint')
-        weights.update((_bare_name(name, 'module.', tensors), tensor) for name, tensor in tensors.items())
+        for name, tensor in tensors.items():
+            bare = name.removeprefix('module.')
+            weights[name if bare in tensors else bare] = tensor  # not in the place of another
     else:
         report = Report(source, f'{layout.kind} of {layout.family}')
         found = sort_tensors(tensors, layout)
@@ -50,17 +52,15 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
                 weights[f'backbone.{name}'] = tensor
         weights.update(found.parts)
         report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
-        weights.update((_bare_name(name, layout.outer, weights), tensors[name]) for name in report.unexpected)
+        for name in report.unexpected:
+            bare = name.removeprefix(layout.outer)
+            if bare in weights:
+                raise CheckpointError(f'{source} has two tensors for {bare}', 'give a file with one of them')
+            weights[bare] = tensors[name]
         report.unexpected = []  # the model decides
     report.used = list(weights)
     weights._metadata = metadata  # type: ignore[attr-defined]
     return weights, report
-
-
-def _bare_name(name: str, prefix: str, taken: Container[str]) -> str:
-    """A name without what stands before it, or with it, rather than in the place of another."""
-    bare = name.removeprefix(prefix)
-    return name if bare in taken else bare
 
 
 def _never_used(name: str) -> str | None:

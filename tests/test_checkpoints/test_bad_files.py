@@ -280,6 +280,8 @@ def test_two_of_one_name(write, weights):
     path = write({**own, **more, 'neck.upsample_4x.0.weight': torch.ones(1)})
     with pytest.raises(CheckpointError, match=r'1 that belong nowhere .neck.upsample_4x.0.weight'):
         checkpoints.read(path, arch=SMALL_VIM)
+    with pytest.raises(CheckpointError, match=r'two tensors for neck.upsample_4x.0.weight'):
+        checkpoints.read_for_model(path)
     head = {'head.weight': torch.zeros(7, 16), 'head.bias': torch.zeros(7)}
     both = checkpoints.read(write({**weights, **head, 'fpn1.0.weight': torch.zeros(1)}), arch=SMALL_VIM)
     with pytest.raises(CheckpointError, match=r'has neck.upsample_4x.0.weight beside its head, no part of a class'):
