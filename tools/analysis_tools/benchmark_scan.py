@@ -17,17 +17,18 @@ Implementations, each fed the same numbers in the memory order that suits it:
 With `--device cuda` shapes, implementations and limits are those of benchmark_scan_cuda.py, which tells them.
 
 Each measurement runs in a process of its own: the peak of resident memory during one call less what was resident
-before, then the shortest time of repeated calls, which other work on the machine disturbs least. Outputs are compared
-with ours:torch before anything is timed. Nothing else should run on the machine.
+before; then those of a shape take turns with repeated calls, so that whatever else the machine does meets all alike,
+and the shortest time of each counts. Outputs are compared with ours:torch before anything is timed. Nothing else should
+run on the machine.
 """
 
 import argparse
 import contextlib
 import ctypes
+import itertools
 import json
-import os
+import math
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,11 +36,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmark_scan_tables import HEADER, LIMITS, by_shape, row
+from taking_turns import ROOT, Worker, WorkerEnded, serve
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 LOOP_BACKWARD_LIMIT = 256
+TURNS = 5
+ENOUGH = 20.  # seconds of one measurement, however few its turns were
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'], help='Defaults to cpu')
     parser.add_argument('--shapes', default='', help='only shapes whose name contains this')
     parser.add_argument('--implementations', default='', help='only these, separated by commas')
-    parser.add_argument('--seconds', type=float, default=1.0, help='least time of repeated calls. Defaults to 1')
+    parser.add_argument('--seconds', type=float, default=1.0, help=f'least time of repeated calls, in {TURNS} turns. '
+                        'Defaults to 1')
     parser.add_argument('--quick', action='store_true', help='the three smallest shapes, briefly')
     parser.add_argument('--markdown', type=Path, help='write the table here too')
     parser.add_argument('--json', type=Path, help='write every number here')
@@ -214,8 +218,8 @@ def set_allocator(at_once: bool) -> None:
         libc.malloc_trim(0)
 
 
-def measure(job: dict) -> dict:
-    """Run one measurement in this process."""
+def work(job: dict) -> None:
+    """One measurement in this process: of 'memory', a call's bytes; of 'time', a turn's seconds (shortest, sum)."""
     import torch
     torch.set_num_threads(job['threads'])
     shape = Shape(**{key: tuple(v) if isinstance(v, list) else v for key, v in job['shape'].items()})
@@ -230,32 +234,32 @@ def measure(job: dict) -> dict:
         for x in inputs.values():
             x.requires_grad_()
 
-    if name == 'bytes':  # without the time that its memory takes to be there
-        return {'ms': 1e3 * min(function(**inputs) for _ in range(9)), 'mb': 0., 'calls': 9}
-
     # A dense gradient, as a layer behind would send it; that of a sum would be one number.
     gradient = torch.randn(shape.batch, shape.length, shape.dim, device=device) if backward else None
 
-    def call() -> None:
+    def call() -> float:
+        start = time.perf_counter()
         with torch.set_grad_enabled(backward):
             y = function(**inputs)
             if backward:
                 torch.autograd.grad(y, list(inputs.values()), gradient)
+        # Of a copy, without the time that its memory takes to be there.
+        return y if name == 'bytes' else time.perf_counter() - start
 
-    set_allocator(at_once=True)
-    Path('/proc/self/clear_refs').write_text('5')  # the peak restarts from what is resident now
-    before = resident('VmRSS')
-    call()
-    memory = resident('VmHWM') - before
-    set_allocator(at_once=False)
-    times: list[float] = []
-    while sum(times) < job['seconds'] or len(times) < 3:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-        if sum(times) > 20 and len(times) >= 1:
-            break
-    return {'ms': 1e3 * min(times), 'mb': memory / 1e6, 'calls': len(times)}
+    def answer(question: str) -> int | tuple[float, float]:
+        if question == 'memory':
+            set_allocator(at_once=True)
+            Path('/proc/self/clear_refs').write_text('5')  # the peak restarts from what is resident now
+            before = resident('VmRSS')
+            call()
+            memory = resident('VmHWM') - before
+            set_allocator(at_once=False)
+            return memory
+        times = [call()]
+        while sum(times) < job['seconds'] / TURNS:
+            times.append(call())
+        return min(times), sum(times)
+    serve(answer)
 
 
 def check(shape: Shape, names: list[str], device: str) -> None:
@@ -270,16 +274,39 @@ def check(shape: Shape, names: list[str], device: str) -> None:
             torch.testing.assert_close(implementation(name, short, device)(**inputs), expected, rtol=1e-3, atol=1e-4)
 
 
-def spawn(args: argparse.Namespace, shape: Shape, name: str, backward: bool) -> dict | None:
-    job = {'shape': asdict(shape), 'name': name, 'backward': backward, 'threads': args.threads, 'device': args.device,
-           'seconds': args.seconds}
-    env = {**os.environ, 'OMP_NUM_THREADS': str(args.threads), 'PYTHONPATH': str(ROOT)}
-    result = subprocess.run([sys.executable, __file__, '--worker', json.dumps(job)], env=env, text=True,
-                            capture_output=True, check=False)
-    if result.returncode:
-        print(f'{shape.name}: {name} failed: {(result.stderr.strip().splitlines() or ["killed"])[-1]}', file=sys.stderr)
+def measure(args: argparse.Namespace, shape: Shape, names: list[str]) -> dict[tuple, dict]:
+    """Milliseconds and megabytes of a shape by (its name, implementation, with the backward pass or not)."""
+    workers: dict[tuple, Worker] = {}
+    found: dict[tuple, dict] = {}
+
+    def ask(key: tuple, question: str):
+        try:
+            return workers[key].ask(question)
+        except WorkerEnded as error:
+            print(f'{shape.name}: {key[1]} {error}', file=sys.stderr)
+            workers.pop(key).close()
+            found.pop(key, None)
         return None
-    return json.loads(result.stdout.splitlines()[-1])
+    try:
+        for name, backward in itertools.product(names, (False, True)):
+            if backward and (name in LIMITS or (name == 'loop' and shape.length > LOOP_BACKWARD_LIMIT)):
+                continue
+            key = (shape.name, name, backward)
+            workers[key] = Worker(__file__, {'shape': asdict(shape), 'name': name, 'backward': backward,
+                                             'threads': args.threads, 'device': args.device, 'seconds': args.seconds})
+            memory = ask(key, 'memory')
+            if memory is not None:
+                found[key] = {'ms': math.inf, 'mb': memory / 1e6, 'seconds': 0.}
+        for _ in range(TURNS):
+            for key in [key for key, result in found.items() if result['seconds'] < ENOUGH]:
+                times = ask(key, 'time')
+                if times is not None:
+                    found[key]['ms'] = min(found[key]['ms'], 1e3 * times[0])
+                    found[key]['seconds'] += times[1]
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return found
 
 
 def available(args: argparse.Namespace) -> list[str]:
@@ -310,7 +337,7 @@ def processor() -> str:
 def main() -> None:
     args = parse_args()
     if args.worker:
-        print(json.dumps(measure(json.loads(args.worker))))
+        work(json.loads(args.worker))
         return
     if args.device == 'cuda':
         from benchmark_scan_cuda import run
@@ -336,13 +363,8 @@ def main() -> None:
     found: dict = {}
     for shape in shapes:
         check(shape, names, args.device)
-        for name in [*(name for name in names if name != 'limit'), *(LIMITS if 'limit' in names else ())]:
-            for backward in (False, True):
-                if backward and (name in LIMITS or (name == 'loop' and shape.length > LOOP_BACKWARD_LIMIT)):
-                    continue
-                result = spawn(args, shape, name, backward)
-                if result:
-                    found[shape.name, name, backward] = result
+        found |= measure(args, shape, [*(name for name in names if name != 'limit'),
+                                       *(LIMITS if 'limit' in names else ())])
         if 'limit' in names:
             exps, softplus, copied = (found.pop((shape.name, name, False)) for name in LIMITS)
             found[shape.name, 'limit', False] = {**exps, 'ms': max(exps['ms'], copied['ms']),

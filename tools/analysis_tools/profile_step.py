@@ -5,23 +5,24 @@
 
 For each backbone and each backend of the scan: images/s of a forward pass without gradients and of a training step
 (forward and backward of the backbone), and the share of the step's time by kind of operation from PyTorch's profiler.
-An operation counts for the innermost kind that it belongs to. The backward passes of normalisations are sums and
-products like others, so norm with residual addition is also timed alone, at the model's shapes. The memory of freed
-tensors is kept, as tools/train.py does on a CPU; the last row of each backbone is without that ("plain malloc").
+Each has a process of its own; they take turns pass by pass, so that whatever else the machine does meets all alike, and
+the shortest time of each counts. An operation counts for the innermost kind that it belongs to. The backward passes of
+normalisations are sums and products like others, so norm with residual addition is also timed alone, at the model's
+shapes. The memory of freed tensors is kept, as tools/train.py does on a CPU; the last row of each backbone is without
+that ("plain malloc").
 Nothing else should run on the machine.
 """
 
 import argparse
 import json
-import os
 import platform
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from taking_turns import ROOT, Worker, serve
+
 sys.path.insert(0, str(ROOT))
 
 MODELS: dict[str, dict] = {
@@ -53,17 +54,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def median_time(function, repeats: int) -> float:
-    """Seconds, after one call to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
-
-
 def shares(step, repeats: int) -> dict[str, float]:
     """Share of the profiled time by kind; 'other' is the rest."""
     from torch.profiler import ProfilerActivity, profile
@@ -84,21 +74,22 @@ def shares(step, repeats: int) -> dict[str, float]:
     return {kind: value / sum(total.values()) for kind, value in total.most_common()}
 
 
-def measure(job: dict) -> dict:
-    """One model with one backend, in this process."""
+def work(job: dict) -> None:
+    """One model with one backend, in this process: the seconds of what is asked for, or the shares of a step."""
     import torch
 
     import mmvim.models  # noqa: F401  (registers the backbones)
     from mmvim.engine.launch import keep_freed_memory
     from mmvim.registry import MODELS as REGISTRY
     if job['keep'] and not keep_freed_memory():
-        raise RuntimeError('memory of freed tensors cannot be kept: unset MALLOC_* and GLIBC_TUNABLES')
+        raise RuntimeError('the memory of freed tensors cannot be kept: unset MALLOC_* and GLIBC_TUNABLES')
     torch.set_num_threads(job['threads'])
     config = dict(MODELS[job['model']])
     if config['type'] == 'mmvim.Vim':
         config['img_size'] = job['size']
     model = REGISTRY.build(config).train()
     images = torch.randn(job['batch'], 3, job['size'], job['size'])
+    norms = [layer.norm for layer in getattr(model, 'layers', [])]
 
     def forward() -> None:
         with torch.no_grad():
@@ -106,23 +97,51 @@ def measure(job: dict) -> dict:
 
     def step() -> None:
         sum(y.square().mean() for y in model(images)).backward()
-    result = {'forward': median_time(forward, job['repeats']), 'step': median_time(step, job['repeats']),
-              'shares': shares(step, 3)}
-    blocks = [layer for layer in getattr(model, 'layers', []) if hasattr(layer, 'norm')]
-    if blocks:
-        tokens = (job['size'] // 16) ** 2
-        stream, hidden = (torch.randn(job['batch'], tokens, model.embed_dims, requires_grad=True) for _ in range(2))
 
-        def norm() -> None:
-            blocks[0].norm(stream + hidden).sum().backward()
-        result['norm'] = len(blocks) * median_time(norm, job['repeats'])
-    return result
+    def norm() -> None:
+        for module in norms:
+            module(stream + hidden).sum().backward()
+    if norms:
+        stream, hidden = (torch.randn(job['batch'], (job['size'] // 16) ** 2, model.embed_dims, requires_grad=True)
+                          for _ in range(2))
+    tasks = {'forward': forward, 'step': step, 'norm': norm}
+
+    def answer(name: str) -> dict | float:
+        if name == 'shares':
+            return shares(step, 3)
+        start = time.perf_counter()
+        tasks[name]()
+        return time.perf_counter() - start
+    serve(answer)
+
+
+def measure(args: argparse.Namespace, model: str) -> dict[str, dict]:
+    """Seconds of each measurement, and the shares of a step, for every backend of one model."""
+    job = {'model': model, 'size': args.size, 'batch': args.batch, 'threads': args.threads}
+    backends = args.backends.split(',')
+    variants = [*((backend, True) for backend in backends), (backends[-1], False)]
+    workers = {backend if keep else f'{backend}, plain malloc':
+               Worker(__file__, {**job, 'keep': keep}, {'MMVIM_SCAN_BACKEND': backend}) for backend, keep in variants}
+    found: dict[str, dict] = {label: {} for label in workers}
+    try:
+        for name in ('forward', 'step', *(['norm'] if MODELS[model]['type'] == 'mmvim.Vim' else [])):
+            for turn in range(args.repeats + 1):
+                for label, worker in workers.items():
+                    seconds = worker.ask(name)
+                    if turn:  # the first is to warm up
+                        found[label][name] = min(seconds, found[label].get(name, seconds))
+        for label, worker in workers.items():
+            found[label]['shares'] = worker.ask('shares')
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return found
 
 
 def main() -> None:
     args = parse_args()
     if args.worker:
-        print(json.dumps(measure(json.loads(args.worker))))
+        work(json.loads(args.worker))
         return
     import torch
     from benchmark_scan import processor
@@ -133,19 +152,10 @@ def main() -> None:
              '|-|-|' + '-|' * (len(KINDS) + 2)]
     print(about)
     for model in (name for name in MODELS if args.models in name):
-        first: dict = {}
-        backends = args.backends.split(',')
-        for backend, keep in [*((backend, True) for backend in backends), (backends[-1], False)]:
-            job = {'model': model, 'size': args.size, 'batch': args.batch, 'threads': args.threads,
-                   'repeats': args.repeats, 'keep': keep}
-            env = {**os.environ, 'MMVIM_SCAN_BACKEND': backend, 'OMP_NUM_THREADS': str(args.threads),
-                   'PYTHONPATH': str(ROOT)}
-            command = [sys.executable, __file__, '--worker', json.dumps(job)]
-            printed = subprocess.check_output(command, env=env, text=True)
-            result = json.loads(printed.splitlines()[-1])
-            first = first or result
+        results = measure(args, model)
+        first = next(iter(results.values()))
+        for scan, result in results.items():
             cells = [f'{args.batch / result[key]:.2f} ({first[key] / result[key]:.1f}x)' for key in ('forward', 'step')]
-            scan = backend if keep else f'{backend}, plain malloc'
             speed.append(f'| {model} | {scan} | {" | ".join(cells)} |')
             kinds = [f'{100 * result["shares"].get(kind, 0):.1f} %' for kind in (*KINDS, 'other')]
             kinds.append(f'{100 * result["norm"] / result["step"]:.1f} %' if 'norm' in result else '-')

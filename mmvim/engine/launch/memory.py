@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Have glibc keep the memory of freed tensors for the next ones, in this process from now on.
 
     PyTorch allocates each tensor on a CPU anew. Left alone, glibc hands the larger ones' memory back to the system and
-    fetches it again page by page, cleared: in a training step of Vim-T up to a fifth of the time (docs/benchmarks.md).
+    fetches it again page by page, cleared: in a training step of Vim-T some 8 % of the time (docs/benchmarks.md).
     The peak of memory stays the same. Tensors above 32 MiB are out of reach.
 
     Returns:
