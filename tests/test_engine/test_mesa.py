@@ -8,6 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmvim.checkpoints import allow_checkpoint_globals
 from mmvim.engine.hooks import MESAHook
 
 
@@ -51,6 +52,7 @@ def state(module):
 
 
 def train(folder, hooks, epochs=2, **options):
+    allow_checkpoint_globals()  # as tools/train.py does
     generator = torch.Generator().manual_seed(0)
     data = [{'inputs': torch.randn(4, generator=generator), 'data_samples': i % 3} for i in range(12)]
     torch.manual_seed(0)
