@@ -90,6 +90,7 @@ CASES = (
 )
 LONG = (
     Case('segments', 1, 6, 50, 2),
+    Case('ten segments', 1, 2, 150, 1, reverse=True),
     Case('segments, 18 states', 1, 3, 34, 18, reverse=True),
     Case('segments, maps, stack', 1, 5, 35, 3, paths=('random',) * 2, combine='stack'),
 )

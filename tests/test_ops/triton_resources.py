@@ -1,11 +1,12 @@
-"""What the scan's kernels take of a GPU when they are compiled: the specialisations, and the record of them.
+"""What the Triton kernels take of a GPU when they are compiled: the specialisations, and the record of them.
 
-    python tests/test_ops/triton_resources.py          # compile what the record lacks (all: twenty minutes of a core)
+    python tests/test_ops/triton_resources.py          # compile what the record lacks (all: half an hour of a core)
     python tests/test_ops/triton_resources.py --all    # record everything anew, after a kernel or the table has changed
     python tests/test_ops/triton_resources.py --check  # compile all of it again and compare
 
 The record, triton_resources.json, has a line for each specialisation: registers a thread and bytes of shared memory of
-each kernel. It holds for the version of Triton that it names. No GPU is needed; nothing runs.
+each kernel. It holds for the version of Triton that it names. No GPU is needed; nothing runs. What it covers is EVERY:
+`launches` says what the settings are.
 """
 
 import argparse
@@ -19,68 +20,166 @@ from unittest import mock
 import torch
 
 RECORD = Path(__file__).with_suffix('.json')
-ARCHS, DTYPES = (80, 90, 100), ('float16', 'bfloat16', 'float32')
-SETTINGS = ('vim', 'cross', 'gated')
+DTYPES = ('float16', 'bfloat16', 'float32')
 MOST_SHARED = 16 * 1024
 # So many warps of a kernel find room among the 65536 registers of a processor.
-LEAST_WARPS = {'forward': 8, 'segments': 8, 'segments, adjoint': 8, 'backward': 8, 'merge': 16, 'collect': 16,
-               'chain': 16, 'chain, adjoint': 16}
+LEAST_WARPS = {'forward': 8, 'segments': 8, 'segments, adjoint': 8, 'backward': 8, 'merge': 16, 'add': 16,
+               'collect': 16, 'chain': 16, 'chain, adjoint': 16, 'conv forward': 16, 'conv backward': 12,
+               'conv transposed': 16, 'norm forward': 16, 'norm backward': 16}
 
 
 class Specialisation(NamedTuple):
-    """A scan whose kernels are compiled; see :func:`launches` for the settings."""
+    """Kernels that are compiled; see :func:`launches` for the settings. Number: of states, or channels of a norm."""
 
     setting: str
-    d_state: int
+    number: int
     dtype: str
     length: int
     arch: int
 
     def __str__(self) -> str:
-        return f'{self.setting} N={self.d_state} {self.dtype} L={self.length} sm_{self.arch}'
+        return f'{self.setting} N={self.number} {self.dtype} L={self.length} sm_{self.arch}'
 
 
-# All numbers of states to a power of two; then settings as models have them (VMamba 1 or 16 states, MambaVision 8), and
-# rows too short to be cut.
-EVERY = [Specialisation(setting, n, dtype, length, arch) for setting, length, states in (
-    ('vim', 1024, (16, 8, 1, 32, 64, 2, 4)), ('gated', 1024, (8, 64)), ('cross', 1024, (1, 16)), ('vim', 196, (1, 16)))
-    for n, dtype, arch in product(states, DTYPES, ARCHS)]
+class Call(NamedTuple):
+    """How a scan is called, beside its number of states, its dtype and its length."""
+
+    maps: tuple[int, ...] = (-1,)
+    reverse: tuple[bool, ...] = (False,)
+    own_u: bool = True
+    gate: bool = False
+    states: bool = False
+    optional: bool = True
+    follow: tuple[bool, bool, bool, bool] = (True,) * 4
+    stack: bool = False
+    out: str = ''
+    groups: int = 1
+    dim: int = 384
+    own_A: bool = True
+    states_fastest: bool = True
+
+
+CALLS = {
+    'vim': Call((-1, -1), (False, True), gate=True),
+    'cross': Call((-1, 0, -1, 0), (False, False, True, True), own_u=False),
+    'gated': Call(gate=True, states=True),
+    'mambavision': Call(dim=392),
+    'drop-in': Call(reverse=(True,), gate=True, groups=2, out='float32', states_fastest=False),
+    'bare': Call(optional=False, groups=4, dim=300),
+    'u along maps': Call((0, 1, 0, 1), (False, False, True, True), own_u=False, follow=(True, False, False, False),
+                         own_A=False),
+    'stacked': Call((0, -1), (False, True), gate=True, stack=True, out='float32', own_A=False),
+    'huge': Call((-1, -1), (False, True), gate=True, dim=24576),
+}
+CONVOLUTIONS = {'conv of Vim': (384, 4, (3, 0), True), 'conv of MambaVision': (392, 3, (1,), False)}
+NORM = 'norm'
+SETTINGS = (*CALLS, *CONVOLUTIONS, NORM)
+
+
+def launches(setting: str, number: int, dtype: str, length: int) -> dict:
+    """The launches of a forward and a backward pass by name, from tensors without memory.
+
+    Scans, all but 'bare' with D, delta_bias and softplus, cut into segments where the kernels may do so:
+        vim             two paths there and back with their own u, summed and gated
+        cross           four paths over one u, two along an index map, with their outputs summed
+        gated           one path with a gate in the kernel, a first state and the gradient of the last
+        mambavision     one path over 392 channels (no multiple of 16) without a gate
+        drop-in         one reversed path as mamba_ssm takes it, steps of B, C fastest, 2 groups, a gate, float32 out
+        bare            one path over four groups of 75 channels, nothing optional, no softplus
+        u along maps    four paths along two maps that u alone follows, with one A, D, delta_bias (PlainMamba)
+        stacked         two gated paths with an output each, float32, with one A for both; one along a map
+        huge            'vim' over 24576 channels; with 100 000 steps, strides of more than 2^31 elements
+    The convolutions are those of Vim (two filters) and MambaVision (392 channels), forward and backward; 'norm' is
+    RMSNorm with the residual in float32, of as many channels as `number` says.
+    """
+    if setting in CONVOLUTIONS:
+        found = convolution(setting, dtype, length)
+    elif setting == NORM:
+        found = norm(number, dtype, length)
+    else:
+        found = scan(CALLS[setting], number, dtype, length)
+    return {launch.name + (', adjoint' if launch.arguments.get('ADJOINT') else ''): launch for launch in found}
+
+
+def empty(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=kind, device='meta')
+
+
+def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
+    from mmvim.ops.selective_scan.arguments import ScanArguments
+    from mmvim.ops.selective_scan.triton import plan
+    batch, dim, kind, paths, groups = 2, call.dim, getattr(torch, dtype), len(call.maps), call.groups
+    shared = paths if call.own_A else 1
+
+    def projection() -> torch.Tensor:
+        if call.states_fastest:
+            return empty(batch, paths, groups, length, d_state, kind=kind).mT
+        return empty(batch, paths, groups, d_state, length, kind=kind)
+    args = ScanArguments(
+        empty(batch, paths if call.own_u else 1, length, dim, kind=kind).mT,
+        empty(batch, paths, length, dim, kind=kind).mT, empty(shared, dim, d_state), projection(), projection(),
+        empty(shared, dim) if call.optional else None, empty(batch, length, dim, kind=kind).mT if call.gate else None,
+        empty(shared, dim) if call.optional else None, empty(batch, 1, dim, d_state) if call.states else None,
+        empty(max(call.maps) + 1, length, kind=torch.int64) if max(call.maps) >= 0 else None, call.maps, call.reverse,
+        call.follow, call.optional, call.stack, getattr(torch, call.out or dtype))
+    segments = 4 if length >= 3 * plan.LEAST_SEGMENT else 1
+    forward, (out, last_state, y, bounds) = plan.forward(args, True, segments=segments)
+    backward, _ = plan.backward(args, out.mT, last_state.mT if call.states else None, y, bounds, segments=segments)
+    return forward + backward
+
+
+def convolution(setting: str, dtype: str, length: int) -> list:
+    from mmvim.ops.fused.conv import plan_backward, plan_forward
+    dim, taps, left, bias = CONVOLUTIONS[setting]
+    # Half of a wider projection; under autocast filters stay in float32.
+    inputs = (empty(2, length, 2 * dim, kind=getattr(torch, dtype))[..., :dim], empty(len(left), dim, taps),
+              empty(len(left), dim) if bias else None, left)
+    forward, y = plan_forward(*inputs)
+    return [forward, *plan_backward(y, *inputs)[0]]
+
+
+def norm(channels: int, dtype: str, length: int) -> list:
+    from mmvim.ops.fused.rms_norm import plan_backward, plan_forward
+    kind, full = getattr(torch, dtype), torch.float32
+    x, residual, weight = empty(2, length, channels, kind=kind), empty(2, length, channels), empty(channels)
+    forward, (y, total, scale) = plan_forward(x, residual, weight, 1e-5, kind)
+    return [forward, plan_backward(y, total, total, weight, scale, kind, full)[0]]
+
+
+def grid(setting: str, numbers: tuple[int, ...], archs: tuple[int, ...], length: int = 1024,
+         dtypes: tuple[str, ...] = DTYPES) -> list[Specialisation]:
+    return [Specialisation(setting, *rest, length, arch) for *rest, arch in product(numbers, dtypes, archs)]
+
+
+SERVERS, CONSUMERS = (80, 90, 100), (86, 89, 120)
+TWO = {'dtypes': ('float16', 'float32')}
+# The convolutions and the norm; MambaVision's channels; what else one may ask for; consumers' GPUs; numbers of states
+# between powers of two; rows too short to be cut; VMamba's paths, 1 or 16 states; a gate and a first state, 8 or 64;
+# and Vim's two directions, every power of two. The numbers of states that models have are compiled in all dtypes for
+# all three servers' architectures, unless said otherwise; of float16 and bfloat16, whose loads alone differ, often one.
+EVERY = [
+    *(x for name in CONVOLUTIONS for x in grid(name, (0,), SERVERS)),
+    *grid(NORM, (192, 384, 768, 1000, 4096), SERVERS), *grid('mambavision', (8,), SERVERS),
+    *(x for name in ('mambavision', 'drop-in', 'u along maps', 'stacked') for x in grid(name, (16,), (90,), **TWO)),
+    *(x for name in ('drop-in', 'bare', 'u along maps', 'stacked') for x in grid(name, (1, 8), (90,), **TWO)),
+    *grid('huge', (1, 8, 16), (90,), length=100_000, **TWO),
+    *(x for name, n in (('vim', 16), ('gated', 8), ('cross', 1), ('vim', 64))
+      for x in grid(name, (n,), CONSUMERS, **TWO)),
+    *grid('vim', (2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 17, 20, 24, 32, 33, 40, 48, 63), (90,), **TWO),
+    *grid('vim', (7, 15, 24), (80, 100), dtypes=('float32',)),
+    *grid('vim', (1, 16), SERVERS, length=196), *grid('cross', (1,), SERVERS), *grid('gated', (8,), SERVERS),
+    *grid('vim', (16, 8, 1), SERVERS), *grid('vim', (64,), SERVERS, **TWO), *grid('cross', (16,), SERVERS, **TWO),
+    *grid('gated', (64,), SERVERS, **TWO)]
 # Few, and each row of the table, each architecture, dtype and setting among them.
 FEW = [Specialisation(*x) for x in (
     ('vim', 1, 'float32', 1024, 80), ('cross', 1, 'float16', 1024, 90), ('vim', 1, 'float16', 196, 90),
-    ('gated', 8, 'bfloat16', 1024, 100), ('vim', 16, 'float16', 1024, 90), ('vim', 64, 'float32', 1024, 90))]
-
-
-def launches(setting: str, d_state: int, dtype: str, length: int) -> dict:
-    """The launches of a forward and a backward pass by name, from tensors without memory.
-
-    Settings: 'vim', two paths there and back with their own u, summed and gated; 'cross', four paths over one u, two
-    along an index map, with their outputs summed; 'gated', one path with a gate in the kernel, a first state and the
-    gradient of the last. All have D, delta_bias and softplus, and are cut into segments where the kernels may do so.
-    """
-    from mmvim.ops.selective_scan.arguments import ScanArguments
-    from mmvim.ops.selective_scan.triton import plan
-    batch, dim, kind, full = 2, 384, getattr(torch, dtype), torch.float32
-
-    def empty(*shape, kind=kind):
-        return torch.empty(shape, dtype=kind, device='meta')
-    paths, own, ids, reverse = {'vim': (2, 2, (-1, -1), (False, True)),
-                                'cross': (4, 1, (-1, 0, -1, 0), (False, False, True, True)),
-                                'gated': (1, 1, (-1,), (False,))}[setting]
-    args = ScanArguments(
-        empty(batch, own, length, dim).mT, empty(batch, paths, length, dim).mT,
-        empty(paths, dim, d_state, kind=full), empty(batch, paths, 1, length, d_state).mT,
-        empty(batch, paths, 1, length, d_state).mT, empty(paths, dim, kind=full),
-        None if setting == 'cross' else empty(batch, length, dim).mT, empty(paths, dim, kind=full),
-        empty(batch, 1, dim, d_state, kind=full) if setting == 'gated' else None,
-        empty(1, length, kind=torch.int64) if setting == 'cross' else None, ids, reverse, (True,) * 4, True, False,
-        kind)
-    segments = 4 if length >= 3 * plan.LEAST_SEGMENT else 1
-    forward, (out, last_state, y, bounds) = plan.forward(args, True, segments=segments)
-    backward, _ = plan.backward(args, out.mT, last_state.mT if setting == 'gated' else None, y, bounds,
-                                segments=segments)
-    return {launch.name + (', adjoint' if launch.arguments.get('ADJOINT') else ''): launch
-            for launch in forward + backward}
+    ('gated', 8, 'bfloat16', 1024, 100), ('vim', 16, 'float16', 1024, 90), ('vim', 64, 'float32', 1024, 90),
+    ('vim', 15, 'float32', 1024, 80), ('vim', 24, 'float32', 1024, 80), ('mambavision', 8, 'float32', 1024, 80),
+    ('drop-in', 1, 'float16', 1024, 90), ('bare', 1, 'float16', 1024, 90),
+    ('u along maps', 1, 'float32', 1024, 90), ('cross', 1, 'float32', 1024, 86), ('stacked', 1, 'float16', 1024, 90),
+    ('huge', 1, 'float32', 100_000, 90), ('conv of Vim', 0, 'float16', 1024, 90),
+    ('conv of MambaVision', 0, 'float32', 1024, 80),
+    ('norm', 384, 'bfloat16', 1024, 100))]
 
 
 def measure(wanted: Specialisation) -> dict:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
 from mmvim.ops.fused.device import current
+from mmvim.ops.fused.launch import Launch
 
 MAX_TAPS, MAX_FILTERS = 16, 7
-_BLOCK_L = 32
+_WARPS = 4
+# Tokens of a program. 32 in each would take up to 142 registers a thread, and spill some with channels that are no
+# multiple of 16; where sums of filters are left for each program, twice as many programs would write twice as much.
+_BLOCK_L = {'forward': 16, 'backward': 32, 'transposed': 16}
 
 
 @torch.library.custom_op('mmvim::conv1d_silu_fwd', mutates_args=())
 def conv_fwd(x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]) -> Tensor:
     """SiLU of K convolutions of tokens (B, L, D) with filters (K, D, I); (B, K, L, D) in x's dtype."""
-    from mmvim.ops.fused.conv_triton import conv_forward
-    x, weight, bias = _rows(x), weight.contiguous(), None if bias is None else bias.contiguous()
-    batch, length, dim = x.shape
-    y = x.new_empty((batch, len(left), length, dim))
     with current(x.device):
-        conv_forward[_programs(x, len(left))](x, weight, bias, y, length, dim, x.stride(0), x.stride(1), _packed(left),
-                                              FILTERS=len(left), **_sizes(weight))
+        launch, y = plan_forward(x, weight, bias, left)
+        launch.run()
     return y
+
+
+def plan_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> tuple[Launch, Tensor]:
+    """The launch of the forward pass, and the output that it fills."""
+    from mmvim.ops.fused.conv_triton import conv_forward
+    x = _rows(x)
+    y = x.new_empty((x.shape[0], len(left), *x.shape[1:]))
+    arguments = {'y': y, **_inputs('forward', x, weight, bias, left)}
+    return Launch(conv_forward, _programs('forward', x, len(left)), arguments, _WARPS, 'conv forward'), y
 
 
 @conv_fwd.register_fake
@@ -36,22 +45,33 @@ def _(x, weight, bias, left):
 def conv_bwd(dy: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]
              ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias (empty where there is none)."""
+    with current(x.device):
+        launches, dx, dweight, dbias = plan_backward(dy, x, weight, bias, left)
+        for launch in launches:
+            launch.run()
+        return (dx, dweight.sum((0, 1)).to(weight.dtype),
+                x.new_empty(0) if bias is None else dbias.sum((0, 1)).to(bias.dtype))
+
+
+def plan_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
+                  ) -> tuple[list[Launch], Tensor, Tensor, Tensor | None]:
+    """The launches of the backward pass, and what they fill: dx, and the shares of dweight and dbias to be summed."""
     from mmvim.ops.fused.conv_triton import conv_backward, conv_transposed
-    dy, x, weight = dy.contiguous(), _rows(x), weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    x = _rows(x)
     batch, length, dim = x.shape
     filters, _, taps = weight.shape
-    blocks = -(-length // _BLOCK_L)
+    blocks = -(-length // _BLOCK_L['backward'])
     dc, dx = dy.new_empty(dy.shape), x.new_empty(x.shape)
     dweight = x.new_empty((batch, blocks, filters, dim, taps), dtype=torch.float32)
     dbias = None if bias is None else x.new_empty((batch, blocks, filters, dim), dtype=torch.float32)
-    with current(x.device):
-        conv_backward[_programs(x, filters)](dy, x, weight, bias, dc, dweight, dbias, length, dim, x.stride(0),
-                                             x.stride(1), _packed(left), FILTERS=filters, **_sizes(weight))
-        conv_transposed[_programs(x, 1)](dc, weight, dx, length, dim, _packed(left), FILTERS=filters,
-                                         **_sizes(weight))
-    return (dx, dweight.sum((0, 1)).to(weight.dtype),
-            x.new_empty(0) if bias is None else dbias.sum((0, 1)).to(bias.dtype))
+    launches = [
+        Launch(conv_backward, _programs('backward', x, filters),
+               {'dy': dy.contiguous(), 'dc': dc, 'dweight': dweight, 'dbias': dbias,
+                **_inputs('backward', x, weight, bias, left)}, _WARPS, 'conv backward'),
+        Launch(conv_transposed, _programs('transposed', x, 1),
+               {'dc': dc, 'dx': dx, **_inputs('transposed', None, weight, None, left), 'L': length}, _WARPS,
+               'conv transposed')]
+    return launches, dx, dweight, dbias
 
 
 @conv_bwd.register_fake
@@ -88,14 +108,21 @@ def _packed(left: Sequence[int]) -> int:
     return sum(n << (4 * k) for k, n in enumerate(left))
 
 
-def _sizes(weight: Tensor) -> dict[str, int]:
-    return {'TAPS': weight.shape[2], 'BLOCK_L': _BLOCK_L, 'BLOCK_D': _block_d(weight.shape[1]), 'num_warps': 4}
+def _inputs(kernel: str, x: Tensor | None, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> dict[str, Any]:
+    """What a kernel reads, as its arguments."""
+    dim, taps = weight.shape[1:]
+    found = {'weight': weight.contiguous(), 'dim': dim, 'left': _packed(left), 'FILTERS': len(left), 'TAPS': taps,
+             'BLOCK_L': _BLOCK_L[kernel], 'BLOCK_D': _block_d(dim)}
+    if x is not None:
+        found |= {'x': x, 'bias': None if bias is None else bias.contiguous(), 'L': x.shape[1], 'x_b': x.stride(0),
+                  'x_l': x.stride(1)}
+    return found
 
 
 def _block_d(dim: int) -> int:
     return 64 if dim > 32 else 32
 
 
-def _programs(x: Tensor, filters: int) -> tuple[int]:
+def _programs(kernel: str, x: Tensor, filters: int) -> int:
     batch, length, dim = x.shape
-    return (batch * filters * -(-length // _BLOCK_L) * -(-dim // _block_d(dim)),)
+    return batch * filters * -(-length // _BLOCK_L[kernel]) * -(-dim // _block_d(dim))

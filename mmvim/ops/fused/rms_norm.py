@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmvim.ops.fused.device import current, on_triton
+from mmvim.ops.fused.launch import Launch
 
-MAX_CHANNELS = 8192
+MAX_CHANNELS = 4096
 
 
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
@@ -50,26 +51,33 @@ def add_rms_norm_reference(x: Tensor, residual: Tensor | None, weight: Tensor, e
     return F.rms_norm(total.to(dtype), weight.shape, weight.to(dtype), eps).to(weight.dtype), total
 
 
-def _grid(rows: int, channels: int) -> tuple[int, int]:
-    """Rows a program takes at a time, and the power of two that holds their channels."""
+def _grid(channels: int) -> tuple[int, int, int]:
+    """Rows a program takes at a time, the power of two that holds their channels, and warps."""
     block = max(16, 1 << (channels - 1).bit_length())
-    return max(1, 1024 // block), block
+    return max(1, 1024 // block), block, max(4, block // 512)  # 16 channels a thread at most: none are spilled
 
 
 @torch.library.custom_op('mmvim::rms_norm_fwd', mutates_args=())
 def rms_norm_fwd(x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
                  ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised sum, the sum (empty without a residual) and 1 / sqrt(mean square + eps), (rows,) float32."""
+    with current(x.device):
+        launch, results = plan_forward(x, residual, weight, eps, dtype)
+        launch.run()
+    return results
+
+
+def plan_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+                 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
+    """The launch of the forward pass, and what it fills."""
     from mmvim.ops.fused.rms_norm_triton import norm_forward
     y, total, scale = _outputs(x, residual, dtype)
     rows, channels = scale.numel(), x.shape[-1]
-    per_program, block = _grid(rows, channels)
-    with current(x.device):
-        norm_forward[(-(-rows // per_program),)](
-            x.contiguous(), None if residual is None else residual.contiguous(), weight.contiguous(), y,
-            None if residual is None else total, scale, rows, channels, eps, ROWS=per_program, BLOCK_C=block,
-            num_warps=4)
-    return y, total, scale
+    per_program, block, warps = _grid(channels)
+    arguments = {'x': x.contiguous(), 'residual': None if residual is None else residual.contiguous(),
+                 'weight': weight.contiguous(), 'y': y, 'total': None if residual is None else total, 'scale': scale,
+                 'rows': rows, 'channels': channels, 'eps': eps, 'ROWS': per_program, 'BLOCK_C': block}
+    return Launch(norm_forward, -(-rows // per_program), arguments, warps, 'norm forward'), (y, total, scale)
 
 
 def _outputs(x: Tensor, residual: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,20 +98,28 @@ def _(x, residual, weight, eps, dtype):
 def rms_norm_bwd(dy: Tensor, dtotal: Optional[Tensor], total: Tensor, weight: Tensor, scale: Tensor,
                  dtype: torch.dtype, residual_dtype: Optional[torch.dtype]) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of the residual (empty where there is none) and of the weight."""
+    with current(dy.device):
+        launch, (dx, dresidual, dweight) = plan_backward(dy, dtotal, total, weight, scale, dtype, residual_dtype)
+        launch.run()
+        return dx, dresidual, dweight.sum(0).to(weight.dtype)
+
+
+def plan_backward(dy: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype,
+                  residual_dtype: torch.dtype | None) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
+    """The launch of the backward pass, and what it fills: dx, dresidual, and the shares of dweight to be summed."""
     from mmvim.ops.fused.rms_norm_triton import norm_backward
     rows, channels = scale.numel(), total.shape[-1]
-    per_program, block = _grid(rows, channels)
+    per_program, block, warps = _grid(channels)
     # A number that no clock and no machine decides, so that the sums repeat bit for bit.
     programs = min(512, -(-rows // per_program))
     dx = total.new_empty(total.shape, dtype=dtype)
     dresidual = total.new_empty(total.shape if residual_dtype else 0, dtype=residual_dtype or dtype)
     dweight = total.new_empty((programs, channels), dtype=torch.float32)
-    with current(dy.device):
-        norm_backward[(programs,)](
-            dy.contiguous(), None if dtotal is None else dtotal.contiguous(), total.contiguous(), weight.contiguous(),
-            scale, dx, dresidual if residual_dtype else None, dweight, rows, channels, programs, ROWS=per_program,
-            BLOCK_C=block, num_warps=4)
-    return dx, dresidual, dweight.sum(0).to(weight.dtype)
+    arguments = {'dy': dy.contiguous(), 'dtotal': None if dtotal is None else dtotal.contiguous(),
+                 'total': total.contiguous(), 'weight': weight.contiguous(), 'scale': scale, 'dx': dx,
+                 'dresidual': dresidual if residual_dtype else None, 'dweight': dweight, 'rows': rows,
+                 'channels': channels, 'programs': programs, 'ROWS': per_program, 'BLOCK_C': block}
+    return Launch(norm_backward, programs, arguments, warps, 'norm backward'), (dx, dresidual, dweight)
 
 
 @rms_norm_bwd.register_fake

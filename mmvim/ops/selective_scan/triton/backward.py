@@ -35,7 +35,7 @@ def scan_backward(dout, u, delta, A, B, C, D, bias, z, maps, carry, bounds, y, s
                   du, ddelta, dA, dB, dC, dD, dbias, dz, dfirst,
                   L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
                   dout_b, dout_k, dout_l, u_b, u_k, u_l, delta_b, delta_k, delta_l, z_b, z_l, A_k,
-                  B_b, B_k, B_g, B_l, B_n, C_b, C_k, C_g, C_l, C_n, D_k, bias_k,
+                  B_b, B_k, B_g, B_l, C_b, C_k, C_g, C_l, D_k, bias_k,
                   du_b, du_k, ddelta_b, ddelta_k, dz_b, dz_k,
                   PATHS: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, SOFTPLUS: tl.constexpr,
                   FOLLOW_U: tl.constexpr, FOLLOW_DELTA: tl.constexpr, FOLLOW_B: tl.constexpr, FOLLOW_C: tl.constexpr,
@@ -118,7 +118,7 @@ def scan_backward(dout, u, delta, A, B, C, D, bias, z, maps, carry, bounds, y, s
                 rate = tl.load(A + n * dim, mask=lanes, other=0.0) * LOG2E
                 state = tl.load(scratch + (r * N + n) * BLOCK_D)
                 for j in tl.static_range(STEPS):
-                    b_n = tl.load(B + at_B[j] + n * B_n).to(tl.float32)
+                    b_n = tl.load(B + at_B[j] + n).to(tl.float32)
                     state = tl.exp2(steps[j] * rate) * state + v[j] * b_n
                 tl.store(scratch + ((r + 1) * N + n) * BLOCK_D, state)
 
@@ -157,13 +157,13 @@ def scan_backward(dout, u, delta, A, B, C, D, bias, z, maps, carry, bounds, y, s
                 dA_n = tl.load(dA + n * dim, mask=lanes, other=0.0)
                 states, decays, b_tile = (state,), (), ()
                 for j in tl.static_range(STEPS):
-                    b_tile = b_tile + (tl.load(B + at_B[j] + n * B_n).to(tl.float32),)
+                    b_tile = b_tile + (tl.load(B + at_B[j] + n).to(tl.float32),)
                     decays = decays + (tl.exp2(steps[j] * rate),)
                     state = decays[j] * state + v[j] * b_tile[j]
                     states = states + (state,)
                 new_dv, new_dstep = (), ()
                 for j in tl.static_range(STEPS - 1, -1, -1):
-                    c_n = tl.load(C + at_C[j] + n * C_n).to(tl.float32)
+                    c_n = tl.load(C + at_C[j] + n).to(tl.float32)
                     tl.store(dC + sums + n * STEPS + j, tl.sum(dy[j] * states[j + 1], axis=0))
                     g = q_n + c_n * dy[j]
                     tl.store(dB + sums + n * STEPS + j, tl.sum(g * v[j], axis=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -68,14 +68,20 @@ def row_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: in
     for row in TABLE[kernel]:
         if d_state > row.d_state or (row.length is not None and length > row.length):
             continue
-        if row.dtype in (None, kind) and row.arch in (None, arch // 10 * 10):
+        if row.dtype in (None, kind) and row.arch in (None, arch, arch // 10 * 10):
             return row
     raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
 
 
-def fitting(blocks: Blocks, group_dim: int) -> Blocks:
-    """The same with fewer channels a program, where a group has no more."""
-    size = blocks.block_d
+def fitting(blocks: Blocks, kernel: str, dim: int, group_dim: int) -> Blocks:
+    """The same with fewer channels a program, where a group has no more, and smaller where registers are short.
+
+    The compiler cannot read two channels at once where D is no multiple of 16 (MambaVision-L: 392), and what the
+    backward kernel does instead takes more registers than there are; with half the steps it spills none.
+    """
+    size, steps = blocks.block_d, blocks.steps
+    if kernel == 'backward' and dim % 16:
+        size, steps = min(size, 64), min(steps, 2)
     while size > 32 and size // 2 >= group_dim:
         size //= 2
-    return Blocks(**{**asdict(blocks), 'block_d': size})
+    return replace(blocks, block_d=size, steps=steps)

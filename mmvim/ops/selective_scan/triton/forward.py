@@ -55,13 +55,14 @@ def put(value, p, z, z_l, y, out, dim, lanes, valid):
 def scan_forward(u, delta, A, B, C, D, bias, z, maps, carry, parked, out, y, last_state, bounds,
                  L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
                  u_b, u_k, u_l, delta_b, delta_k, delta_l, z_b, z_l, A_k, A_d, A_n,
-                 B_b, B_k, B_g, B_l, B_n, C_b, C_k, C_g, C_l, C_n, D_k, bias_k,
+                 B_b, B_k, B_g, B_l, C_b, C_k, C_g, C_l, D_k, bias_k,
                  PATHS: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, SOFTPLUS: tl.constexpr,
                  FOLLOW_U: tl.constexpr, FOLLOW_DELTA: tl.constexpr, FOLLOW_B: tl.constexpr, FOLLOW_C: tl.constexpr,
                  PARKED: tl.constexpr, BLOCK_D: tl.constexpr, STEPS: tl.constexpr):
     """Outputs of every path, and what the backward pass starts from.
 
-    Strides are in elements; u, delta and z have channels contiguous. Tensors made for the kernel are dense:
+    Strides are in elements; u, delta and z have channels contiguous, B and C states.
+    Tensors made for the kernel are dense:
 
     carry: State before each segment, (b, PATHS, segments, N, dim) float32, or None, zeros.
     parked: (programs, N, BLOCK_D) float32, where states wait if PARKED, else None.
@@ -136,7 +137,7 @@ def scan_forward(u, delta, A, B, C, D, bias, z, maps, carry, parked, out, y, las
                 state = tl.load(parked + n * BLOCK_D)
                 values = ()
                 for j in tl.static_range(STEPS):
-                    state, added = advance(state, steps[j], rate, v[j], b_tile[j] + n * B_n, c_tile[j] + n * C_n)
+                    state, added = advance(state, steps[j], rate, v[j], b_tile[j] + n, c_tile[j] + n)
                     values = values + (value[j] + added,)
                 value = values
                 tl.store(parked + n * BLOCK_D, state)
@@ -156,7 +157,7 @@ def scan_forward(u, delta, A, B, C, D, bias, z, maps, carry, parked, out, y, las
                 value = skip * x
                 states = ()
                 for n in tl.static_range(N):
-                    state, added = advance(h[n], step, rates[n], v, b_t + n * B_n, c_t + n * C_n)
+                    state, added = advance(h[n], step, rates[n], v, b_t + n, c_t + n)
                     value += added
                     states = states + (state,)
                 h = states

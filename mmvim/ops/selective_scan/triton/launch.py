@@ -1,34 +1,15 @@
-"""What a launch of a kernel is, and the memory order that the kernels read."""
+"""The memory order that the kernels read, and what a plan asks of a device."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-@dataclass
-class Launch:
-    """A kernel with its arguments; tests compile it for other machines instead of running it."""
-
-    kernel: Any
-    programs: int
-    arguments: dict[str, Any]
-    warps: int = 1
-    name: str = ''
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def run(self) -> None:
-        """Start the kernel on the current stream."""
-        if self.programs:
-            self.kernel[(self.programs,)](**self.arguments, num_warps=self.warps, **self.options)
-
-
 def channels_last(x: Tensor | None) -> Tensor | None:
-    """`x` (..., D, L) with channels contiguous: itself, or a copy. Projections leave their outputs that way."""
+    """`x` (..., D, L) with channels (or states) contiguous: itself, or a copy. Projections leave their outputs so."""
     if x is None or x.stride(-2) == 1 or x.shape[-2] == 1:
         return x
     return x.transpose(-1, -2).contiguous().transpose(-1, -2)

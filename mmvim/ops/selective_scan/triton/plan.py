@@ -9,9 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mmvim.ops.fused.launch import Launch
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, MAX_STATE, Blocks, blocks_for, fitting
-from mmvim.ops.selective_scan.triton.launch import Launch, architecture, channels_last, processors, shared_stride
+from mmvim.ops.selective_scan.triton.launch import architecture, channels_last, processors, shared_stride
 
 MAX_PATHS, MAX_MAPS, MAP_BITS = 10, 7, 3
 # One warp a processor's quarter is little: loads then wait for nobody. Up to this many programs a processor, L is cut.
@@ -74,8 +75,8 @@ class Sizes:
         return sum(bool(backward) << k for k, backward in enumerate(self.args.reverse))
 
     def blocks(self, kernel: str) -> Blocks:
-        args = self.args
-        return fitting(blocks_for(kernel, self.d_state, self.length, args.u.dtype, architecture(args.u.device)),
+        u = self.args.u
+        return fitting(blocks_for(kernel, self.d_state, self.length, u.dtype, architecture(u.device)), kernel, self.dim,
                        self.group_dim)
 
     def per_group(self, blocks: Blocks) -> int:
@@ -121,17 +122,17 @@ def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = Non
     """
     sizes = Sizes(args)
     blocks = (cut or {}).get('forward') or sizes.blocks('forward')
-    u, delta, z = channels_last(args.u), channels_last(args.delta), channels_last(args.z)
+    u, delta, B, C, z = (channels_last(x) for x in (args.u, args.delta, args.B, args.C, args.z))
     count, steps = sizes.segments(blocks) if segments is None else divide(sizes, segments)
     merge = sizes.paths > 1 and not args.stack
     out, last_state, y, bounds = allocate(args, save)
     paths_out = out.new_empty((sizes.batch, sizes.paths, sizes.length, sizes.dim)) if merge else out
     launches, carry = [], state_rows(args.initial_state)
     D, bias = dense(args.D), dense(args.delta_bias)
-    scan = {'u': u, 'delta': delta, 'A': args.A, 'B': args.B, 'C': args.C, 'D': D, 'bias': bias,
+    scan = {'u': u, 'delta': delta, 'A': args.A, 'B': B, 'C': C, 'D': D, 'bias': bias,
             **strides('u', u, 'bkl', 'bkdl'), **strides('delta', delta, 'bkl', 'bkdl'),
-            **strides('A', args.A, 'kdn', 'kdn'), **strides('B', args.B, 'bkgnl', 'bkgnl'),
-            **strides('C', args.C, 'bkgnl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
+            **strides('A', args.A, 'kdn', 'kdn'), **strides('B', B, 'bkgl', 'bkgnl'),
+            **strides('C', C, 'bkgl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
             **strides('bias', bias, 'k', 'kd')}
     if count > 1:
         before, carry = segment_states(sizes, scan, None, carry, count, steps, False, cut)
@@ -179,10 +180,10 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
         y, bounds: What the forward pass filled.
         cut, segments: As in :func:`forward`.
     """
-    from mmvim.ops.selective_scan.triton.kernels import scan_backward
+    from mmvim.ops.selective_scan.triton.kernels import merge_paths, scan_backward
     sizes = Sizes(args)
     blocks = (cut or {}).get('backward') or sizes.blocks('backward')
-    u, delta, z, dout = (channels_last(x) for x in (args.u, args.delta, args.z, grad_out))
+    u, delta, B, C, z, dout = (channels_last(x) for x in (args.u, args.delta, args.B, args.C, args.z, grad_out))
     count, steps = sizes.segments(blocks) if segments is None else divide(sizes, segments)
     rates = args.A.transpose(-1, -2).contiguous()
     per_group = sizes.per_group(blocks)
@@ -204,10 +205,10 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
 
     launches, carry = [], state_rows(grad_last_state)
     D, bias = dense(args.D), dense(args.delta_bias)
-    scan = {'dout': dout, 'u': u, 'delta': delta, 'A': rates, 'B': args.B, 'C': args.C, 'D': D, 'bias': bias,
+    scan = {'dout': dout, 'u': u, 'delta': delta, 'A': rates, 'B': B, 'C': C, 'D': D, 'bias': bias,
             **strides('dout', dout, 'bkl', 'bkdl'), **strides('u', u, 'bkl', 'bkdl'),
-            **strides('delta', delta, 'bkl', 'bkdl'), **strides('B', args.B, 'bkgnl', 'bkgnl'),
-            **strides('C', args.C, 'bkgnl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
+            **strides('delta', delta, 'bkl', 'bkdl'), **strides('B', B, 'bkgl', 'bkgnl'),
+            **strides('C', C, 'bkgl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
             **strides('bias', bias, 'k', 'kd'), **strides('A', rates, 'k', 'knd')}
     if count > 1:
         before, carry = segment_states(sizes, {**scan, **strides('A', rates, 'kdn', 'knd')}, z, carry, count, steps,
@@ -226,6 +227,11 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
                                   dtype=x.dtype if own else args.A.dtype)
         launches.append(collecting(sizes, parts[f'd{name}'], summed, bool(followed), blocks.steps))
         parts[f'd{name}'] = summed
+    for name, paths in (('du', args.u.shape[1]), ('ddelta', args.delta.shape[1]), ('dz', 1)):
+        part = parts[name]
+        if part is not None and part.shape[1] > paths:
+            parts[name] = part.new_empty((sizes.batch, 1, *tail))
+            launches.append(merging(merge_paths, part, parts[name], None, None, 'add'))
     return launches, lambda: _collect(args, parts)
 
 
@@ -249,10 +255,7 @@ def _collect(args: ScanArguments, parts: dict[str, Tensor]) -> dict[str, Tensor]
 
     grads = {}
     for name in ('u', 'delta'):
-        x, part = getattr(args, name), parts[f'd{name}']
-        if x.shape[1] < part.shape[1]:
-            part = add_paths(part)
-        grads[name] = part.transpose(2, 3)
+        grads[name] = parts[f'd{name}'].transpose(2, 3)
     for name in ('B', 'C'):
         x, part = getattr(args, name), parts[f'd{name}']
         grads[name] = over_paths(part, x.shape[1] == 1).transpose(3, 4).to(x.dtype)
@@ -261,19 +264,10 @@ def _collect(args: ScanArguments, parts: dict[str, Tensor]) -> dict[str, Tensor]
         if parts[key] is not None:
             grads[name] = over_paths(parts[key], getattr(args, name).shape[0] == 1, 0, 2).squeeze(2).squeeze(0)
     if parts['dz'] is not None:
-        part = parts['dz']
-        grads['z'] = (add_paths(part) if part.shape[1] > 1 else part).squeeze(1).transpose(1, 2)
+        grads['z'] = parts['dz'].squeeze(1).transpose(1, 2)
     if parts['dfirst'] is not None:
         grads['initial_state'] = parts['dfirst'].transpose(2, 3)
     return grads
-
-
-def add_paths(part: Tensor) -> Tensor:
-    """Sum of (b, K, L, D) over K in float32, rounded once, (b, 1, L, D)."""
-    from mmvim.ops.selective_scan.triton.kernels import merge_paths
-    total = part.new_empty((part.shape[0], 1, *part.shape[2:]))
-    merging(merge_paths, part, total, None, None).run()
-    return total
 
 
 def divide(sizes: Sizes, segments: int) -> tuple[int, int]:
@@ -297,14 +291,14 @@ def state_rows(state: Tensor | None) -> Tensor | None:
     return None if state is None else state.transpose(-1, -2).contiguous()
 
 
-def merging(kernel, x: Tensor, out: Tensor, z: Tensor | None, y: Tensor | None) -> Launch:
-    """The launch that adds `x` (b, K, L, D) up over K."""
+def merging(kernel, x: Tensor, out: Tensor, z: Tensor | None, y: Tensor | None, name: str = 'merge') -> Launch:
+    """The launch that adds `x` (b, K, L, D) up over K in float32, rounded once."""
     batch, paths, length, dim = x.shape
     block_d = 128 if dim >= 128 else 32
     block_l = 8
     arguments = {'x': x, 'z': z, 'out': out, 'y': y, 'L': length, 'dim': dim, **strides('z', z, 'bl', 'bdl'),
                  'PATHS': paths, 'BLOCK_L': block_l, 'BLOCK_D': block_d}
-    return Launch(kernel, batch * -(-length // block_l) * -(-dim // block_d), arguments, 4, 'merge')
+    return Launch(kernel, batch * -(-length // block_l) * -(-dim // block_d), arguments, 4, name)
 
 
 def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | None, count: int, steps: int,
@@ -327,7 +321,7 @@ def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | N
         **sizes.common(blocks, count, steps), 'x': scan[x], 'delta': scan['delta'], 'A': scan['A'], 'W': scan[W],
         'bias': scan['bias'], 'z': z, 'ends': ends, 'totals': totals,
         **{f'x_{axis}': scan[f'{x}_{axis}'] for axis in 'bkl'},
-        **{f'W_{axis}': scan[f'{W}_{axis}'] for axis in 'bkgnl'},
+        **{f'W_{axis}': scan[f'{W}_{axis}'] for axis in 'bkgl'},
         **{f'delta_{axis}': scan[f'delta_{axis}'] for axis in 'bkl'},
         **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'},
         'bias_k': scan['bias_k'], **strides('z', z, 'bl', 'bdl'), 'FOLLOW_X': adjoint or followed['FOLLOW_U'],
@@ -336,7 +330,7 @@ def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | N
     programs = sizes.batch * sizes.paths * (count - 1) * arguments['blocks']
     chain = {'ends': ends, 'totals': totals, 'first': first, 'A': scan['A'], 'dim': sizes.dim, 'segments': count,
              **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'}, 'PATHS': sizes.paths, 'N': sizes.d_state,
-             'ADJOINT': adjoint, 'BLOCK_D': 128}
+             'ADJOINT': adjoint, 'AHEAD': 8, 'BLOCK_D': 128}
     chains = sizes.batch * sizes.paths * sizes.d_state * -(-sizes.dim // 128)
     return [Launch(segment_ends, programs, arguments, blocks.warps, 'segments', blocks.options(args.u.device)),
             Launch(chain_segments, chains, chain, 4, 'chain')], ends

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmvim.ops.selective_scan.triton.launch import Launch
+from mmvim.ops.fused.launch import Launch
 
 _TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16', torch.int64: '*i64'}
 
@@ -38,6 +38,8 @@ def compile_launch(launch: Launch, arch: int) -> Any:
         elif isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(place,)] = [['tt.divisibility', 16]]
+        elif isinstance(value, float):
+            signature[name] = 'fp32'
         elif value == 1 and not parameter.do_not_specialize:
             signature[name], constants[name] = 'constexpr', 1
         else:

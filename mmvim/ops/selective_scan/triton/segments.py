@@ -29,7 +29,7 @@ def over_tile(state, rate, steps, v, w_tile, offset, ADJOINT: tl.constexpr, STEP
 @triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'W_b', 'W_k', 'W_g', 'W_l'))
 def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
                  L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
-                 x_b, x_k, x_l, delta_b, delta_k, delta_l, z_b, z_l, A_k, A_d, A_n, W_b, W_k, W_g, W_l, W_n, bias_k,
+                 x_b, x_k, x_l, delta_b, delta_k, delta_l, z_b, z_l, A_k, A_d, A_n, W_b, W_k, W_g, W_l, bias_k,
                  PATHS: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, FOLLOW_X: tl.constexpr,
                  FOLLOW_DELTA: tl.constexpr, FOLLOW_W: tl.constexpr, ADJOINT: tl.constexpr, PARKED: tl.constexpr,
                  BLOCK_D: tl.constexpr, STEPS: tl.constexpr):
@@ -94,12 +94,12 @@ def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
             for n in range(0, N):
                 rate = tl.load(A + n * A_n, mask=lanes, other=0.0) * LOG2E
                 state = tl.load(ends + n * dim, mask=lanes, other=0.0)
-                state = over_tile(state, rate, steps, v, w_tile, n * W_n, ADJOINT, STEPS)
+                state = over_tile(state, rate, steps, v, w_tile, n, ADJOINT, STEPS)
                 tl.store(ends + n * dim, state, mask=lanes)
         else:
             states = ()
             for n in tl.static_range(N):
-                states = states + (over_tile(h[n], rates[n], steps, v, w_tile, n * W_n, ADJOINT, STEPS),)
+                states = states + (over_tile(h[n], rates[n], steps, v, w_tile, n, ADJOINT, STEPS),)
             h = states
     tl.store(totals + row * dim + d, total, mask=lanes)
     if not PARKED:
@@ -109,7 +109,7 @@ def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
 
 @triton.jit(do_not_specialize=('segments',))
 def chain_segments(ends, totals, first, A, dim, segments, A_k, A_d, A_n, PATHS: tl.constexpr, N: tl.constexpr,
-                   ADJOINT: tl.constexpr, BLOCK_D: tl.constexpr):
+                   ADJOINT: tl.constexpr, AHEAD: tl.constexpr, BLOCK_D: tl.constexpr):
     """Replace `ends` by the state before each segment (ADJOINT: the gradient after it), from `first` on.
 
     first: (b, PATHS, N, dim) float32, or None, zeros.
@@ -125,11 +125,17 @@ def chain_segments(ends, totals, first, A, dim, segments, A_k, A_d, A_n, PATHS: 
     state = tl.zeros((BLOCK_D,), tl.float32)
     if first is not None:
         state = tl.load(first + (row * N + n) * dim + d, mask=lanes, other=0.0)
-    for i in range(0, segments):
-        s = segments - 1 - i if ADJOINT else i
-        place = row * segments + s
-        used = lanes & (i < segments - 1)
-        end = tl.load(ends + (place * N + n) * dim + d, mask=used, other=0.0)
-        total = tl.load(totals + place * dim + d, mask=used, other=0.0)
-        tl.store(ends + (place * N + n) * dim + d, state, mask=lanes)
-        state = tl.exp2(total * rate) * state + end
+    # What is read does not depend on what is computed: AHEAD segments' reads are under way at once.
+    for i0 in range(0, segments, AHEAD):
+        found, sums = (), ()
+        for j in tl.static_range(AHEAD):
+            i = i0 + j
+            place = row * segments + (segments - 1 - i if ADJOINT else i)
+            used = lanes & (i < segments - 1)
+            found = found + (tl.load(ends + (place * N + n) * dim + d, mask=used, other=0.0),)
+            sums = sums + (tl.load(totals + place * dim + d, mask=used, other=0.0),)
+        for j in tl.static_range(AHEAD):
+            i = i0 + j
+            place = row * segments + (segments - 1 - i if ADJOINT else i)
+            tl.store(ends + (place * N + n) * dim + d, state, mask=lanes & (i < segments))
+            state = tl.exp2(sums[j] * rate) * state + found[j]

@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from mmvim.ops.fused.launch import Launch
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton import plan
 from mmvim.ops.selective_scan.triton.blocks import Blocks, fitting
-from mmvim.ops.selective_scan.triton.launch import Launch
 
 ENV = 'MMVIM_TRITON_AUTOTUNE'
-_STEPS = {'forward': (2, 4, 8), 'backward': (4, 8)}
+_STEPS = {'forward': (2, 4, 8), 'backward': (2, 4, 8)}
 _chosen: dict[tuple, Blocks] = {}
 
 
@@ -54,8 +55,10 @@ def _measured(kernel: str, args: ScanArguments, build: Callable[[dict[str, Block
            args.u.device, args.z is None, args.maps is None)
     if key not in _chosen:
         group_dim = dim // args.B.shape[2]
-        candidates = {fitting(Blocks(block_d, steps), group_dim)
-                      for block_d, steps in itertools.product((32, 64, 128), _STEPS[kernel])}
+        # What the table has beside the sizes, as where states wait, is no matter of taste.
+        row = plan.Sizes(args).blocks(kernel)
+        candidates = {row, *(fitting(replace(row, block_d=block_d, steps=steps), kernel, dim, group_dim)
+                             for block_d, steps in itertools.product((32, 64, 128), _STEPS[kernel]))}
         times = {}
         for blocks in sorted(candidates, key=repr):
             launches = build({kernel: blocks})
