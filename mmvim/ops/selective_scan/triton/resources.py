@@ -1,4 +1,4 @@
-"""Compile a launch for any NVIDIA GPU, without one, and read what it takes of a processor."""
+"""Compile a launch for any GPU, without one, and read what it takes of a processor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from mmvim.ops.fused.launch import Launch
 
 _TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16', torch.int64: '*i64'}
+_WIDE = 'gfx9'  # AMD's architectures whose warps have 64 lanes; others have 32
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,17 @@ class Resources:
     shared: int
 
 
-def compile_launch(launch: Launch, arch: int) -> Any:
-    """The kernel compiled for compute capability `arch` (90 is 9.0), with the specialisation Triton would choose."""
+def compile_launch(launch: Launch, arch: int | str) -> Any:
+    """The kernel compiled for an architecture, with the specialisation that Triton would choose at run time.
+
+    Args:
+        launch: The kernel and its arguments, whose tensors need no memory (device 'meta').
+        arch: Compute capability of an NVIDIA GPU (90 is 9.0), or the name of an AMD architecture ('gfx942').
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    amd = isinstance(arch, str)
     signature, constants, attributes = {}, {}, {}
     for place, parameter in enumerate(launch.kernel.params):
         name, value = parameter.name, launch.arguments[parameter.name]
@@ -38,6 +45,8 @@ def compile_launch(launch: Launch, arch: int) -> Any:
         elif isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(place,)] = [['tt.divisibility', 16]]
+            if amd and value.numel() * value.element_size() < 2 ** 31:
+                attributes[(place,)] += [['tt.pointer_range', 32]]
         elif isinstance(value, float):
             signature[name] = 'fp32'
         elif value == 1 and not parameter.do_not_specialize:
@@ -47,12 +56,17 @@ def compile_launch(launch: Launch, arch: int) -> Any:
             if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(place,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    if amd:
+        return triton.compile(source, target=GPUTarget('hip', arch, 64 if arch.startswith(_WIDE) else 32),
+                              options={'num_warps': launch.warps})
     return triton.compile(source, target=GPUTarget('cuda', arch, 32),
                           options={'num_warps': launch.warps, **launch.options})
 
 
 def read_resources(compiled: Any) -> Resources:
-    """What cuobjdump, which comes with Triton, reads from the machine code."""
+    """What the machine code takes: NVIDIA's by cuobjdump, which comes with Triton, AMD's by the assembler's text."""
+    if 'amdgcn' in compiled.asm:
+        return _read_amd(compiled.asm['amdgcn'])
     import triton
     tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
@@ -65,3 +79,14 @@ def read_resources(compiled: Any) -> Resources:
         raise RuntimeError(f'cuobjdump tells nothing about {compiled.metadata.name}: {text!r}')
     registers, stack, shared, local = map(int, found.groups())
     return Resources(registers, stack + local, max(shared, compiled.metadata.shared))
+
+
+def _read_amd(text: str) -> Resources:
+    """Vector registers, bytes of a lane's own memory, and shared memory, from the metadata of the assembler's text."""
+    values = []
+    for field in ('vgpr_count', 'private_segment_fixed_size', 'group_segment_fixed_size'):
+        found = re.search(rf'\.{field}:\s+(\d+)', text)
+        if found is None:
+            raise RuntimeError(f'the machine code says nothing about {field}')
+        values.append(int(found.group(1)))
+    return Resources(*values)
