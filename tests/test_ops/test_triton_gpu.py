@@ -184,6 +184,13 @@ def test_norm_and_convolution():
         torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture
+def full_float32(monkeypatch):
+    """Convolutions and products of matrices in float32 as such, not in TensorFloat-32."""
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, 'allow_tf32', False)
+
+
 def small_models():
     from mmvim.models.backbones import MambaVision, Vim
     yield Vim(arch={'embed_dims': 64, 'depth': 3}, img_size=64, out_indices=(0, 2))
@@ -191,7 +198,7 @@ def small_models():
 
 
 @pytest.mark.parametrize('number', [0, 1], ids=['Vim', 'MambaVision'])
-def test_models_on_cpu_and_gpu_agree(number):
+def test_models_on_cpu_and_gpu_agree(number, full_float32):
     torch.manual_seed(0)
     model = list(small_models())[number].eval()
     picture = torch.randn(2, 3, 70, 90)
