@@ -1,10 +1,11 @@
 """Time of the selective scan on a GPU; what `benchmark_scan.py --device cuda` runs.
 
-Implementations, each fed the same numbers in the memory order that its model leaves them in:
+Implementations, each fed the same numbers in the memory order that its model leaves them in (scan_peers.py):
     ours          mmvim.ops.selective_scan_paths, all paths in one call (backend 'triton')
     mamba_ssm     mamba_ssm's CUDA kernel with the flips (Vim) or the cross-scan copies and the merge (VMamba) that the
-                  published model makes around it; left out where mamba_ssm is not installed
-    copies        the same copies and merge around our own kernel, one path at a time in their order
+                  published model makes around it; from the package, or from its compiled module selective_scan_cuda
+                  alone where that is on the path; 'not installed' where there is neither
+    copies        the same copies and merge around our own kernel
     torch         plain PyTorch (backend 'torch')
 and the two limits of the machine, measured in the same run:
     bandwidth     bytes of all inputs and outputs (and, backward, of the inputs again and the gradients) at the speed
@@ -12,21 +13,26 @@ and the two limits of the machine, measured in the same run:
     exponentials  N + 2 (backward N + 4) exponentials a path, batch element, channel and token, at the speed of a
                   kernel that does nothing else
 
-Times are medians of CUDA events with the L2 cache cleared in between (triton.testing.do_bench). "% of limit" is the
-larger limit over the time. Outputs and gradients of one batch element are compared with those of 'torch' before
-anything is timed.
+Times are medians of CUDA events with the L2 cache cleared in between (triton.testing.do_bench): of the call as a script
+makes it ("ms", Python's share included where the GPU waits for it), and of the same call replayed from a CUDA graph,
+which is the GPU's own time (not of 'torch', whose graphs would be huge). Ratios and percentages are of the second where
+there is one. Outputs and gradients of one batch element are compared with those of 'torch' before anything is timed;
+what differs is told, left out, and makes the exit status 1.
 """
 
 import argparse
-import importlib.metadata
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scan_peers import Way
 
 VIM, CROSS = ('forward', 'reverse'), ('row', 'col', 'row_reverse', 'col_reverse')
 DTYPES = ('float16', 'bfloat16', 'float32')
+NAMES = ('ours', 'mamba_ssm', 'copies', 'torch')
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,18 @@ def shapes() -> list[Scan]:
         side = pixels // 16
         for arch, dim in (('T', 384), ('S', 768), ('B', 1536)):
             found.append(Scan(f'Vim-{arch} {pixels}', batch, dim, side * side, 16, VIM, True))
-        for level in range(4):
-            side = -(-pixels // (4 << level))
-            found.append(Scan(f'VMamba-T {pixels}, stage {level + 1}', batch, 96 << level, side * side, 1, CROSS,
-                              grid=(side, side)))
-        side = -(-pixels // 8)
-        found.append(Scan(f'VMamba-T v0 {pixels}, stage 2', batch, 384, side * side, 16, CROSS, grid=(side, side)))
+        for arch, dim, d_state in (('T', 96, 1), ('B', 256, 1), ('T v0', 192, 16)):
+            for level in range(4):
+                side = -(-pixels // (4 << level))
+                found.append(Scan(f'VMamba-{arch} {pixels}, stage {level + 1}', batch, dim << level, side * side,
+                                  d_state, CROSS, grid=(side, side)))
     for arch, dim in (('T', 160), ('S', 192), ('B', 256)):
         found.append(Scan(f'MambaVision-{arch} 224, level 3', 64, dim, 196, 8))
         found.append(Scan(f'MambaVision-{arch} 224, level 4', 64, 2 * dim, 49, 8))
-        found.append(Scan(f'MambaVision-{arch} 512, level 3', 16, dim, 4096, 8))
-        found.append(Scan(f'MambaVision-{arch} 512, level 4', 16, 2 * dim, 1024, 8))
+        window = 160 if arch == 'S' else 64
+        found.append(Scan(f'MambaVision-{arch} 512, level 3, window {window}', 16, dim, window ** 2, 8))
+        window = 56 if arch == 'S' else 32
+        found.append(Scan(f'MambaVision-{arch} 512, level 4, window {window}', 16, 2 * dim, window ** 2, 8))
         found.append(Scan(f'MambaVision-{arch} 1024, level 3, window 112', 4, dim, 12544, 8))
         found.append(Scan(f'MambaVision-{arch} 1024, level 4, window 56', 4, 2 * dim, 3136, 8))
         # 78 x 78 and 39 x 39 tokens in the classifiers' windows of 14 and 7, 36 a picture.
@@ -100,60 +107,14 @@ def ours(scan: Scan, backend: str) -> Callable:
     return run
 
 
-def with_copies(scan: Scan, single: Callable) -> Callable:
-    """The published models' way: flipped or permuted copies, a scan with L fastest, copies back, a sum.
-
-    Args:
-        single: (u, delta, A, B, C, D, z, bias) to y, all (B, D, L) with groups in B and C (B, G, N, L).
-    """
-    import torch
-
-    def flips(u, delta, A, B, C, D, z, bias):
-        total = 0
-        for k, name in enumerate(scan.paths):
-            parts = [x if x is None else x.mT for x in (u[:, k], delta[:, k], B[:, k], C[:, k], z)]
-            parts = [x if x is None else x.flip(-1) if name == 'reverse' else x.contiguous() for x in parts]
-            y = single(*parts[:2], A[k], parts[2][:, None], parts[3][:, None], D[k], parts[4], bias[k])
-            total = total + (y.flip(-1) if name == 'reverse' else y)
-        return total.mT
-
-    def permute(parts: list) -> torch.Tensor:
-        """One (B, L, C) a path, to (B, K, C, L) in the order of the paths."""
-        copies = []
-        for name, part in zip(scan.paths, parts, strict=True):
-            y = part.mT
-            if name.startswith('col'):
-                y = y.unflatten(-1, scan.grid).mT.flatten(-2)
-            copies.append(y.flip(-1) if name.endswith('reverse') else y)
-        return torch.stack(copies, dim=1)
-
-    def cross(u, delta, A, B, C, D, z, bias):
-        batch, dim, length, paths = scan.batch, scan.dim, scan.length, len(scan.paths)
-        us = permute([u] * paths).reshape(batch, paths * dim, length)
-        delta, B, C = (permute(list(x.unbind(1))) for x in (delta, B, C))
-        y = single(us, delta.reshape(batch, paths * dim, length), A.flatten(0, 1), B, C, D.flatten(), None,
-                   bias.flatten()).view(batch, paths, dim, length)
-        total = 0
-        for k, name in enumerate(scan.paths):
-            part = y[:, k].flip(-1) if name.endswith('reverse') else y[:, k]
-            if name.startswith('col'):
-                part = part.unflatten(-1, scan.grid[::-1]).mT.flatten(-2)
-            total = total + part
-        return total.mT
-    return flips if scan.grid is None else cross
-
-
-def implementations(scan: Scan) -> dict[str, Callable]:
+def implementations(scan: Scan) -> dict[str, 'Way']:
     """Those that can run here, ours first."""
-    from mmvim.ops import selective_scan
-
-    def single(u, delta, A, B, C, D, z, bias):
-        return selective_scan(u, delta, A, B, C, D, z, bias, True, backend='triton')
-    found = {'ours': ours(scan, 'triton')}
-    if importlib.util.find_spec('mamba_ssm') is not None:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-        found['mamba_ssm'] = with_copies(scan, lambda *x: selective_scan_fn(*x, True))
-    return {**found, 'copies': with_copies(scan, single), 'torch': ours(scan, 'torch')}
+    from scan_peers import Way, mamba_ssm, own_kernel, published_kernel, with_copies
+    found = {'ours': Way(ours(scan, 'triton'))}
+    peer, _ = mamba_ssm()
+    if peer is not None:
+        found['mamba_ssm'] = with_copies(scan.paths, scan.grid, published_kernel(peer))
+    return {**found, 'copies': with_copies(scan.paths, scan.grid, own_kernel()), 'torch': Way(ours(scan, 'torch'))}
 
 
 def copy_bandwidth() -> float:
@@ -187,30 +148,69 @@ def limits(scan: Scan, inputs: dict, backward: bool, bandwidth: float, rate: flo
     return 1e3 * moved / bandwidth, 1e3 * exponents / rate
 
 
-def calls(function: Callable, inputs: dict, backward: bool) -> Callable:
+def calls(way: 'Way', inputs: dict, backward: bool) -> Callable:
     """What is timed."""
     import torch
+    leaves = {name: None if x is None else x.detach() for name, x in way.prepare(**inputs).items()}
     if not backward:
         def forward():
             with torch.no_grad():
-                return function(**inputs)
+                return way.run(**leaves)
         return forward
-    leaves = {name: None if x is None else x.detach().requires_grad_() for name, x in inputs.items()}
-    wanted = [x for x in leaves.values() if x is not None]
-    grad = torch.randn_like(function(**inputs))
-    return lambda: torch.autograd.grad(function(**leaves), wanted, grad)
+    grad = torch.randn_like(way.run(**leaves))
+    wanted = [x.requires_grad_() for x in leaves.values() if x is not None]
+    return lambda: torch.autograd.grad(way.run(**leaves), wanted, grad)
 
 
-def check(scan: Scan, functions: dict[str, Callable], dtype) -> None:
-    """All agree with 'torch' in output and gradients, to the dtype's precision."""
+def graphed(call: Callable) -> Callable:
+    """The replay of a call that has been captured in a CUDA graph."""
     import torch
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def time_of(call: Callable) -> float | None:
+    """Milliseconds of a call, None if it finds no memory."""
+    import torch
+    from triton.testing import do_bench
+    torch.cuda.empty_cache()
+    try:
+        return do_bench(call, return_mode='median')
+    except torch.OutOfMemoryError:
+        return None
+
+
+def graph_time(call: Callable, what: str) -> float | None:
+    """Milliseconds of a call without Python's share, None if it cannot be captured."""
+    import torch
+    torch.cuda.empty_cache()
+    try:
+        replay = graphed(call)
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        print(f'{what} cannot be captured in a CUDA graph: {str(error).splitlines()[0]}', file=sys.stderr)
+        return None
+    return time_of(replay)
+
+
+def check(scan: Scan, ways: dict[str, 'Way'], dtype, device: str = 'cuda') -> dict[str, str]:
+    """What differs from 'torch' in the output or a gradient by more than the dtype's precision: how, by name."""
+    import torch
+    wrong = {}
     tolerance = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
-    inputs = make_inputs(scan, dtype, 'cuda')
+    inputs = make_inputs(scan, dtype, device)
     expected, grad = None, None
-    for name in ('torch', *(name for name in functions if name != 'torch')):
+    for name in ('torch', *(name for name in ways if name != 'torch')):
         leaves = {key: None if x is None else x.detach().requires_grad_() for key, x in inputs.items()}
         wanted = {key: x for key, x in leaves.items() if x is not None}
-        out = functions[name](**leaves)
+        out = ways[name].run(**ways[name].prepare(**leaves))
         grad = torch.randn_like(out) if grad is None else grad
         found = {'the output': out, **dict(zip(wanted, torch.autograd.grad(out, list(wanted.values()), grad),
                                                strict=True))}
@@ -218,47 +218,69 @@ def check(scan: Scan, functions: dict[str, Callable], dtype) -> None:
         for key, x in found.items():
             error = ((x.float() - expected[key].float()).abs().max() / expected[key].float().abs().max()).item()
             if not error < tolerance * (1 if key == 'the output' else 3):
-                raise SystemExit(f'{scan.name}, {dtype}: {name} differs from torch by {error:.1e} of the largest value '
-                                 f'in {key if key == "the output" else f"the gradient of {key}"}')
+                wrong.setdefault(name, f'{scan.name}, {dtype}: {name} differs from torch by {error:.1e} of the largest '
+                                 f'value in {key if key == "the output" else f"the gradient of {key}"}')
+    return wrong
 
 
 def measure(scan: Scan, dtype_name: str, names: list[str], bandwidth: float, rate: float) -> list[dict]:
-    """Rows of one shape and dtype."""
+    """Rows of one shape and dtype; without times, but with a field 'differs' or 'missing', where there can be none."""
     import torch
-    from triton.testing import do_bench
+    from scan_peers import mamba_ssm
     dtype = getattr(torch, dtype_name)
-    functions = {name: f for name, f in implementations(scan).items() if not names or name in names}
-    check(Scan(**{**asdict(scan), 'batch': 1}), implementations(scan), dtype)
+    ways = implementations(scan)
+    wrong = check(replace(scan, batch=1), ways, dtype)
     inputs = make_inputs(scan, dtype, 'cuda')
+    _, reason = mamba_ssm()
     rows = []
     for backward in (False, True):
         by_bytes, by_exponents = limits(scan, inputs, backward, bandwidth, rate)
-        for name, function in functions.items():
-            torch.cuda.empty_cache()
+        for name in NAMES:
+            if names and name not in names:
+                continue
+            row = {'shape': scan.name, 'dtype': dtype_name, 'implementation': name,
+                   'pass': 'forward + backward' if backward else 'forward', 'ms': None, 'graph_ms': None,
+                   'bandwidth_ms': by_bytes, 'exponentials_ms': by_exponents}
+            rows.append(row)
+            if name in wrong:
+                row['differs'] = wrong[name]
+                continue
+            if name not in ways:
+                row['missing'] = reason
+                continue
             try:
-                time = do_bench(calls(function, inputs, backward), return_mode='median')
-            except torch.cuda.OutOfMemoryError:
-                time = float('nan')
-            rows.append({'shape': scan.name, 'dtype': dtype_name, 'implementation': name,
-                         'pass': 'forward + backward' if backward else 'forward', 'ms': time,
-                         'bandwidth_ms': by_bytes, 'exponentials_ms': by_exponents})
+                call = calls(ways[name], inputs, backward)
+            except torch.OutOfMemoryError:
+                continue
+            row['ms'] = time_of(call)
+            if name != 'torch' and row['ms'] is not None:
+                row['graph_ms'] = graph_time(call, f'{scan.name}, {dtype_name}, {name}')
     return rows
 
 
-HEADER = ['shape', 'dtype', 'pass', 'implementation', 'ms', 'ours is', 'bandwidth limit ms', 'exponentials limit ms',
-          '% of limit']
+HEADER = ['shape', 'dtype', 'pass', 'implementation', 'ms', 'ms in a CUDA graph', 'ours is', 'bandwidth limit ms',
+          'exponentials limit ms', '% of bandwidth limit', '% of exponentials limit']
 
 
 def table(rows: list[dict]) -> list[list[str]]:
     """Lines of the table."""
-    base = {(r['shape'], r['dtype'], r['pass']): r['ms'] for r in rows if r['implementation'] == 'ours'}
+    base = {(r['shape'], r['dtype'], r['pass']): r for r in rows if r['implementation'] == 'ours'}
     lines = []
     for r in rows:
-        ours_ms = base.get((r['shape'], r['dtype'], r['pass']))
-        ratio = '-' if ours_ms is None or r['implementation'] == 'ours' else f'{r["ms"] / ours_ms:.2f}x as fast'
-        share = 100 * max(r['bandwidth_ms'], r['exponentials_ms']) / r['ms']
-        lines.append([r['shape'], r['dtype'], r['pass'], r['implementation'], f'{r["ms"]:.4f}', ratio,
-                      f'{r["bandwidth_ms"]:.4f}', f'{r["exponentials_ms"]:.4f}', f'{share:.0f}'])
+        mine = base.get((r['shape'], r['dtype'], r['pass']))
+        ratio = '-'
+        if mine is not None and r is not mine:
+            field = 'graph_ms' if mine['graph_ms'] and r['graph_ms'] else 'ms'
+            ratio = f'{r[field] / mine[field]:.2f}x as fast' if mine[field] and r[field] else '-'
+        time = r['graph_ms'] or r['ms']
+        shown = [f'{r[field]:.4f}' if r[field] else '-' for field in ('ms', 'graph_ms')]
+        if 'differs' in r or 'missing' in r:
+            shown[0] = r.get('missing', 'differs')
+        elif not r['ms']:
+            shown[0] = 'out of memory'
+        shares = [f'{100 * r[field] / time:.0f}' if time else '-' for field in ('bandwidth_ms', 'exponentials_ms')]
+        lines.append([r['shape'], r['dtype'], r['pass'], r['implementation'], *shown, ratio,
+                      f'{r["bandwidth_ms"]:.4f}', f'{r["exponentials_ms"]:.4f}', *shares])
     return lines
 
 
@@ -271,27 +293,30 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+    from scan_peers import mamba_ssm
     chosen = [scan for scan in shapes() if args.shapes in scan.name]
     if not chosen:
         raise SystemExit(f'--shapes {args.shapes!r} fits none of: {", ".join(scan.name for scan in shapes())}')
     if args.quick:
         chosen = sorted(chosen, key=lambda scan: scan.elements * scan.d_state)[:3]
     names = args.implementations.split(',') if args.implementations else []
-    unknown = sorted(set(names) - set(implementations(chosen[0])))
+    unknown = sorted(set(names) - set(NAMES))
     if unknown:
-        raise SystemExit(f'--implementations {",".join(unknown)}: not available; there are '
-                         f'{", ".join(implementations(chosen[0]))}')
-    peer = importlib.metadata.version('mamba_ssm') if importlib.util.find_spec('mamba_ssm') else 'not installed'
+        raise SystemExit(f'--implementations {",".join(unknown)}: unknown; there are {", ".join(NAMES)}')
+    _, peer = mamba_ssm()
     bandwidth, rate = copy_bandwidth(), exponential_rate()
-    about = (f'{torch.cuda.get_device_name()}, driver CUDA {torch.version.cuda}, Python {platform.python_version()}, '
+    about = (f'{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, Python {platform.python_version()}, '
              f'PyTorch {torch.__version__}, Triton {triton.__version__}, mamba_ssm {peer}; copy {bandwidth / 1e12:.2f} '
              f'TB/s, {rate / 1e12:.2f}e12 exponentials/s; python {" ".join(sys.argv)}')
-    console = Console(width=190)
+    console = Console(width=220)
     console.print(about)
     rows: list[dict] = []
     for scan in chosen:
         for dtype in DTYPES:
-            rows += measure(scan, dtype, names, bandwidth, rate)
+            found = measure(scan, dtype, names, bandwidth, rate)
+            for message in dict.fromkeys(row['differs'] for row in found if 'differs' in row):
+                print(message, file=sys.stderr)
+            rows += found
         console.print(f'done: {scan.name}', style='dim', markup=False)
         if args.json:  # a run may be cut short
             args.json.write_text(json.dumps({'about': about, 'rows': rows}, indent=1) + '\n')
@@ -303,3 +328,5 @@ def run(args: argparse.Namespace) -> None:
     if args.markdown:
         head = [f'`{about}`', '', '| ' + ' | '.join(HEADER) + ' |', '|' + '-|' * len(HEADER)]
         args.markdown.write_text('\n'.join([*head, *('| ' + ' | '.join(line) + ' |' for line in lines), '']))
+    if any('differs' in row for row in rows):
+        raise SystemExit(1)
