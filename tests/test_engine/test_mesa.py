@@ -51,7 +51,7 @@ def state(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def train(folder, hooks, epochs=2, **options):
+def train(folder, hooks, epochs=2, train_cfg=None, **options):
     allow_checkpoint_globals()  # as tools/train.py does
     generator = torch.Generator().manual_seed(0)
     data = [{'inputs': torch.randn(4, generator=generator), 'data_samples': i % 3} for i in range(12)]
@@ -60,7 +60,7 @@ def train(folder, hooks, epochs=2, **options):
         Classifier(), str(folder), experiment_name=f'mesa{len(list(folder.parent.iterdir()))}',
         train_dataloader={'batch_size': 6, 'dataset': data, 'sampler': {'type': 'DefaultSampler', 'shuffle': False},
                           'collate_fn': {'type': 'default_collate'}},
-        train_cfg={'by_epoch': True, 'max_epochs': epochs}, custom_hooks=hooks, default_scope='mmengine',
+        train_cfg=train_cfg or {'by_epoch': True, 'max_epochs': epochs}, custom_hooks=hooks, default_scope='mmengine',
         randomness={'seed': 0},
         optim_wrapper={'optimizer': {'type': 'SGD', 'lr': .5}}, **options)
     runner.train()
@@ -135,6 +135,14 @@ def test_options_out_of_range(option, value):
         MESAHook(**{option: value})
 
 
+def test_trainings_without_epochs(tmp_path):
+    iterations = {'by_epoch': False, 'max_iters': 2}
+    with pytest.raises(ValueError, match='begin_epoch=5 never comes in a training that counts iterations'):
+        train(tmp_path / 'a', [MESAHook()], train_cfg=iterations)
+    runner = train(tmp_path / 'b', [MESAHook(begin_epoch=0, momentum=.05)], train_cfg=iterations)
+    assert runner.iter == 2 and 'train/loss_mesa' in runner.message_hub.log_scalars
+
+
 def test_models_that_are_no_classifiers(tmp_path):
     class Headless(Classifier):
         def __init__(self):
@@ -146,7 +154,7 @@ def test_models_that_are_no_classifiers(tmp_path):
             return {'loss': (inputs @ self.backbone[0].weight.T).mean()}
 
     for model, match in ((Headless(), 'Headless has none'), (Aside(), 'the loss of Aside does not call its head')):
-        runner = type('Runner', (), {'model': model, 'epoch': 9})()
+        runner = type('Runner', (), {'model': model, 'epoch': 9, 'train_loop': None})()
         hook = MESAHook()
         with pytest.raises(TypeError, match=match):
             hook.before_train(runner)

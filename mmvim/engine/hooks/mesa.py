@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.model import ExponentialMovingAverage, is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor, nn
 
 from mmvim.registry import HOOKS
@@ -43,7 +44,8 @@ class MESAHook(Hook):
     Args:
         weight (float): What the loss is multiplied by, positive. Defaults to 0.8, the paper's.
         temperature (float): Divides the logits, positive. Defaults to 5, the paper's.
-        begin_epoch (int): Epochs without the loss; the average runs from the start. Defaults to 5, the paper's.
+        begin_epoch (int): Epochs without the loss; the average runs from the start. A training that counts iterations
+            has no epochs: 0 then. Defaults to 5, the paper's.
         momentum (float): Share of the model in each update of the average, in (0, 0.1): one minus the paper's decay,
             which it does not name. Defaults to 0.0002, MMEngine's.
 
@@ -73,7 +75,11 @@ class MESAHook(Hook):
 
         Raises:
             TypeError: If the model is no classifier with a head.
+            ValueError: If the loss would never begin.
         """
+        if self.begin_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(f'MESAHook: begin_epoch={self.begin_epoch} never comes in a training that counts '
+                             'iterations; train by epoch, or set begin_epoch=0')
         model = _inner(runner)
         head = getattr(model, 'head', None)
         if not isinstance(head, nn.Module):
