@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 
-# Parameters of glibc's mallopt (malloc.h), and for the first the most that glibc takes on 64-bit machines.
+# Parameters of glibc's mallopt (malloc.h), and for the second the most that glibc takes on 64-bit machines.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 1 << 25
 _NEVER_TRIM = (1 << 31) - 1
