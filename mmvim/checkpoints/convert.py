@@ -76,8 +76,8 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
             raise CheckpointError(f'{file} is of {name} {origin[name]}, not {said}', f'leave out the {name}',
                                   misfit=True)
     if not origin['reversible']:
-        raise CheckpointError(f'{file} was resized when it was converted: its publisher\'s tensors are not in it',
-                              'convert the original file without options')
+        raise CheckpointError(f'{file} has not all of its publisher\'s tensors: some were resized or had no place when '
+                              'it was converted', 'convert the original file without options')
     state = to_published(tensors, origin['family'], origin['kind'], origin['prefix'], origin['outer'])
     left_out = container.get(LEFT_OUT)
     if left_out:
