@@ -51,7 +51,7 @@ def _measured(kernel: str, args: ScanArguments, build: Callable[[dict[str, Block
     from triton.testing import do_bench
     batch, _, dim, length = args.u.shape
     rows = batch * args.num_paths
-    key = (kernel, args.A.shape[-1], length.bit_length(), rows.bit_length(), dim // args.B.shape[2], args.u.dtype,
+    key = (kernel, args.A.shape[-1], length.bit_length(), rows.bit_length(), dim, args.B.shape[2], args.u.dtype,
            args.u.device, args.z is None, args.maps is None)
     if key not in _chosen:
         group_dim = dim // args.B.shape[2]
