@@ -366,9 +366,10 @@ def main() -> None:
         found |= measure(args, shape, [*(name for name in names if name != 'limit'),
                                        *(LIMITS if 'limit' in names else ())])
         if 'limit' in names:
-            exps, softplus, copied = (found.pop((shape.name, name, False)) for name in LIMITS)
-            found[shape.name, 'limit', False] = {**exps, 'ms': max(exps['ms'], copied['ms']),
-                                                 'with_softplus_ms': max(softplus['ms'], copied['ms'])}
+            exps, softplus, copied = (found.pop((shape.name, name, False), None) for name in LIMITS)
+            if exps and softplus and copied:  # a process that ended has none
+                found[shape.name, 'limit', False] = {**exps, 'ms': max(exps['ms'], copied['ms']),
+                                                     'with_softplus_ms': max(softplus['ms'], copied['ms'])}
         for name in names:
             table.add_row(*map(escape, row(shape, name, found)))
         console.print(f'done: {shape.name}', style='dim', markup=False)

@@ -69,7 +69,7 @@ def by_shape(shapes: list[Shape], names: list[str], found: dict, backward: bool)
     table.append('|' + '-|' * (table[0].count('|') - 1))
     for shape in shapes:
         limit, base = found.get((shape.name, 'limit', False)), found.get((shape.name, 'pscan', backward))
-        cells = [f'{limit["ms"]:.2f} ({limit["with_softplus_ms"]:.2f})'] if with_limit and limit else []
+        cells = [f'{limit["ms"]:.2f} ({limit["with_softplus_ms"]:.2f})' if limit else '-'] if with_limit else []
         for field in ('ms', 'mb'):
             cells += [cell(found.get((shape.name, name, backward)), name, field, base, None if backward else limit)
                       for name in peers]
