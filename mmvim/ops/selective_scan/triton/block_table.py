@@ -11,7 +11,7 @@ sm_90, float16 unless said otherwise, and "room" is how many warps the registers
 - forward, N 1: blocks of 64 channels, 4 steps: work 57, room 28; 8 steps: the same work, less room; 128 channels, 4
   steps: work 45, room 21, with 42 KB of loads under way a processor, where 4.8 TB/s and 0.7 us of latency ask for 25.
   Hence 128 in half precision; in float32 (work 43, room 16) 64 channels stay: its bytes take twice as long.
-- forward, N 8: 128 channels would lower the work from 110 to 91 and the room from 16 to 12; N 16: from 175 to 142, and
+- forward, N 8: 128 channels would lower the work from 110 to 89 and the room from 16 to 12; N 16: from 170 to 138, and
   from 12 to 8. It stays at 64, for want of a clock to tell which counts more.
 - forward, more than 16 states: registers do not hold them; they wait in memory (`forward.py`), 14 warps have room,
   12 up to 31 states.
