@@ -115,14 +115,21 @@ def test_bare_kernel(benchmark, peers, kind):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_what_differs_is_told(benchmark, peers):
+def test_what_differs_or_fails_is_told(benchmark, peers):
     scan = benchmark.Scan('small', 1, 4, 6, 2)
 
     def off(**inputs):
         return benchmark.ours(scan, 'torch')(**inputs) * 1.1
+
+    def broken(**inputs):
+        raise TypeError('no such argument')
     right = peers.Way(benchmark.ours(scan, 'torch'))
-    wrong = benchmark.check(scan, {'torch': right, 'ours': peers.Way(off), 'copies': right}, torch.float32, 'cpu')
-    assert list(wrong) == ['ours'] and 'small' in wrong['ours'] and 'the output' in wrong['ours']
+    ways = {'torch': right, 'ours': peers.Way(off), 'mamba_ssm': peers.Way(broken), 'copies': right}
+    wrong = benchmark.check(scan, ways, torch.float32, 'cpu')
+    assert list(wrong) == ['ours', 'mamba_ssm'] and 'small' in wrong['ours'] and 'the output' in wrong['ours']
+    assert wrong['mamba_ssm'].endswith('mamba_ssm fails: TypeError: no such argument')
+    with pytest.raises(TypeError):
+        benchmark.check(scan, {'torch': peers.Way(broken)}, torch.float32, 'cpu')
 
 
 @pytest.mark.parametrize('grid', [None, (2, 3)], ids=['flips', 'cross'])

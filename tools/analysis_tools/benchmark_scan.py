@@ -369,7 +369,7 @@ def main() -> None:
             exps, softplus, copied = (found.pop((shape.name, name, False), None) for name in LIMITS)
             if exps and softplus and copied:  # a process that ended has none
                 found[shape.name, 'limit', False] = {**exps, 'ms': max(exps['ms'], copied['ms']),
-                                                     'with_softplus_ms': max(softplus['ms'], copied['ms'])}
+                                                     'with_softplus_ms': max(exps['ms'], softplus['ms'], copied['ms'])}
         for name in names:
             table.add_row(*map(escape, row(shape, name, found)))
         console.print(f'done: {shape.name}', style='dim', markup=False)

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from taking_turns import ROOT, Worker, serve
+from taking_turns import ROOT, Worker, WorkerEnded, serve
 
 sys.path.insert(0, str(ROOT))
 
@@ -132,6 +132,8 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, dict]:
                         found[label][name] = min(seconds, found[label].get(name, seconds))
         for label, worker in workers.items():
             found[label]['shares'] = worker.ask('shares')
+    except WorkerEnded as error:
+        raise SystemExit(f'{model}, {label}: {error}') from None
     finally:
         for worker in workers.values():
             worker.close()

@@ -47,7 +47,7 @@ class MESAHook(Hook):
         begin_epoch (int): Epochs without the loss; the average runs from the start. A training that counts iterations
             has no epochs: 0 then. Defaults to 5, the paper's.
         momentum (float): Share of the model in each update of the average, in (0, 0.1): one minus the paper's decay,
-            which it does not name. Defaults to 0.0002, MMEngine's.
+            which could not be verified. Defaults to 0.0002, MMEngine's.
 
     Raises:
         ValueError: If an argument is out of range.
