@@ -14,10 +14,15 @@ _COUNTERS = re.compile(r'(^|\.)(n_averaged|steps)$')
 
 
 def mismatch(given: Tensor, own: Tensor) -> str | None:
-    """Why a tensor of a file cannot be a weight of the model, None if it can: its shape, or integers for numbers."""
+    """Why a tensor of a file cannot be a weight of the model, None if it can: its shape, or integers for numbers.
+
+    Whole numbers in a floating dtype can be integers of the model.
+    """
     if given.shape != own.shape:
         return f'{tuple(given.shape)} in the file, {tuple(own.shape)} in the model'
-    if given.is_floating_point() != own.is_floating_point():
+    # Somebody may have saved all in one dtype, batch norm's counters too.
+    whole = given.is_floating_point() and bool((given == given.round()).all())
+    if given.is_floating_point() != own.is_floating_point() and not whole:
         return f'{given.dtype} in the file, {own.dtype} in the model'.replace('torch.', '')
     return None
 

@@ -45,6 +45,21 @@ def test_every_container(family, container, write):
             assert torch.equal(value, weights[name]), name
 
 
+def test_a_file_saved_in_half_precision(write):
+    """Counters of batch norm included: whole numbers in any dtype are integers, others are not."""
+    weights = {name: value.half() for name, value in published_mambavision().items()}
+    counters = [name for name in weights if name.startswith('levels.') and name.endswith('num_batches_tracked')]
+    weights |= {name: torch.tensor(48.).half() for name in counters}
+    backbone = MambaVision(SMALL_MAMBAVISION, init_cfg={'type': 'Pretrained', 'checkpoint': write(weights, 'bare')})
+    backbone.init_weights()
+    own = backbone.state_dict()
+    assert counters and all(own[name] == 48 and own[name].dtype == torch.int64 for name in counters)
+    assert all(torch.equal(own[name], value.float()) for name, value in weights.items() if name in own)
+    backbone.init_cfg['checkpoint'] = write({**weights, counters[0]: torch.tensor(.5)}, 'bare')
+    with pytest.raises(checkpoints.CheckpointError, match=f'{counters[0]}: float32 in the file, int64 in the model'):
+        checkpoints.load_backbone(backbone, backbone.init_cfg['checkpoint'])
+
+
 @pytest.mark.parametrize(('cls', 'arch'), [(cls, arch) for cls in (Vim, MambaVision) for arch in cls.arch_zoo])
 def test_every_published_size_is_recognised(cls, arch):
     """From shapes alone, and for no other architecture's."""
