@@ -9,6 +9,8 @@ endif
 # with its folder on the path, so that PyTorch finds the environment's ninja when it compiles an operator
 PY = PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python
 export STACK VENV
+# Tests at a time, each on one thread unless OMP_NUM_THREADS says otherwise; 0: one, in pytest's own process
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint sanitize setup clean distclean
@@ -17,6 +19,7 @@ help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Variables:  ARGS=... is passed on to demo and test, as in: make test ARGS="-k vim -x"'
+	@echo '            WORKERS=2 is how many tests run at a time; 0 runs them in one process, as pytest does by itself'
 	@echo '            STACK=openmmlab takes the original OpenMMLab packages instead of the maintained ones (onedl)'
 	@echo '            PYTHON, VENV, KEEP_TORCH, MAX_JOBS: see tools/setup_env.sh --help'
 
@@ -26,7 +29,7 @@ demo: ## make pictures, train a small Vim on them, draw the result in work_dirs/
 
 test: ## run the test suite; the first time this compiles mmcv's operators (about 13 minutes on two cores)
 	@tools/setup_env.sh test
-	@$(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: ## check style and types
 	@tools/setup_env.sh lint
