@@ -29,7 +29,7 @@ demo: ## make pictures, train a small Vim on them, draw the result in work_dirs/
 
 test: ## run the test suite; the first time this compiles mmcv's operators (about 13 minutes on two cores)
 	@tools/setup_env.sh test
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: ## check style and types
 	@tools/setup_env.sh lint

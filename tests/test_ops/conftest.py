@@ -6,6 +6,8 @@ import torch
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
+    with torch.device('cpu'):  # on its first use PyTorch notes which functions make tensors: these, not ours
+        torch.empty(0)
     empty, new_empty, empty_like = torch.empty, torch.Tensor.new_empty, torch.empty_like
 
     def poison(x):
