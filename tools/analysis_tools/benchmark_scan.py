@@ -209,12 +209,16 @@ def resident(field: str) -> int:
 
 
 def set_allocator(at_once: bool) -> None:
-    """Give freed memory back at once, so that the peak is what is in use; or keep it, as glibc does in the long run."""
+    """Give freed memory back at once, so that the peak is what is in use; or keep all of it, the largest tensors' too.
+
+    Left alone, glibc fetches what is larger than 32 MiB anew each time, page by page, which would double pscan's time.
+    """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL('libc.so.6')
-        mmap_threshold, trim_threshold = -3, -1  # names of mallopt's parameters
-        libc.mallopt(mmap_threshold, 1 << 16 if at_once else 1 << 25)
-        libc.mallopt(trim_threshold, 1 << 16 if at_once else 1 << 26)
+        mmap_threshold, mmaps, trim_threshold = -3, -4, -1  # names of mallopt's parameters
+        libc.mallopt(mmap_threshold, 1 << 16)
+        libc.mallopt(mmaps, 1 << 16 if at_once else 0)
+        libc.mallopt(trim_threshold, 1 << 16 if at_once else (1 << 31) - 1)
         libc.malloc_trim(0)
 
 
@@ -294,6 +298,7 @@ def measure(args: argparse.Namespace, shape: Shape, names: list[str]) -> dict[tu
             key = (shape.name, name, backward)
             workers[key] = Worker(__file__, {'shape': asdict(shape), 'name': name, 'backward': backward,
                                              'threads': args.threads, 'device': args.device, 'seconds': args.seconds})
+        for key in list(workers):
             memory = ask(key, 'memory')
             if memory is not None:
                 found[key] = {'ms': math.inf, 'mb': memory / 1e6, 'seconds': 0.}

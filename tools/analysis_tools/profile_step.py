@@ -9,8 +9,7 @@ Each has a process of its own; they take turns pass by pass, so that whatever el
 the shortest time of each counts. An operation counts for the innermost kind that it belongs to. The backward passes of
 normalisations are sums and products like others, so norm with residual addition is also timed alone, at the model's
 shapes. The memory of freed tensors is kept, as tools/train.py does on a CPU; the last row of each backbone is without
-that ("plain malloc").
-Nothing else should run on the machine.
+that ("plain malloc"). Nothing else should run on the machine.
 """
 
 import argparse
