@@ -17,9 +17,9 @@ Implementations, each fed the same numbers in the memory order that suits it:
 With `--device cuda` shapes, implementations and limits are those of benchmark_scan_cuda.py, which tells them.
 
 Each measurement runs in a process of its own: the peak of resident memory during one call less what was resident
-before; then those of a shape take turns with repeated calls, so that whatever else the machine does meets all alike,
-and the shortest time of each counts. Outputs are compared with ours:torch before anything is timed. Nothing else should
-run on the machine.
+before; then those of a shape take turns with repeated calls, freed memory kept, so that whatever else the machine does
+meets all alike, and the shortest time of each counts. Outputs are compared with ours:torch before anything is timed.
+Nothing else should run on the machine.
 """
 
 import argparse
