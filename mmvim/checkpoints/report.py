@@ -20,9 +20,10 @@ def mismatch(given: Tensor, own: Tensor) -> str | None:
     """
     if given.shape != own.shape:
         return f'{tuple(given.shape)} in the file, {tuple(own.shape)} in the model'
+    if given.is_floating_point() == own.is_floating_point():
+        return None
     # Somebody may have saved all in one dtype, batch norm's counters too.
-    whole = given.is_floating_point() and bool((given == given.round()).all())
-    if given.is_floating_point() != own.is_floating_point() and not whole:
+    if not given.is_floating_point() or bool((given != given.round()).any()):
         return f'{given.dtype} in the file, {own.dtype} in the model'.replace('torch.', '')
     return None
 
