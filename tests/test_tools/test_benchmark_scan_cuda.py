@@ -1,4 +1,4 @@
-"""The GPU benchmark's implementations agree, shown on the CPU; its limits count what they say."""
+"""The GPU script's implementations agree, shown on the CPU; its limits count what they say."""
 
 import dataclasses
 import importlib.util
@@ -13,14 +13,14 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools'
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import benchmark_scan_cuda
     return benchmark_scan_cuda
 
 
 @pytest.fixture
-def peers(benchmark):
+def peers(script):
     import scan_peers
     scan_peers.mamba_ssm.cache_clear()
     yield scan_peers
@@ -34,11 +34,11 @@ def scan_by_torch(u, delta, A, B, C, D, z, bias):
 
 @pytest.mark.parametrize('kind', ['vim', 'cross', 'one'])
 @pytest.mark.parametrize('steps_fastest', [True, False])
-def test_copies_compute_the_same(benchmark, peers, kind, steps_fastest):
+def test_copies_compute_the_same(script, peers, kind, steps_fastest):
     """Outputs and gradients; and each kernel is given what it reads, in its memory order."""
-    scan = {'vim': benchmark.Scan('', 2, 6, 12, 3, benchmark.VIM, True),
-            'cross': benchmark.Scan('', 2, 4, 12, 2, benchmark.CROSS, grid=(3, 4)),
-            'one': benchmark.Scan('', 1, 4, 7, 2)}[kind]
+    scan = {'vim': script.Scan('', 2, 6, 12, 3, script.VIM, True),
+            'cross': script.Scan('', 2, 4, 12, 2, script.CROSS, grid=(3, 4)),
+            'one': script.Scan('', 1, 4, 7, 2)}[kind]
     kernel = peers.published_kernel(scan_by_torch) if steps_fastest else peers.own_kernel('torch')
     seen = []
 
@@ -51,9 +51,9 @@ def test_copies_compute_the_same(benchmark, peers, kind, steps_fastest):
     way = peers.with_copies(scan.paths, scan.grid,
                             peers.Kernel(watched(kernel.single), watched(kernel.several), steps_fastest))
     for batch in (scan.batch, 1):  # one picture is what check() compares
-        inputs = benchmark.make_inputs(dataclasses.replace(scan, batch=batch), torch.float32, 'cpu')
+        inputs = script.make_inputs(dataclasses.replace(scan, batch=batch), torch.float32, 'cpu')
         leaves = [x.requires_grad_() for x in inputs.values() if x is not None]
-        found, expected = way.run(**way.prepare(**inputs)), benchmark.ours(scan, 'torch')(**inputs)
+        found, expected = way.run(**way.prepare(**inputs)), script.ours(scan, 'torch')(**inputs)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         weight = torch.linspace(-1, 1, found.numel()).view_as(found)
         for a, b in zip(*(torch.autograd.grad(y, leaves, weight) for y in (found, expected)), strict=True):
@@ -61,28 +61,28 @@ def test_copies_compute_the_same(benchmark, peers, kind, steps_fastest):
     assert set(seen) == {1}
 
 
-def test_limits(benchmark):
-    scan = benchmark.Scan('', 2, 4, 8, 3, benchmark.VIM)
-    inputs = benchmark.make_inputs(scan, torch.float16, 'cpu')
+def test_limits(script):
+    scan = script.Scan('', 2, 4, 8, 3, script.VIM)
+    inputs = script.make_inputs(scan, torch.float16, 'cpu')
     read = 2 * (2 * 2 * 2 * 8 * 4 + 2 * 2 * 2 * 8 * 3) + 4 * (2 * 4 * 3 + 2 * 4 + 2 * 4)
     elements = 2 * 2 * 4 * 8
-    assert benchmark.limits(scan, inputs, False, 1e3, 1e3) == (read + 2 * 2 * 4 * 8, elements * 5)
-    assert benchmark.limits(scan, inputs, True, 1e3, 1e3) == (3 * read + 2 * 2 * 2 * 4 * 8, elements * 12)
+    assert script.limits(scan, inputs, False, 1e3, 1e3) == (read + 2 * 2 * 4 * 8, elements * 5)
+    assert script.limits(scan, inputs, True, 1e3, 1e3) == (3 * read + 2 * 2 * 2 * 4 * 8, elements * 12)
 
 
-def test_a_peer_that_is_missing_is_told(benchmark, peers, monkeypatch):
+def test_a_peer_that_is_missing_is_told(script, peers, monkeypatch):
     if any(importlib.util.find_spec(name) for name in ('mamba_ssm', 'selective_scan_cuda')):
         pytest.skip('mamba_ssm is installed')
     assert peers.mamba_ssm() == (None, 'not installed')
-    assert 'mamba_ssm' not in benchmark.implementations(benchmark.shapes()[0])
+    assert 'mamba_ssm' not in script.implementations(script.shapes()[0])
     peers.mamba_ssm.cache_clear()
     monkeypatch.setitem(sys.modules, 'selective_scan_cuda', types.ModuleType('selective_scan_cuda'))
     assert peers.mamba_ssm()[1] == 'selective_scan_cuda alone'
-    assert 'mamba_ssm' in benchmark.implementations(benchmark.shapes()[0])
+    assert 'mamba_ssm' in script.implementations(script.shapes()[0])
 
 
 @pytest.mark.parametrize('kind', ['gated', 'plain', 'cross'])
-def test_bare_kernel(benchmark, peers, kind):
+def test_bare_kernel(script, peers, kind):
     """Its arguments go to the compiled module in their order and as it reads them, its results to the right inputs."""
     scan = scan_by_torch
 
@@ -102,68 +102,68 @@ def test_bare_kernel(benchmark, peers, kind):
                 grads = iter(torch.autograd.grad(scan(*inputs), [x for x in inputs if x is not None], grad))
             du, ddelta, dA, dB, dC, dD, *dz, dbias = grads
             return (du, ddelta, dA, dB, dC, dD, dbias, *dz)
-    found = benchmark.Scan('', 2, 6, 12, 3, benchmark.CROSS, grid=(3, 4)) if kind == 'cross' else \
-        benchmark.Scan('', 2, 6, 7, 3, benchmark.VIM, kind == 'gated')
+    found = script.Scan('', 2, 6, 12, 3, script.CROSS, grid=(3, 4)) if kind == 'cross' else \
+        script.Scan('', 2, 6, 7, 3, script.VIM, kind == 'gated')
     inputs = {name: None if x is None else x.requires_grad_()
-              for name, x in benchmark.make_inputs(found, torch.float32, 'cpu').items()}
+              for name, x in script.make_inputs(found, torch.float32, 'cpu').items()}
     leaves = [x for x in inputs.values() if x is not None]
     way = peers.with_copies(found.paths, found.grid, peers.published_kernel(peers.bare_kernel(Module)))
-    both = [way.run(**way.prepare(**inputs)), benchmark.ours(found, 'torch')(**inputs)]
+    both = [way.run(**way.prepare(**inputs)), script.ours(found, 'torch')(**inputs)]
     torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
     weight = torch.linspace(-1, 1, both[0].numel()).view_as(both[0])
     for a, b in zip(*(torch.autograd.grad(y, leaves, weight) for y in both), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_what_differs_or_fails_is_told(benchmark, peers):
-    scan = benchmark.Scan('small', 1, 4, 6, 2)
+def test_what_differs_or_fails_is_told(script, peers):
+    scan = script.Scan('small', 1, 4, 6, 2)
 
     def off(**inputs):
-        return benchmark.ours(scan, 'torch')(**inputs) * 1.1
+        return script.ours(scan, 'torch')(**inputs) * 1.1
 
     def broken(**inputs):
         raise TypeError('no such argument')
-    right = peers.Way(benchmark.ours(scan, 'torch'))
+    right = peers.Way(script.ours(scan, 'torch'))
     ways = {'torch': right, 'ours': peers.Way(off), 'mamba_ssm': peers.Way(broken), 'copies': right}
-    wrong = benchmark.check(scan, ways, torch.float32, 'cpu')
+    wrong = script.check(scan, ways, torch.float32, 'cpu')
     assert list(wrong) == ['ours', 'mamba_ssm'] and 'small' in wrong['ours'] and 'the output' in wrong['ours']
     assert wrong['mamba_ssm'].endswith('mamba_ssm fails: TypeError: no such argument')
     with pytest.raises(TypeError):
-        benchmark.check(scan, {'torch': peers.Way(broken)}, torch.float32, 'cpu')
+        script.check(scan, {'torch': peers.Way(broken)}, torch.float32, 'cpu')
 
 
 @pytest.mark.parametrize('grid', [None, (2, 3)], ids=['flips', 'cross'])
-def test_what_is_timed(benchmark, peers, grid):
+def test_what_is_timed(script, peers, grid):
     """The prepared tensors are leaves: what prepares them is no part of a call, forward or backward."""
-    scan = benchmark.Scan('', 1, 4, 6, 2, benchmark.CROSS if grid else benchmark.VIM, not grid, grid)
+    scan = script.Scan('', 1, 4, 6, 2, script.CROSS if grid else script.VIM, not grid, grid)
     way = peers.with_copies(scan.paths, scan.grid, peers.own_kernel('torch'))
-    inputs = benchmark.make_inputs(scan, torch.float32, 'cpu')
+    inputs = script.make_inputs(scan, torch.float32, 'cpu')
     prepared = []
     counted = peers.Way(way.run, lambda **x: prepared.append(1) or way.prepare(**x))
     for backward in (False, True):
-        call = benchmark.calls(counted, inputs, backward)
+        call = script.calls(counted, inputs, backward)
         first, second = call(), call()
         assert len(first) == (len([x for x in way.prepare(**inputs).values() if x is not None]) if backward else 1)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert len(prepared) == 2 and not any(x is not None and x.requires_grad for x in inputs.values())
 
 
-def test_table(benchmark):
+def test_table(script):
     common = {'shape': 's', 'dtype': 'float16', 'pass': 'forward', 'bandwidth_ms': .5, 'exponentials_ms': .25}
     rows = [{**common, 'implementation': 'ours', 'ms': 3., 'graph_ms': 1.},
             {**common, 'implementation': 'mamba_ssm', 'ms': None, 'graph_ms': None, 'missing': 'not installed'},
             {**common, 'implementation': 'copies', 'ms': 5., 'graph_ms': 4.},
             {**common, 'implementation': 'torch', 'ms': 30., 'graph_ms': None}]
-    lines = [dict(zip(benchmark.HEADER, line, strict=True)) for line in benchmark.table(rows)]
+    lines = [dict(zip(script.HEADER, line, strict=True)) for line in script.table(rows)]
     assert [line['ms'] for line in lines] == ['3.0000', 'not installed', '5.0000', '30.0000']
     assert [line['ours is'] for line in lines] == ['-', '-', '4.00x as fast', '10.00x as fast']
     assert [line['% of bandwidth limit'] for line in lines] == ['50', '-', '12', '2']
     assert [line['% of exponentials limit'] for line in lines] == ['25', '-', '6', '1']
 
 
-def test_shapes_cover_the_models(benchmark):
-    names = [scan.name for scan in benchmark.shapes()]
+def test_shapes_cover_the_models(script):
+    names = [scan.name for scan in script.shapes()]
     assert len(set(names)) == len(names)
     for model in ('Vim-T', 'Vim-S', 'Vim-B', 'VMamba-T', 'MambaVision-T'):
         assert any(model in name and '224' in name for name in names)
-    assert {scan.length for scan in benchmark.shapes()} >= {49, 196, 1024, 3136, 4096, 6084, 97344}
+    assert {scan.length for scan in script.shapes()} >= {49, 196, 1024, 3136, 4096, 6084, 97344}
