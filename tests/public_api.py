@@ -1,0 +1,130 @@
+"""What a user can name: registries, functions, environment variables, options of tools.
+
+``python tests/public_api.py`` writes the record that ``test_public_api.py`` compares with. Nobody needs to do so for a
+new name; for one that goes or changes its meaning, CHANGELOG.md and UPGRADING.md say what to do instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = Path(__file__).with_suffix('.json')
+MODULES = ('mmvim.ops', 'mmvim.checkpoints')
+VARIABLE = re.compile(r'MMVIM_(?!AVX)[A-Z_]+')  # MMVIM_AVX512 is a macro of the C++ sources
+
+
+def signature(function: Any) -> dict[str, str]:
+    """Each parameter with its default, or how it must be given where there is none."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        given = parameter.kind.description if parameter.default is parameter.empty else repr(parameter.default)
+        found[name] = given
+    return found
+
+
+def describe(value: Any) -> Any:
+    """A function by its signature, a class by those of itself and its methods, anything else by its type."""
+    if inspect.isclass(value):
+        methods = {
+            name: signature(getattr(value, name))
+            for name, member in vars(value).items()
+            if not name.startswith('_') and callable(getattr(value, name))
+        }
+        return {'': signature(value), **methods}
+    if callable(value):
+        return signature(value)
+    return type(value).__name__
+
+
+def exported() -> dict[str, Any]:
+    """What the modules of ``MODULES`` export."""
+    modules = {name: importlib.import_module(name) for name in MODULES}
+    return {
+        f'{module}.{name}': describe(getattr(content, name))
+        for module, content in modules.items()
+        for name in content.__all__
+    }
+
+
+def registered() -> dict[str, Any]:
+    """What a config can name, by registry."""
+    from mmengine.registry import Registry
+
+    from mmvim import registry
+
+    found = {}
+    for name, value in vars(registry).items():
+        if isinstance(value, Registry):
+            value.import_from_location()
+            for key, item in value.module_dict.items():
+                found[f'{name}: {key}'] = describe(item) if item.__module__.startswith('mmvim') else {}
+    return found
+
+
+def variables() -> list[str]:
+    """Environment variables that the sources name in a text, except in docstrings."""
+    found = set()
+    sources = [*(ROOT / 'mmvim').rglob('*.py'), *(ROOT / 'tools').rglob('*.py'), ROOT / 'setup.py']
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and VARIABLE.fullmatch(node.value):
+                found.add(node.value)
+    return sorted(found)
+
+
+class _Parsed(Exception):
+    """Carries a tool's parser to whoever asked for it."""
+
+
+def _parser_of(path: Path) -> argparse.ArgumentParser:
+    spec = importlib.util.spec_from_file_location(f'public_{path.stem}', path)
+    tool = importlib.util.module_from_spec(spec)
+
+    def stop(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        raise _Parsed(parser)
+
+    with mock.patch.object(argparse.ArgumentParser, 'parse_args', stop), mock.patch.object(sys, 'path', [*sys.path]):
+        sys.path.insert(0, str(path.parent))  # as Python does for a script
+        spec.loader.exec_module(tool)
+        try:
+            tool.parse_args()
+        except _Parsed as parsed:
+            return parsed.args[0]
+    raise AssertionError(f'{path} parses no arguments')
+
+
+def tools() -> dict[str, Any]:
+    """Options and positional arguments of each tool with what each takes: choices, default, number of values."""
+    found = {}
+    for path in sorted((ROOT / 'tools').rglob('*.py')):
+        if 'def parse_args' not in path.read_text('utf-8'):
+            continue
+        for action in _parser_of(path)._actions:
+            name = f'{path.relative_to(ROOT / "tools").as_posix()}: {" ".join(action.option_strings) or action.dest}'
+            found[name] = {
+                'dest': action.dest,
+                'choices': repr(action.choices and sorted(map(str, action.choices))),
+                'default': repr(action.default),
+                'nargs': repr(action.nargs),
+            }
+    return found
+
+
+def collect() -> dict[str, Any]:
+    """All of them."""
+    return {'exported': exported(), 'registered': registered(), 'variables': variables(), 'tools': tools()}
+
+
+if __name__ == '__main__':
+    RECORD.write_text(json.dumps(collect(), indent=1, sort_keys=True) + '\n', 'utf-8')
