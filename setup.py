@@ -36,8 +36,10 @@ def mim_sources() -> dict[str, Path]:
     sources = checkout if (ROOT / 'configs').exists() else shipped
     missing = [str(path.relative_to(ROOT)) for path in sources.values() if not path.exists()]
     if missing:
-        raise SystemExit(f'mmvim cannot be built: {", ".join(missing)} is missing from {ROOT}. '
-                         'This tree is incomplete: clone the repository again, or unpack the sdist again.')
+        raise SystemExit(
+            f'mmvim cannot be built: {", ".join(missing)} is missing from {ROOT}. '
+            'This tree is incomplete: clone the repository again, or unpack the sdist again.'
+        )
     return sources
 
 
@@ -71,15 +73,19 @@ def link_mim() -> None:
         remove(target)
         target.mkdir(parents=True)
     except OSError as error:
-        raise SystemExit(f'mmvim cannot be installed in editable mode: {target} cannot be replaced ({error.strerror}). '
-                         'Make the checkout writable, or install without -e.') from error
+        raise SystemExit(
+            f'mmvim cannot be installed in editable mode: {target} cannot be replaced ({error.strerror}). '
+            'Make the checkout writable, or install without -e.'
+        ) from error
     try:
         for name, source in sources.items():
             (target / name).symlink_to(os.path.relpath(source, target), target_is_directory=source.is_dir())
     except OSError as error:
         copy_mim(target)
-        print(f'mmvim: {target} is a copy because links are not possible here ({error.strerror}): '
-              'repeat the installation after changing configs/ or tools/.')
+        print(
+            f'mmvim: {target} is a copy because links are not possible here ({error.strerror}): '
+            'repeat the installation after changing configs/ or tools/.'
+        )
 
 
 class BuildPy(build_py):
@@ -94,7 +100,7 @@ class BuildPy(build_py):
 
     def _mim_files(self) -> Iterator[tuple[str, str]]:
         for name, source in mim_sources().items():
-            for file in (source.rglob('*') if source.is_dir() else (source, )):
+            for file in source.rglob('*') if source.is_dir() else (source,):
                 inside = file.relative_to(source)
                 if file.is_file() and not any(p.startswith('.') or p == '__pycache__' for p in inside.parts):
                     yield str(Path(self.build_lib) / MIM / name / inside), os.path.relpath(file)
@@ -132,17 +138,25 @@ def native_scan() -> dict[str, Any]:
     if os.environ.get('MMVIM_BUILD_NATIVE') == '0' or not importlib.util.find_spec('torch'):
         return {}
     from torch.utils.cpp_extension import BuildExtension, CppExtension
+
     folder = Path('mmvim/ops/selective_scan/native')
     spec = importlib.util.spec_from_file_location('mmvim_native_build', ROOT / folder / 'build.py')
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     if build.compiler() is None:
         return {}
-    extension = CppExtension(f'{".".join(folder.parts)}.{build.library_name()}', [str(folder / 'scan.cpp')],
-                             extra_compile_args=build.flags(), extra_link_args=build.flags(), optional=True,
-                             depends=[str(folder / name) for name in build.SOURCES])
-    return {'ext_modules': [extension],
-            'cmdclass': {'build_ext': BuildExtension.with_options(use_ninja=False, no_python_abi_suffix=True)}}
+    extension = CppExtension(
+        f'{".".join(folder.parts)}.{build.library_name()}',
+        [str(folder / 'scan.cpp')],
+        extra_compile_args=build.flags(),
+        extra_link_args=build.flags(),
+        optional=True,
+        depends=[str(folder / name) for name in build.SOURCES],
+    )
+    return {
+        'ext_modules': [extension],
+        'cmdclass': {'build_ext': BuildExtension.with_options(use_ninja=False, no_python_abi_suffix=True)},
+    }
 
 
 def version() -> str:

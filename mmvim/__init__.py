@@ -4,7 +4,7 @@ This module is imported by MMEngine while it looks for a registry, and MMEngine 
 "mmvim.Vim is not in the registry". It therefore imports nothing heavy: no torch, no mmcv, no triton.
 """
 
-from ._config_bases import register_config_bases
+from mmvim._config_bases import register_config_bases
 
 __version__ = '0.1.0'
 __all__ = ['__version__']

@@ -12,8 +12,7 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=root.MODELS, locations=['mmvim.models'])
 MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, locations=['mmvim.models'])
-WEIGHT_INITIALIZERS = Registry(
-    'weight initializer', parent=root.WEIGHT_INITIALIZERS, locations=['mmvim.checkpoints'])
+WEIGHT_INITIALIZERS = Registry('weight initializer', parent=root.WEIGHT_INITIALIZERS, locations=['mmvim.checkpoints'])
 FUNCTIONS = Registry('function', parent=root.FUNCTIONS, locations=['mmvim.models'])
 
 DATASETS = Registry('dataset', parent=root.DATASETS, locations=['mmvim.datasets'])
@@ -28,7 +27,8 @@ STRATEGIES = Registry('strategy', parent=root.STRATEGIES, locations=['mmvim.engi
 OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, locations=['mmvim.engine'])
 OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, locations=['mmvim.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optim wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmvim.engine'])
+    'optim wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmvim.engine']
+)
 PARAM_SCHEDULERS = Registry('parameter scheduler', parent=root.PARAM_SCHEDULERS, locations=['mmvim.engine'])
 LOG_PROCESSORS = Registry('log processor', parent=root.LOG_PROCESSORS, locations=['mmvim.engine'])
 VISUALIZERS = Registry('visualizer', parent=root.VISUALIZERS, locations=['mmvim.engine'])

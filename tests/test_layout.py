@@ -46,7 +46,7 @@ def imports_of(tree, module, is_package):
             base = node.module or ''
             if node.level:
                 parents = module.split('.') if is_package else module.split('.')[:-1]
-                base = '.'.join(parents[:len(parents) - node.level + 1] + ([base] if base else []))
+                base = '.'.join(parents[: len(parents) - node.level + 1] + ([base] if base else []))
             # `from package import module` imports the module too; where it is no module, the longer name is harmless
             yield from ((f'{base}.{alias.name}', node.lineno, id(node) not in lazy) for alias in node.names)
 
@@ -87,31 +87,37 @@ def test_imports_go_down():
     assert [v for p in FILES for v in violations(read(p), module_name(p), p.name == '__init__.py')] == []
 
 
-@pytest.mark.parametrize(('module', 'source'), [
-    ('mmvim.ops.a', 'import mmengine'),
-    ('mmvim.ops.a', 'from mmvim.models import layers'),
-    ('mmvim.ops.a', 'from ..models.layers import norm'),
-    ('mmvim.ops.a', 'from .. import models'),
-    ('mmvim.models.layers.a', 'def f():\n    from mmvim import engine'),
-    ('mmvim.models.layers.a', 'from mmseg.registry import MODELS'),
-    ('mmvim.models.layers.a', 'try:\n    import triton\nexcept ImportError:\n    pass'),
-    ('mmvim.engine.a', 'import tools.train'),
-    ('mmvim.analysis.a', 'import timm.models'),
-    ('mmvim.registry', 'import torch'),
-    ('mmvim.registry', 'from mmvim.ops import selective_scan'),
-    ('mmvim', 'from .registry import MODELS\nfrom . import ops'),
-])
+@pytest.mark.parametrize(
+    ('module', 'source'),
+    [
+        ('mmvim.ops.a', 'import mmengine'),
+        ('mmvim.ops.a', 'from mmvim.models import layers'),
+        ('mmvim.ops.a', 'from ..models.layers import norm'),
+        ('mmvim.ops.a', 'from .. import models'),
+        ('mmvim.models.layers.a', 'def f():\n    from mmvim import engine'),
+        ('mmvim.models.layers.a', 'from mmseg.registry import MODELS'),
+        ('mmvim.models.layers.a', 'try:\n    import triton\nexcept ImportError:\n    pass'),
+        ('mmvim.engine.a', 'import tools.train'),
+        ('mmvim.analysis.a', 'import timm.models'),
+        ('mmvim.registry', 'import torch'),
+        ('mmvim.registry', 'from mmvim.ops import selective_scan'),
+        ('mmvim', 'from .registry import MODELS\nfrom . import ops'),
+    ],
+)
 def test_the_rule_sees(module, source):
     assert len(violations(source, module, is_package=module == 'mmvim')) == 1
 
 
-@pytest.mark.parametrize(('module', 'source'), [
-    ('mmvim.ops.a', 'import torch, math\nfrom .b import c\nfrom mmvim.ops import scan_paths'),
-    ('mmvim.models.layers.a', 'from mmvim.ops import x\nfrom mmvim.registry import MODELS\nimport mmcv.cnn'),
-    ('mmvim.engine.a', 'from mmvim.models import x\nfrom mmvim.datasets import y\ndef f():\n    import mmseg'),
-    ('mmvim.ops.selective_scan.triton_kernels', 'import triton'),
-    ('mmvim.registry', 'import typing\nfrom mmengine.registry import Registry'),
-])
+@pytest.mark.parametrize(
+    ('module', 'source'),
+    [
+        ('mmvim.ops.a', 'import torch, math\nfrom .b import c\nfrom mmvim.ops import scan_paths'),
+        ('mmvim.models.layers.a', 'from mmvim.ops import x\nfrom mmvim.registry import MODELS\nimport mmcv.cnn'),
+        ('mmvim.engine.a', 'from mmvim.models import x\nfrom mmvim.datasets import y\ndef f():\n    import mmseg'),
+        ('mmvim.ops.selective_scan.triton_kernels', 'import triton'),
+        ('mmvim.registry', 'import typing\nfrom mmengine.registry import Registry'),
+    ],
+)
 def test_the_rule_allows(module, source):
     assert not violations(source, module)
 

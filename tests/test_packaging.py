@@ -25,8 +25,13 @@ LIBRARIES = [p for p in sys.path if Path(p).name in ('site-packages', 'dist-pack
 
 def run(*args, path=(), cwd, check=True, **variables):
     """Run this interpreter without its site-packages' links, with `path` before the libraries; no C++ is compiled."""
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([*map(str, path), *LIBRARIES]), 'PYTHONDONTWRITEBYTECODE': '1',
-           'MMVIM_BUILD_NATIVE': '0', **variables}
+    env = {
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join([*map(str, path), *LIBRARIES]),
+        'PYTHONDONTWRITEBYTECODE': '1',
+        'MMVIM_BUILD_NATIVE': '0',
+        **variables,
+    }
     command = [sys.executable, '-S', '-W', 'ignore', *map(str, args)]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -99,7 +104,7 @@ def test_wheel_has_the_licence_and_requires_neither_family(wheel):
     assert names == {'torch', 'einops', 'numpy', 'ninja'}
     for extra in ('seg', 'det', 'seg-openmmlab', 'det-openmmlab', 'dev', 'triton'):
         assert extra in metadata.get_all('Provides-Extra')
-    onedl = [r for r in requirements if re.search(r"extra == .(seg|det).$", r)]
+    onedl = [r for r in requirements if re.search(r'extra == .(seg|det).$', r)]
     original = [r for r in requirements if 'openmmlab' in r]
     assert onedl and all(r.startswith('onedl-') for r in onedl)
     assert original and not any(r.startswith('onedl-') for r in original)
@@ -157,7 +162,10 @@ def test_bases_resolve_from_an_editable_install(tmp_path):
     assert not (site / 'mmvim').exists()
     mim = tree / 'mmvim/.mim'
     assert {p.name: p.resolve() for p in mim.iterdir()} == {
-        'configs': tree / 'configs', 'tools': tree / 'tools', 'model-index.yml': tree / 'configs/model-index.yml'}
+        'configs': tree / 'configs',
+        'tools': tree / 'tools',
+        'model-index.yml': tree / 'configs/model-index.yml',
+    }
     # on the path as well, because an editable mmvim of the environment under test has a finder of the same name
     run('-c', RESOLVE, own_base(), tree, site, path=[site], cwd=tmp_path)
 
@@ -208,8 +216,18 @@ class Blocker:
             raise ModuleNotFoundError(f'{{name}} is blocked', name=name)
 sys.meta_path.insert(0, Blocker())
 """
-ALL_OPTIONAL = ['mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'triton', 'timm', 'torchvision', 'mamba_ssm',
-                'causal_conv1d']
+ALL_OPTIONAL = [
+    'mmengine',
+    'mmcv',
+    'mmseg',
+    'mmdet',
+    'mmpretrain',
+    'triton',
+    'timm',
+    'torchvision',
+    'mamba_ssm',
+    'causal_conv1d',
+]
 
 
 @pytest.mark.parametrize('blocked', [ALL_OPTIONAL, ['mmseg', 'mmdet', 'triton']], ids=['all', 'mmseg-mmdet-triton'])
@@ -221,7 +239,8 @@ def test_import_without_the_optional_packages(tmp_path, blocked):
         'import torch\n'
         'u = torch.ones(1, 2, 3)\n'
         'y = selective_scan(u, u, -torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4))\n'
-        'assert y.shape == u.shape and torch.isfinite(y).all()\n')
+        'assert y.shape == u.shape and torch.isfinite(y).all()\n'
+    )
     run('-c', code, path=[ROOT], cwd=tmp_path)
 
 
@@ -230,7 +249,8 @@ def test_backbones_build_without_mmseg_and_mmdet(tmp_path):
     code = BLOCKER.format(blocked=['mmseg', 'mmdet', 'triton']) + (
         'from mmengine.registry import MODELS\n'
         'arch = dict(embed_dims=8, depth=1)\n'
-        'print(type(MODELS.build(dict(type="mmvim.Vim", arch=arch, img_size=32))).__module__)\n')
+        'print(type(MODELS.build(dict(type="mmvim.Vim", arch=arch, img_size=32))).__module__)\n'
+    )
     assert run('-c', code, path=[ROOT], cwd=tmp_path).stdout.endswith('mmvim.models.backbones.vim\n')
 
 
@@ -252,7 +272,9 @@ def test_a_wheel_built_beside_pytorch_carries_the_compiled_scan(tmp_path):
         libraries = [name for name in wheel.namelist() if name.endswith('.so')]
         wheel.extractall(tmp_path / 'installed')
     assert libraries == [f'mmvim/ops/selective_scan/native/{build_native.library_name()}.so']
-    code = ('import torch; from mmvim.ops import backends, selective_scan; u = torch.ones(1, 1, 3); '
-            'selective_scan(u, u, -torch.ones(1, 1), u, u, backend="native"); print(backends()["native"])')
+    code = (
+        'import torch; from mmvim.ops import backends, selective_scan; u = torch.ones(1, 1, 3); '
+        'selective_scan(u, u, -torch.ones(1, 1), u, u, backend="native"); print(backends()["native"])'
+    )
     done = run('-c', code, path=[tmp_path / 'installed'], cwd=tmp_path, TORCH_EXTENSIONS_DIR=str(tmp_path / 'cache'))
     assert done.stdout == "(True, 'C++ on CPUs, compiled')\n" and not (tmp_path / 'cache').exists()

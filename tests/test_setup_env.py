@@ -28,11 +28,14 @@ def fake_python(folder, case):
     return str(path)
 
 
-@pytest.mark.parametrize(('goal', 'env', 'told'), [
-    ('', {}, 'usage:'),
-    ('tests', {}, 'usage:'),
-    ('demo', {'STACK': 'mmlab'}, 'STACK=mmlab is unknown; use STACK=onedl or STACK=openmmlab'),
-])
+@pytest.mark.parametrize(
+    ('goal', 'env', 'told'),
+    [
+        ('', {}, 'usage:'),
+        ('tests', {}, 'usage:'),
+        ('demo', {'STACK': 'mmlab'}, 'STACK=mmlab is unknown; use STACK=onedl or STACK=openmmlab'),
+    ],
+)
 def test_wrong_use(goal, env, told, tmp_path):
     done = set_up(goal, VENV=str(tmp_path / 'venv'), **env)
     assert done.returncode == 2 and told in done.stderr
@@ -64,11 +67,14 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
 NO_TORCH = '-) exit 1;;'  # the question for a PyTorch comes on standard input
 
 
-@pytest.mark.parametrize(('message', 'told'), [
-    ('ensurepip is not available', 'sudo apt install python3-venv'),
-    ('[Errno 28] No space left on device', 'The disk is full'),
-    ('something unheard of', '.setup/log'),
-])
+@pytest.mark.parametrize(
+    ('message', 'told'),
+    [
+        ('ensurepip is not available', 'sudo apt install python3-venv'),
+        ('[Errno 28] No space left on device', 'The disk is full'),
+        ('something unheard of', '.setup/log'),
+    ],
+)
 def test_a_failed_step_shows_its_log_and_a_remedy(tmp_path, message, told):
     python = fake_python(tmp_path, f'{NO_TORCH}\n*venv*) echo "{message}" >&2; exit 1;;')
     venv = tmp_path / 'venv'
@@ -83,8 +89,13 @@ def test_a_failed_step_shows_its_log_and_a_remedy(tmp_path, message, told):
 
 def test_no_compiler_is_told_before_anything_is_installed(tmp_path):
     python = fake_python(tmp_path, NO_TORCH)
-    done = set_up('test', VENV=str(tmp_path / 'venv'), PYTHON=python, CXX='no-such-compiler',
-                  PIP_CACHE_DIR=str(tmp_path / 'empty'))
+    done = set_up(
+        'test',
+        VENV=str(tmp_path / 'venv'),
+        PYTHON=python,
+        CXX='no-such-compiler',
+        PIP_CACHE_DIR=str(tmp_path / 'empty'),
+    )
     assert done.returncode == 1 and 'sudo apt install build-essential' in done.stderr
     assert '[1/' not in done.stdout
 

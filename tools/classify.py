@@ -26,20 +26,38 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = launch.OneLineParser(description='Print the five most probable classes of each picture.')
     parser.add_argument('images', metavar='IMAGE', nargs='+')
     parser.add_argument('--arch', help='raise unless the file is of this one, e.g. tiny. Defaults to what the file is')
-    parser.add_argument('--checkpoint', required=True, metavar='FILE',
-                        help='published classifier: file, http(s):// or hf://owner/repo/file')
+    parser.add_argument(
+        '--checkpoint',
+        required=True,
+        metavar='FILE',
+        help='published classifier: file, http(s):// or hf://owner/repo/file',
+    )
     parser.add_argument('--key', help="key of the container, e.g. model_ema. Defaults to 'state_dict', else 'model'")
-    parser.add_argument('--classes', metavar='FILE', help='names of the classes, one a line. Defaults to those of '
-                        'ImageNet-1k if mmpretrain is installed, else numbers')
-    parser.add_argument('--img-size', type=int, help='side of the network\'s input. Defaults to the publisher\'s')
-    parser.add_argument('--crop-pct', type=float, help='side of the crop over the side of the resized picture. '
-                        "Defaults to the publisher's")
-    parser.add_argument('--crop-mode', choices=checkpoints.CROP_MODES,
-                        help="resize the shorter side (center) or both sides (squash). Defaults to the publisher's")
-    parser.add_argument('--interpolation', choices=('bicubic', 'bilinear'),
-                        help="of the resizing. Defaults to the publisher's, bicubic")
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
-                        help='Defaults to cuda if there is one, else cpu')
+    parser.add_argument(
+        '--classes',
+        metavar='FILE',
+        help='names of the classes, one a line. Defaults to those of '
+        'ImageNet-1k if mmpretrain is installed, else numbers',
+    )
+    parser.add_argument('--img-size', type=int, help="side of the network's input. Defaults to the publisher's")
+    parser.add_argument(
+        '--crop-pct',
+        type=float,
+        help="side of the crop over the side of the resized picture. Defaults to the publisher's",
+    )
+    parser.add_argument(
+        '--crop-mode',
+        choices=checkpoints.CROP_MODES,
+        help="resize the shorter side (center) or both sides (squash). Defaults to the publisher's",
+    )
+    parser.add_argument(
+        '--interpolation', choices=('bicubic', 'bilinear'), help="of the resizing. Defaults to the publisher's, bicubic"
+    )
+    parser.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='Defaults to cuda if there is one, else cpu',
+    )
     return parser.parse_args(argv)
 
 
@@ -52,8 +70,9 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise launch.UserError(f'--device {device} cannot be used ({str(error).splitlines()[0][:80]})',
-                               'leave it out, or give cpu or cuda') from error
+        raise launch.UserError(
+            f'--device {device} cannot be used ({str(error).splitlines()[0][:80]})', 'leave it out, or give cpu or cuda'
+        ) from error
 
 
 def class_names(file: str | None, number: int) -> list[str]:
@@ -72,12 +91,14 @@ def class_names(file: str | None, number: int) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise launch.UserError(f'--classes {file} cannot be read ({error})', 'give a text file') from error
         if len(names) != number:
-            raise launch.UserError(f'--classes {file} has {len(names)} lines, and the head {number} classes',
-                                   'give a name for each')
+            raise launch.UserError(
+                f'--classes {file} has {len(names)} lines, and the head {number} classes', 'give a name for each'
+            )
         return names
     if number == 1000:
         try:
             from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+
             return list(IMAGENET_CATEGORIES)
         except ImportError:
             pass

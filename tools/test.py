@@ -23,17 +23,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = launch.config_parser('Evaluate a segmentor or a detector.')
     parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT',
-        help='checkpoint file or URL, hf://owner/repo/file too; a published file as it is')
+        'checkpoint',
+        metavar='CHECKPOINT',
+        help='checkpoint file or URL, hf://owner/repo/file too; a published file as it is',
+    )
     launch.add_run_arguments(parser)
     parser.add_argument(
-        '--out', metavar='PATH',
-        help='keep the predictions: a folder for label maps (mmseg), or a .pkl file (mmdet)')
+        '--out', metavar='PATH', help='keep the predictions: a folder for label maps (mmseg), or a .pkl file (mmdet)'
+    )
     parser.add_argument('--show', action='store_true', help='show each prediction in a window')
     parser.add_argument(
-        '--show-dir', metavar='DIR', help='save each prediction, drawn, to DIR (mmdet: below the work dir)')
+        '--show-dir', metavar='DIR', help='save each prediction, drawn, to DIR (mmdet: below the work dir)'
+    )
     parser.add_argument(
-        '--wait-time', type=float, default=2., metavar='S', help='seconds a window stays open. Defaults to 2')
+        '--wait-time', type=float, default=2.0, metavar='S', help='seconds a window stays open. Defaults to 2'
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     return parser.parse_args(argv)
 
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch.check_compiled_ops(cfg)
     file = launch.local_checkpoint(args.checkpoint)
     checkpoint = None if file is None else launch.read_checkpoint(file, 'CHECKPOINT')
-    launch.check_data(cfg, ('test', ))
+    launch.check_data(cfg, ('test',))
     model = launch.build_model(cfg)
     if checkpoint is not None:
         weights = launch.state_dict_of(checkpoint, args.checkpoint, 'CHECKPOINT')

@@ -24,14 +24,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = launch.config_parser('Train a segmentor or a detector.')
     launch.add_run_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='mixed precision (float16 with loss scaling); needs a GPU')
     parser.add_argument(
-        '--amp', action='store_true', help='mixed precision (float16 with loss scaling); needs a GPU')
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by batch size / auto_scale_lr.base_batch_size of the config',
+    )
     parser.add_argument(
-        '--auto-scale-lr', action='store_true',
-        help='scale the learning rate by batch size / auto_scale_lr.base_batch_size of the config')
-    parser.add_argument(
-        '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-        help='resume from this checkpoint; alone: from the last one in the work dir, if there is one')
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='resume from this checkpoint; alone: from the last one in the work dir, if there is one',
+    )
     return parser.parse_args(argv)
 
 
@@ -42,8 +47,10 @@ def scale_lr(cfg) -> None:
         UserError: If the config does not say for which batch size its learning rate is.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise launch.UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size, which the config lacks',
-                               'pass --cfg-options auto_scale_lr.base_batch_size=N, or leave it out')
+        raise launch.UserError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size, which the config lacks',
+            'pass --cfg-options auto_scale_lr.base_batch_size=N, or leave it out',
+        )
     cfg.auto_scale_lr.enable = True
 
 
@@ -72,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch.set_resume(cfg, args.resume)
 
     launch.check_compiled_ops(cfg)
-    launch.check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train', ))
+    launch.check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     model = launch.build_model(cfg)
     launch.check_pretrained(cfg, model)
     launch.check_start(cfg, model)

@@ -140,7 +140,13 @@ def forward_once(model: nn.Module, cfg: Config, shape: tuple[int, int]) -> Calla
     divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
     padded = tuple(-(-side // divisor) * divisor for side in shape)
     inputs = torch.rand(1, 3, *padded, device=device)
-    sample = DetDataSample(metainfo={
-        'img_shape': shape, 'ori_shape': shape, 'pad_shape': padded, 'batch_input_shape': padded,
-        'scale_factor': (1., 1.)})
+    sample = DetDataSample(
+        metainfo={
+            'img_shape': shape,
+            'ori_shape': shape,
+            'pad_shape': padded,
+            'batch_input_shape': padded,
+            'scale_factor': (1.0, 1.0),
+        }
+    )
     return lambda: model(inputs, [sample], mode='tensor')

@@ -8,8 +8,21 @@ import cv2
 import numpy as np
 from PIL import Image
 
-COLOURS = np.array([[230, 60, 60], [50, 130, 240], [60, 180, 75], [245, 170, 40], [150, 80, 200], [40, 190, 190],
-                    [240, 90, 190], [120, 140, 30], [130, 90, 50], [90, 90, 90]], np.uint8)
+COLOURS = np.array(
+    [
+        [230, 60, 60],
+        [50, 130, 240],
+        [60, 180, 75],
+        [245, 170, 40],
+        [150, 80, 200],
+        [40, 190, 190],
+        [240, 90, 190],
+        [120, 140, 30],
+        [130, 90, 50],
+        [90, 90, 90],
+    ],
+    np.uint8,
+)
 """RGB; an instance has the colour of its label's number, in turn."""
 GAP, HEAD = 6, 22
 """Pixels between the pictures of a table, and of its head."""
@@ -84,16 +97,18 @@ def picture_table(
     """
     shapes = {picture.shape for row in rows for picture in row}
     if not rows or any(len(row) != len(titles) for row in rows) or len(shapes) != 1:
-        raise ValueError(f'a table of {len(titles)} columns needs rows of as many pictures of one size, '
-                         f'got {len(rows)} rows of {sorted({len(row) for row in rows})} pictures of {sorted(shapes)}')
-    (height, width, _), = shapes
+        raise ValueError(
+            f'a table of {len(titles)} columns needs rows of as many pictures of one size, '
+            f'got {len(rows)} rows of {sorted({len(row) for row in rows})} pictures of {sorted(shapes)}'
+        )
+    ((height, width, _),) = shapes
     table = np.full((HEAD + len(rows) * (height + GAP), len(titles) * (width + GAP) + GAP, 3), 255, np.uint8)
     for column, title in enumerate(titles):
         left = GAP + column * (width + GAP)
         cv2.putText(table, title, (left, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
         for line, row in enumerate(rows):
             top = HEAD + line * (height + GAP)
-            table[top:top + height, left:left + width] = row[column]
+            table[top : top + height, left : left + width] = row[column]
     picture = Image.fromarray(table)
     if colours is not None:
         picture = picture.quantize(colours, dither=Image.Dither.NONE)  # even areas stay even, and compress

@@ -8,18 +8,18 @@ In a config: ``init_cfg=dict(type='Pretrained', checkpoint=FILE_OR_URL)`` of a b
 published segmentors and detectors, ``tools/model_converters`` turns files into plain ones and back.
 """
 
-from .container import check_target, load_file, save_file
-from .convert import from_mmvim, to_mmvim
-from .errors import CheckpointError
-from .initializer import PretrainedBackbone
-from .loading import load_backbone
-from .models import is_native, model_weights, read_for_model
-from .preprocessing import CROP_MODES, View, build_classifier, preprocessing, read_picture
-from .published import Published, read
-from .report import Report
-from .safe_globals import allow_checkpoint_globals, checkpoint_globals
-from .schemes import load_from_published
-from .sources import PUBLISHED, can_fetch, fetch
+from mmvim.checkpoints.container import check_target, load_file, save_file
+from mmvim.checkpoints.convert import from_mmvim, to_mmvim
+from mmvim.checkpoints.errors import CheckpointError
+from mmvim.checkpoints.initializer import PretrainedBackbone
+from mmvim.checkpoints.loading import load_backbone
+from mmvim.checkpoints.models import is_native, model_weights, read_for_model
+from mmvim.checkpoints.preprocessing import CROP_MODES, View, build_classifier, preprocessing, read_picture
+from mmvim.checkpoints.published import Published, read
+from mmvim.checkpoints.report import Report
+from mmvim.checkpoints.safe_globals import allow_checkpoint_globals, checkpoint_globals
+from mmvim.checkpoints.schemes import load_from_published
+from mmvim.checkpoints.sources import PUBLISHED, can_fetch, fetch
 
 __all__ = [
     'CROP_MODES',
@@ -46,5 +46,5 @@ __all__ = [
     'read_for_model',
     'read_picture',
     'save_file',
-    'to_mmvim'
+    'to_mmvim',
 ]

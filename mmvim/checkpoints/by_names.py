@@ -8,8 +8,8 @@ from collections import Counter, OrderedDict
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError, some
-from .report import Report, mismatch
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.report import Report, mismatch
 
 _HEADS = ('head.', 'classifier.', 'fc.', 'decode_head.', 'auxiliary_head.', 'neck.', 'rpn_head.', 'roi_head.')
 _OUTPUT_NORMS = re.compile(r'(outnorm|norm)_?\w*\.')
@@ -17,8 +17,9 @@ _OUTPUT_NORMS = re.compile(r'(outnorm|norm)_?\w*\.')
 _MISMATCH = re.compile(r'size mismatch for (\S+): .*?(\(\[.*?\]\)).*?(\(\[.*?\]\))')
 
 
-def fit_by_names(module: nn.Module, tensors: 'OrderedDict[str, Tensor]', file: str,
-                 prefix: str | None) -> tuple[Report, 'OrderedDict[str, Tensor]']:
+def fit_by_names(
+    module: nn.Module, tensors: 'OrderedDict[str, Tensor]', file: str, prefix: str | None
+) -> tuple[Report, 'OrderedDict[str, Tensor]']:
     """Weights for a backbone from a file that names them like it.
 
     The backbone's own hooks may rename and resize; they are tried on a copy.
@@ -46,12 +47,19 @@ def fit_by_names(module: nn.Module, tensors: 'OrderedDict[str, Tensor]', file: s
 
 def _prefix(own: dict, tensors: dict, module: nn.Module, file: str) -> str:
     """What stands before names that end like the model's; the most frequent of it is the prefix."""
-    heads = Counter(name[:-len(mine)] for mine in own for name in tensors
-                    if name.endswith(mine) and (name == mine or name[-len(mine) - 1] == '.'))
+    heads = Counter(
+        name[: -len(mine)]
+        for mine in own
+        for name in tensors
+        if name.endswith(mine) and (name == mine or name[-len(mine) - 1] == '.')
+    )
     if not heads:
         raise CheckpointError(
             f'{file} is of another model: none of its {len(tensors)} tensors ({some(tensors)}) is named like one '
-            f'of this {type(module).__name__}', 'give a file of this family, or the prefix', misfit=True)
+            f'of this {type(module).__name__}',
+            'give a file of this family, or the prefix',
+            misfit=True,
+        )
     return max(heads, key=lambda head: (heads[head], -len(head)))
 
 
@@ -81,17 +89,22 @@ def _try(module: nn.Module, weights: 'OrderedDict[str, Tensor]', report: Report)
             for name, theirs, ours in _MISMATCH.findall(str(error)):
                 report.mismatched[name] = f'{theirs} in the file, {ours} in the model'
             if not report.mismatched:
-                raise CheckpointError(f'{report.source} does not fit: {error}', 'give another file',
-                                      misfit=True) from error
+                raise CheckpointError(
+                    f'{report.source} does not fit: {error}', 'give another file', misfit=True
+                ) from error
     return None
 
 
 def _account(own: dict, weights: dict, missing: list, unexpected: list, report: Report) -> None:
     if not any(_OUTPUT_NORMS.match(name) and name in own for name in weights):
-        report.fresh.update((name, 'norm of an output, which a classifier does not have')
-                            for name in missing if _OUTPUT_NORMS.match(name))
-    report.missing += [name for name in missing
-                       if name not in report.fresh and not name.endswith('num_batches_tracked')]
+        report.fresh.update(
+            (name, 'norm of an output, which a classifier does not have')
+            for name in missing
+            if _OUTPUT_NORMS.match(name)
+        )
+    report.missing += [
+        name for name in missing if name not in report.fresh and not name.endswith('num_batches_tracked')
+    ]
     for name in unexpected:
         if _OUTPUT_NORMS.match(name):
             report.dropped[name] = 'final norm, which this backbone does not have'

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, some
-from .header import INDEX, PICKLE, ZIP, check_header, is_plain_name, read_index
-from .safe_globals import allow_checkpoint_globals
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.header import INDEX, PICKLE, ZIP, check_header, is_plain_name, read_index
+from mmvim.checkpoints.safe_globals import allow_checkpoint_globals
 
 EVERYTHING = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 # Where weights lie in a container, the usual keys first; a moving average is taken only when it is asked for.
@@ -55,19 +55,20 @@ def load_file(path: str, name: str | None = None) -> dict:
     allow_checkpoint_globals()
     try:
         checkpoint = torch.load(
-            file, map_location='cpu', mmap=mapped, weights_only=os.environ.get(EVERYTHING, '0') in ('', '0'))
+            file, map_location='cpu', mmap=mapped, weights_only=os.environ.get(EVERYTHING, '0') in ('', '0')
+        )
     except pickle.UnpicklingError as error:
         foreign = re.search(r'(?:GLOBAL|instantiate|function) ([\w.]+)', str(error))
         if foreign is None:
             raise _damaged(name, error) from error
         raise CheckpointError(
             f'{name} holds a {foreign[1]}, which is not plain weights; nothing of it was run',
-            f'get another file, or, if you trust its author, set {EVERYTHING}=1') from error
+            f'get another file, or, if you trust its author, set {EVERYTHING}=1',
+        ) from error
     except Exception as error:  # what torch.load makes of a damaged file is of many kinds
         raise _damaged(name, error) from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, not a dict of weights',
-                              'give a checkpoint')
+        raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, not a dict of weights', 'give a checkpoint')
     return checkpoint
 
 
@@ -90,8 +91,10 @@ def _check_archive(file: str, name: str) -> bool:
     if 'constants.pkl' in inside:
         raise CheckpointError(f'{name} is a TorchScript program, not weights', 'give the checkpoint it was made from')
     if 'data.pkl' not in inside:
-        raise CheckpointError(f'{name} is a zip archive of {some(members) or "nothing"}, not a checkpoint',
-                              'unpack it and give the checkpoint that is in it')
+        raise CheckpointError(
+            f'{name} is a zip archive of {some(members) or "nothing"}, not a checkpoint',
+            'unpack it and give the checkpoint that is in it',
+        )
     return stored
 
 
@@ -109,10 +112,14 @@ def _load_shards(file: str, name: str) -> dict:
         tensors[shard] = weights_of(load_file(path, here), here)[1]
     lost = [weight for weight, shard in index.items() if weight not in tensors[shard]]
     if lost:
-        raise CheckpointError(f'{name} names {len(lost)} weights that are not in their shards ({some(lost)})',
-                              'download index and shards again')
-    return {'state_dict': OrderedDict((weight, tensors[shard][weight]) for weight, shard in index.items()),
-            'format': SHARDS}
+        raise CheckpointError(
+            f'{name} names {len(lost)} weights that are not in their shards ({some(lost)})',
+            'download index and shards again',
+        )
+    return {
+        'state_dict': OrderedDict((weight, tensors[shard][weight]) for weight, shard in index.items()),
+        'format': SHARDS,
+    }
 
 
 def _damaged(name: str, error: Exception) -> CheckpointError:
@@ -124,8 +131,9 @@ def _load_safetensors(file: str, name: str) -> dict:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise CheckpointError(f'{name} is a safetensors file, and the package for it is not installed',
-                              'pip install "mmvim[safetensors]"') from error
+        raise CheckpointError(
+            f'{name} is a safetensors file, and the package for it is not installed', 'pip install "mmvim[safetensors]"'
+        ) from error
     try:
         with safe_open(file, framework='pt', device='cpu') as stream:
             tensors = OrderedDict((key, stream.get_tensor(key)) for key in stream.keys())  # noqa: SIM118 not a dict
@@ -157,11 +165,14 @@ def weights_of(container: dict, name: str, key: str | None = None) -> tuple[str,
         key = next((k for k in KEYS if k in sets), '' if _tensors(container) else None)
         if key is None:
             remedy = f'give key={next(iter(sets))!r} if those are meant' if sets else 'give a checkpoint of a model'
-            raise CheckpointError(f'{name} has no state_dict: weights lie under {sorted(sets) or "no key"} of '
-                                  f'{some(container)}', remedy)
+            raise CheckpointError(
+                f'{name} has no state_dict: weights lie under {sorted(sets) or "no key"} of {some(container)}', remedy
+            )
     elif key and key not in sets:
-        raise CheckpointError(f'{name} has no weights under key={key!r}', f'it has them under {sorted(sets)}'
-                              if sets else 'leave out the key')
+        raise CheckpointError(
+            f'{name} has no weights under key={key!r}',
+            f'it has them under {sorted(sets)}' if sets else 'leave out the key',
+        )
     source = sets[key] if key else container
     tensors = OrderedDict((k, v.detach()) for k, v in _tensors(source).items())
     if not tensors:
@@ -185,11 +196,15 @@ def check_tensors(tensors: dict[str, Tensor], name: str) -> None:
     if odd:
         raise CheckpointError(
             f'{name} holds {len(odd)} tensors that are no plain weights '
-            f'({some(f"{k}: {kind}" for k, kind in odd.items())})', 'save them as dense floating-point tensors')
+            f'({some(f"{k}: {kind}" for k, kind in odd.items())})',
+            'save them as dense floating-point tensors',
+        )
     bad = [k for k, v in tensors.items() if v.is_floating_point() and not _is_finite(v)]
     if bad:
-        raise CheckpointError(f'{name} has NaN or infinity in {len(bad)} of its {len(tensors)} tensors ({some(bad)})',
-                              'its training diverged or it is damaged: take an earlier or another file')
+        raise CheckpointError(
+            f'{name} has NaN or infinity in {len(bad)} of its {len(tensors)} tensors ({some(bad)})',
+            'its training diverged or it is damaged: take an earlier or another file',
+        )
 
 
 def _oddity(tensor: Tensor) -> str | None:

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from .container import check_tensors, load_file, weights_of
-from .errors import CheckpointError, some
-from .families import FAMILIES, recognise
-from .naming import to_published
-from .published import Published, read
-from .sources import fetch
+from mmvim.checkpoints.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.families import FAMILIES, recognise
+from mmvim.checkpoints.naming import to_published
+from mmvim.checkpoints.published import Published, read
+from mmvim.checkpoints.sources import fetch
 
 # Under this key a converted checkpoint keeps how the file was laid out, and tensors that mmvim's model does not have.
 ORIGIN, LEFT_OUT = 'published', 'left_out'
@@ -31,17 +31,28 @@ def to_mmvim(file: str, **options: Any) -> tuple[dict, Published]:
         CheckpointError: As :func:`mmvim.checkpoints.read`.
     """
     found = read(file, **options)
-    origin = {'family': found.family, 'arch': found.arch, 'kind': found.kind, 'key': found.key,
-              'prefix': found.layout.prefix, 'outer': found.layout.outer, 'order': found.order,
-              'reversible': not found.report.resized and not found.report.unexpected}
-    return {'meta': {ORIGIN: origin}, 'state_dict': _own_storage(found.state_dict),
-            LEFT_OUT: _own_storage(found.dropped)}, found
+    origin = {
+        'family': found.family,
+        'arch': found.arch,
+        'kind': found.kind,
+        'key': found.key,
+        'prefix': found.layout.prefix,
+        'outer': found.layout.outer,
+        'order': found.order,
+        'reversible': not found.report.resized and not found.report.unexpected,
+    }
+    return {
+        'meta': {ORIGIN: origin},
+        'state_dict': _own_storage(found.state_dict),
+        LEFT_OUT: _own_storage(found.dropped),
+    }, found
 
 
 def _own_storage(tensors: 'OrderedDict[str, Tensor]') -> 'OrderedDict[str, Tensor]':
     """Each tensor without the rest of a storage that it is a view of, which would be saved with it."""
-    return OrderedDict((name, t.contiguous() if t.untyped_storage().nbytes() == t.nbytes else t.clone())
-                       for name, t in tensors.items())
+    return OrderedDict(
+        (name, t.contiguous() if t.untyped_storage().nbytes() == t.nbytes else t.clone()) for name, t in tensors.items()
+    )
 
 
 def from_mmvim(file: str, family: str | None = None, kind: str | None = None) -> dict:
@@ -73,28 +84,38 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
         raise CheckpointError(f'{file} does not say whole what it was converted from', 'convert the original again')
     for name, said in (('family', family), ('kind', kind)):
         if said not in (None, origin[name]):
-            raise CheckpointError(f'{file} is of {name} {origin[name]}, not {said}', f'leave out the {name}',
-                                  misfit=True)
+            raise CheckpointError(
+                f'{file} is of {name} {origin[name]}, not {said}', f'leave out the {name}', misfit=True
+            )
     if not origin['reversible']:
-        raise CheckpointError(f'{file} has not all of its publisher\'s tensors: some were resized or had no place when '
-                              'it was converted', 'convert the original file without options')
+        raise CheckpointError(
+            f"{file} has not all of its publisher's tensors: some were resized or had no place when it was converted",
+            'convert the original file without options',
+        )
     state = to_published(tensors, origin['family'], origin['kind'], origin['prefix'], origin['outer'])
     left_out = container.get(LEFT_OUT)
     if left_out:
         state.update(weights_of(container, file, LEFT_OUT)[1])
     changed = sorted(state.keys() ^ set(origin['order']))
     if changed:
-        raise CheckpointError(f'{file} was changed after it was converted: {len(changed)} tensors came or went '
-                              f'({some(changed)})', 'convert the original again')
+        raise CheckpointError(
+            f'{file} was changed after it was converted: {len(changed)} tensors came or went ({some(changed)})',
+            'convert the original again',
+        )
     ordered: OrderedDict[str, Tensor] = OrderedDict((name, state[name]) for name in origin['order'])
     return {origin['key']: ordered} if origin['key'] else dict(ordered)
 
 
 def _is_origin(origin: Any) -> bool:
     """Whether it is what :func:`to_mmvim` notes."""
-    return isinstance(origin, dict) and origin.get('family') in FAMILIES and isinstance(origin.get('order'), list) and \
-        all(isinstance(origin.get(name), str) for name in ('kind', 'key', 'prefix', 'outer')) and \
-        all(isinstance(name, str) for name in origin['order']) and isinstance(origin.get('reversible'), bool)
+    return (
+        isinstance(origin, dict)
+        and origin.get('family') in FAMILIES
+        and isinstance(origin.get('order'), list)
+        and all(isinstance(origin.get(name), str) for name in ('kind', 'key', 'prefix', 'outer'))
+        and all(isinstance(name, str) for name in origin['order'])
+        and isinstance(origin.get('reversible'), bool)
+    )
 
 
 def _check_said(tensors: 'OrderedDict[str, Tensor]', file: str, family: str, kind: str) -> None:
@@ -106,11 +127,15 @@ def _check_said(tensors: 'OrderedDict[str, Tensor]', file: str, family: str, kin
     layout = recognise(tensors, file)
     if layout is None or layout.family != family:
         found = 'no backbone that is known here' if layout is None else f'a backbone of {layout.family}'
-        raise CheckpointError(f'{file} holds {found}, not one of {family}', 'give the right file or family',
-                              misfit=True)
+        raise CheckpointError(
+            f'{file} holds {found}, not one of {family}', 'give the right file or family', misfit=True
+        )
     if layout.prefix != 'backbone.':
-        raise CheckpointError(f'{file} is not in the names of an OpenMMLab model: its backbone lies under '
-                              f'{layout.prefix!r}, not \'backbone.\'', 'it may be in its publisher\'s already',
-                              misfit=True)
+        raise CheckpointError(
+            f'{file} is not in the names of an OpenMMLab model: its backbone lies under '
+            f"{layout.prefix!r}, not 'backbone.'",
+            "it may be in its publisher's already",
+            misfit=True,
+        )
     if layout.kind != kind:
         raise CheckpointError(f'{file} is a {layout.kind}, no {kind}', f'give kind={layout.kind!r}', misfit=True)

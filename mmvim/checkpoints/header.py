@@ -4,11 +4,17 @@ import json
 import os
 import stat
 
-from .errors import CheckpointError
+from mmvim.checkpoints.errors import CheckpointError
 
 ZIP, PICKLE, INDEX = b'PK\x03\x04', b'\x80', b'{'
-_ARCHIVES = {b'\x1f\x8b': 'a gzip archive', b'BZh': 'a bzip2 archive', b'\xfd7zXZ': 'an xz archive',
-             b'7z\xbc\xaf': 'a 7z archive', b'Rar!': 'a RAR archive', b'\x28\xb5\x2f\xfd': 'a zstd archive'}
+_ARCHIVES = {
+    b'\x1f\x8b': 'a gzip archive',
+    b'BZh': 'a bzip2 archive',
+    b'\xfd7zXZ': 'an xz archive',
+    b'7z\xbc\xaf': 'a 7z archive',
+    b'Rar!': 'a RAR archive',
+    b'\x28\xb5\x2f\xfd': 'a zstd archive',
+}
 _TAR_MAGIC = slice(257, 262)
 _LONGEST_HEADER = 1 << 40
 # An index of shards names weights and files; beyond this a JSON file is something else.
@@ -43,8 +49,11 @@ def check_header(file: str, name: str) -> bytes:
     if head.startswith(INDEX) and read_index(file, size) is not None:
         return INDEX
     text = head.lstrip()[:24].decode('ascii', 'replace')
-    archive = 'a tar archive' if head[_TAR_MAGIC] == b'ustar' else \
-        next((kind for magic, kind in _ARCHIVES.items() if head.startswith(magic)), None)
+    archive = (
+        'a tar archive'
+        if head[_TAR_MAGIC] == b'ustar'
+        else next((kind for magic, kind in _ARCHIVES.items() if head.startswith(magic)), None)
+    )
     kind, remedy = 'not a checkpoint', 'download it again'
     if archive:
         kind, remedy = archive, 'unpack it and give the checkpoint that is in it'

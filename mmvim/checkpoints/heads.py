@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import Tensor
 
-from .errors import CheckpointError
+from mmvim.checkpoints.errors import CheckpointError
 
 # mmdet's own config of what the published detectors are built on: FPN, three stages of boxes, masks.
 _CASCADE = '.mim/configs/_base_/models/cascade-mask-rcnn_r50_fpn.py'
@@ -62,64 +62,103 @@ def _segmentor(parts: dict[str, Tensor]) -> dict[str, dict]:
     widths.append(_shape(parts, 'decode_head.psp_modules.0.1.conv.weight')[1])
     scales = _count(parts, 'decode_head.psp_modules.', 'conv.weight')
     if scales != 4:
-        raise CheckpointError(f'the UPerHead pools at {scales} scales', 'give the config of its model: which they are '
-                              'is not in the file')
-    common = {'_scope_': 'mmseg', 'num_classes': classes, 'align_corners': False,
-              'norm_cfg': _norm(parts, 'decode_head.bottleneck.bn')}
+        raise CheckpointError(
+            f'the UPerHead pools at {scales} scales', 'give the config of its model: which they are is not in the file'
+        )
+    common = {
+        '_scope_': 'mmseg',
+        'num_classes': classes,
+        'align_corners': False,
+        'norm_cfg': _norm(parts, 'decode_head.bottleneck.bn'),
+    }
     loss = {'type': 'CrossEntropyLoss', 'use_sigmoid': False}
-    configs = {'decode_head': {
-        'type': 'UPerHead', **common, 'in_channels': widths, 'in_index': list(range(len(widths))),
-        'pool_scales': (1, 2, 3, 6), 'channels': channels, 'dropout_ratio': .1,
-        'loss_decode': {**loss, 'loss_weight': 1.}}}
+    configs = {
+        'decode_head': {
+            'type': 'UPerHead',
+            **common,
+            'in_channels': widths,
+            'in_index': list(range(len(widths))),
+            'pool_scales': (1, 2, 3, 6),
+            'channels': channels,
+            'dropout_ratio': 0.1,
+            'loss_decode': {**loss, 'loss_weight': 1.0},
+        }
+    }
     if 'auxiliary_head.conv_seg.weight' in parts:
         inner, width = _shape(parts, 'auxiliary_head.convs.0.conv.weight')[:2]
         # The published heads read the third map of four; widths tell where the maps differ in width.
         index = widths.index(width) if widths.count(width) == 1 else 2
         configs['auxiliary_head'] = {
-            'type': 'FCNHead', **common, 'in_channels': width, 'in_index': index, 'channels': inner,
+            'type': 'FCNHead',
+            **common,
+            'in_channels': width,
+            'in_index': index,
+            'channels': inner,
             'num_convs': _count(parts, 'auxiliary_head.convs.', 'conv.weight'),
-            'concat_input': 'auxiliary_head.conv_cat.conv.weight' in parts, 'dropout_ratio': .1,
-            'norm_cfg': _norm(parts, 'auxiliary_head.convs.0.bn'), 'loss_decode': {**loss, 'loss_weight': .4}}
+            'concat_input': 'auxiliary_head.conv_cat.conv.weight' in parts,
+            'dropout_ratio': 0.1,
+            'norm_cfg': _norm(parts, 'auxiliary_head.convs.0.bn'),
+            'loss_decode': {**loss, 'loss_weight': 0.4},
+        }
     return configs
 
 
 def _detector(parts: dict[str, Tensor]) -> dict[str, dict]:
     spec = find_spec('mmdet')
     if spec is None or spec.origin is None:
-        raise CheckpointError('config dicts of a detector need mmdet, which is not installed',
-                              'install it, or use the weights alone')
+        raise CheckpointError(
+            'config dicts of a detector need mmdet, which is not installed', 'install it, or use the weights alone'
+        )
     # Not mmengine.hub.get_config: that would install mmdet.
     model = Config.fromfile(Path(spec.origin).parent / _CASCADE).model
     width = _shape(parts, 'neck.fpn_convs.0.conv.weight')[0]
     levels = _count(parts, 'neck.lateral_convs.', 'conv.weight')
-    neck = dict(model.neck, _scope_='mmdet', out_channels=width,
-                in_channels=[_shape(parts, f'neck.lateral_convs.{i}.conv.weight')[1] for i in range(levels)])
-    rpn = dict(model.rpn_head, _scope_='mmdet', in_channels=width,
-               feat_channels=_shape(parts, 'rpn_head.rpn_conv.weight')[0])
+    neck = dict(
+        model.neck,
+        _scope_='mmdet',
+        out_channels=width,
+        in_channels=[_shape(parts, f'neck.lateral_convs.{i}.conv.weight')[1] for i in range(levels)],
+    )
+    rpn = dict(
+        model.rpn_head, _scope_='mmdet', in_channels=width, feat_channels=_shape(parts, 'rpn_head.rpn_conv.weight')[0]
+    )
     roi = dict(model.roi_head, _scope_='mmdet')
     roi['bbox_roi_extractor'] = dict(roi['bbox_roi_extractor'], out_channels=width)
     stages = []
     for stage, base in enumerate(roi['bbox_head']):
         at = f'roi_head.bbox_head.{stage}'
         classes, hidden = _shape(parts, f'{at}.fc_cls.weight')
-        head = dict(base, in_channels=width, fc_out_channels=hidden, num_classes=classes - 1,
-                    reg_class_agnostic=_shape(parts, f'{at}.fc_reg.weight')[0] == 4)
+        head = dict(
+            base,
+            in_channels=width,
+            fc_out_channels=hidden,
+            num_classes=classes - 1,
+            reg_class_agnostic=_shape(parts, f'{at}.fc_reg.weight')[0] == 4,
+        )
         convs = _count(parts, f'{at}.shared_convs.', 'conv.weight')
         if convs:
             # The published 4conv1fc heads; their loss is not in the file.
-            head.update(type='ConvFCBBoxHead', num_shared_convs=convs,
-                        num_shared_fcs=_count(parts, f'{at}.shared_fcs.', 'weight'),
-                        conv_out_channels=_shape(parts, f'{at}.shared_convs.0.conv.weight')[0],
-                        norm_cfg=_norm(parts, f'{at}.shared_convs.0.bn'), reg_decoded_bbox=True,
-                        loss_bbox={'type': 'GIoULoss', 'loss_weight': 10.})
+            head.update(
+                type='ConvFCBBoxHead',
+                num_shared_convs=convs,
+                num_shared_fcs=_count(parts, f'{at}.shared_fcs.', 'weight'),
+                conv_out_channels=_shape(parts, f'{at}.shared_convs.0.conv.weight')[0],
+                norm_cfg=_norm(parts, f'{at}.shared_convs.0.bn'),
+                reg_decoded_bbox=True,
+                loss_bbox={'type': 'GIoULoss', 'loss_weight': 10.0},
+            )
         stages.append(head)
     roi['bbox_head'] = stages
     if 'roi_head.mask_head.0.conv_logits.weight' in parts:
         roi['mask_roi_extractor'] = dict(roi['mask_roi_extractor'], out_channels=width)
         classes, inner = _shape(parts, 'roi_head.mask_head.0.conv_logits.weight')[:2]
         roi['mask_head'] = dict(
-            roi['mask_head'], in_channels=width, conv_out_channels=inner, num_classes=classes,
-            num_convs=_count(parts, 'roi_head.mask_head.0.convs.', 'conv.weight'))
+            roi['mask_head'],
+            in_channels=width,
+            conv_out_channels=inner,
+            num_classes=classes,
+            num_convs=_count(parts, 'roi_head.mask_head.0.convs.', 'conv.weight'),
+        )
     else:
         roi['mask_roi_extractor'] = roi['mask_head'] = None
     return {'neck': neck, 'rpn_head': rpn, 'roi_head': roi}

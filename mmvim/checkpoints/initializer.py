@@ -4,9 +4,8 @@ from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
+from mmvim.checkpoints.loading import load_backbone
 from mmvim.registry import WEIGHT_INITIALIZERS
-
-from .loading import load_backbone
 
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained')
@@ -36,14 +35,28 @@ class PretrainedBackbone:
         CheckpointError: If the file cannot be read safely or does not fit; the backbone is then as it was.
     """
 
-    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', key: str | None = None,
-                 strict: bool = True, cls_token: str | None = None, compat: str | None = None,
-                 grid: tuple[int, int] | None = None, stride: int | None = None,
-                 patch_change: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        map_location: str = 'cpu',
+        key: str | None = None,
+        strict: bool = True,
+        cls_token: str | None = None,
+        compat: str | None = None,
+        grid: tuple[int, int] | None = None,
+        stride: int | None = None,
+        patch_change: str | None = None,
+    ) -> None:
         del map_location
         self.checkpoint, self.prefix, self.key, self.strict = checkpoint, prefix, key, strict
-        options = {'cls_token': cls_token, 'compat': compat, 'grid': grid, 'stride': stride,
-                   'patch_change': patch_change}
+        options = {
+            'cls_token': cls_token,
+            'compat': compat,
+            'grid': grid,
+            'stride': stride,
+            'patch_change': patch_change,
+        }
         self.options = {name: value for name, value in options.items() if value is not None}
 
     def __call__(self, module: nn.Module) -> None:

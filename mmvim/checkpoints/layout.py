@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .errors import CheckpointError
+from mmvim.checkpoints.errors import CheckpointError
 
 _WRAPPERS = re.compile(r'((module|model|encoder|backbone|net|_orig_mod)\.)*')
 _SEGMENTOR = ('decode_head.', 'auxiliary_head.')
@@ -41,9 +41,9 @@ class Layout:
         """
         own, parts, rest = {}, {}, []
         for name in names:
-            bare = name[len(self.outer):]
+            bare = name[len(self.outer) :]
             if name.startswith(self.prefix):
-                own[name[len(self.prefix):]] = name
+                own[name[len(self.prefix) :]] = name
             elif self.prefix != self.outer and name.startswith(self.outer) and bare.startswith(PARTS):
                 parts[bare] = name
             else:
@@ -70,13 +70,14 @@ def find_prefix(names: Iterable[str], stem: tuple[str, ...], file: str, prefix: 
     found = []
     for name in sorted(names):
         if name.endswith(stem[0]):
-            before = name[:-len(stem[0])]
+            before = name[: -len(stem[0])]
             known = before == prefix if prefix is not None else _WRAPPERS.fullmatch(before)
             if known and all(before + other in names for other in stem):
                 found.append(before)
     if len(found) > 1:
-        raise CheckpointError(f'{file} holds {len(found)} backbones, under {found}',
-                              f'choose: prefix={found[0]!r}, strict=False')
+        raise CheckpointError(
+            f'{file} holds {len(found)} backbones, under {found}', f'choose: prefix={found[0]!r}, strict=False'
+        )
     return found[0] if found else None
 
 
@@ -84,7 +85,7 @@ def layout_of(names: Iterable[str], family: str, prefix: str) -> Layout:
     """The layout of a file whose backbone of `family` lies behind `prefix`."""
     names = list(names)
     outer = prefix.removesuffix('backbone.')
-    beside = {name[len(outer):] for name in names if name.startswith(outer)} if outer != prefix else set()
+    beside = {name[len(outer) :] for name in names if name.startswith(outer)} if outer != prefix else set()
 
     def has(parts: tuple[str, ...]) -> bool:
         return any(name.startswith(parts) for name in beside)
@@ -93,7 +94,7 @@ def layout_of(names: Iterable[str], family: str, prefix: str) -> Layout:
         kind = 'segmentor'
     elif has(_DETECTOR):
         kind = 'detector'
-    elif has(('head.', )) or f'{prefix}head.weight' in names:
+    elif has(('head.',)) or f'{prefix}head.weight' in names:
         kind = 'classifier'
     else:
         kind = 'backbone'

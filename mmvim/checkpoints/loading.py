@@ -6,17 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .by_names import fit_by_names
-from .container import check_tensors, load_file, weights_of
-from .errors import CheckpointError, some
-from .families import FAMILIES, family_of, recognise
-from .naming import sort_tensors
-from .report import Report
-from .sources import fetch
+from mmvim.checkpoints.by_names import fit_by_names
+from mmvim.checkpoints.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.families import FAMILIES, family_of, recognise
+from mmvim.checkpoints.naming import sort_tensors
+from mmvim.checkpoints.report import Report
+from mmvim.checkpoints.sources import fetch
 
 
-def load_backbone(module: nn.Module, file: str, *, key: str | None = None, prefix: str | None = None,
-                  strict: bool = True, **options: Any) -> Report:
+def load_backbone(
+    module: nn.Module,
+    file: str,
+    *,
+    key: str | None = None,
+    prefix: str | None = None,
+    strict: bool = True,
+    **options: Any,
+) -> Report:
     """Fill a backbone from a published file, or leave it as it is and say why not.
 
     Args:
@@ -41,8 +48,11 @@ def load_backbone(module: nn.Module, file: str, *, key: str | None = None, prefi
     family, layout = family_of(module), recognise(tensors, file, prefix)
     kind = type(module).__name__
     if layout is not None and (family is None or layout.family != family.name):
-        raise CheckpointError(f'{file} is a {layout.kind} of {FAMILIES[layout.family].title}, and this backbone is a '
-                              f'{kind}', 'give a file of its family', misfit=True)
+        raise CheckpointError(
+            f'{file} is a {layout.kind} of {FAMILIES[layout.family].title}, and this backbone is a {kind}',
+            'give a file of its family',
+            misfit=True,
+        )
     if family is None:
         if options:
             raise CheckpointError(f'{kind} has no option {next(iter(options))!r}', 'leave it out')
@@ -60,7 +70,10 @@ def _fit_by_family(module, name, layout, tensors, file, options) -> tuple[Report
     if layout is None:
         raise CheckpointError(
             f'{file} is of another model: it holds no backbone of {family.title}, its {len(tensors)} tensors are named '
-            f'{some(tensors)}', 'give a file of this family, or the prefix', misfit=True)
+            f'{some(tensors)}',
+            'give a file of this family, or the prefix',
+            misfit=True,
+        )
     found = sort_tensors(tensors, layout)
     family.check_arch(found.own, module, file)
     arch = family.arch_of(found.own)

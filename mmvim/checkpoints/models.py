@@ -4,12 +4,12 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from .container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
-from .errors import CheckpointError
-from .families import recognise
-from .naming import sort_tensors
-from .report import Report
-from .sources import fetch
+from mmvim.checkpoints.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
+from mmvim.checkpoints.errors import CheckpointError
+from mmvim.checkpoints.families import recognise
+from mmvim.checkpoints.naming import sort_tensors
+from mmvim.checkpoints.report import Report
+from mmvim.checkpoints.sources import fetch
 
 
 def model_weights(container: dict, source: str, key: str | None = None) -> tuple['OrderedDict[str, Tensor]', Report]:
@@ -42,8 +42,9 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
     else:
         report = Report(source, f'{layout.kind} of {layout.family}')
         found = sort_tensors(tensors, layout)
-        pyramid = any(name.startswith('neck.') and given.startswith(layout.prefix)
-                      for name, given in found.names.items())
+        pyramid = any(
+            name.startswith('neck.') and given.startswith(layout.prefix) for name, given in found.names.items()
+        )
         for name, tensor in found.own.items():
             reason = _never_used(name) if pyramid else None
             if reason:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .families import FAMILIES
-from .layout import Layout
+from mmvim.checkpoints.families import FAMILIES
+from mmvim.checkpoints.layout import Layout
 
 _HEAD = {'head.weight': 'head.fc.weight', 'head.bias': 'head.fc.bias'}
 
@@ -39,8 +39,9 @@ def sort_tensors(tensors: 'OrderedDict[str, Tensor]', layout: Layout) -> Sorted:
     result = Sorted(OrderedDict(), OrderedDict(), rest, {})
     for name, given in own.items():
         part = _HEAD.get(name) if layout.kind == 'classifier' else None
-        part = part or next((f'neck.{here}{name[len(there):]}' for there, here in neck.items()
-                             if name.startswith(there)), None)
+        part = part or next(
+            (f'neck.{here}{name[len(there) :]}' for there, here in neck.items() if name.startswith(there)), None
+        )
         if part is not None:
             result.parts[part] = tensors[given]
         else:
@@ -55,8 +56,9 @@ def sort_tensors(tensors: 'OrderedDict[str, Tensor]', layout: Layout) -> Sorted:
     return result
 
 
-def to_published(weights: 'OrderedDict[str, Tensor]', family: str, kind: str, prefix: str = '',
-                 outer: str = '') -> 'OrderedDict[str, Tensor]':
+def to_published(
+    weights: 'OrderedDict[str, Tensor]', family: str, kind: str, prefix: str = '', outer: str = ''
+) -> 'OrderedDict[str, Tensor]':
     """The inverse: weights in a publisher's naming.
 
     Args:
@@ -73,8 +75,9 @@ def to_published(weights: 'OrderedDict[str, Tensor]', family: str, kind: str, pr
     neck = {f'neck.{here}': there for there, here in FAMILIES[family].neck.items()}
     result: OrderedDict[str, Tensor] = OrderedDict()
     for name, tensor in weights.items():
-        inside = head.get(name) or next((there + name[len(here):] for here, there in neck.items()
-                                         if name.startswith(here)), None)
+        inside = head.get(name) or next(
+            (there + name[len(here) :] for here, there in neck.items() if name.startswith(here)), None
+        )
         if name.startswith('backbone.'):
             inside = name.removeprefix('backbone.')
         result[outer + name if inside is None else prefix + inside] = tensor

@@ -10,18 +10,20 @@ from mmengine.registry import MODELS
 from PIL import Image
 from torch import Tensor, nn
 
-from .errors import CheckpointError, some
-from .published import Published
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.published import Published
 
 # ImageNet's mean and standard deviation of red, green and blue in 0..1.
-MEAN, STD = (.485, .456, .406), (.229, .224, .225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Side of the crop over the side of the resized picture. Vim: DeiT's 224 / 256, in its evaluation code. MambaVision: its
 # model configurations; the author repeats T's at https://github.com/NVlabs/MambaVision/issues/57.
-_DEFAULT_CROP = .875
-_CROP = {'vim': {}, 'mambavision': {'tiny': 1., 'tiny2': .98, 'small': .93, 'base': 1., 'large': 1., 'large2': 1.,
-                                    'large3': 1.}}
+_DEFAULT_CROP = 0.875
+_CROP = {
+    'vim': {},
+    'mambavision': {'tiny': 1.0, 'tiny2': 0.98, 'small': 0.93, 'base': 1.0, 'large': 1.0, 'large2': 1.0, 'large3': 1.0},
+}
 # The files of 512 pixels (L2 and L3) see the whole picture, squeezed to a square, of which the border is cut off.
-_SQUASHED_SIZE, _SQUASHED_CROP = 512, .93
+_SQUASHED_SIZE, _SQUASHED_CROP = 512, 0.93
 CROP_MODES = ('center', 'squash')
 _LARGEST_SIDE = 1 << 15
 _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
@@ -54,18 +56,25 @@ class View:
             size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
         resized = np.asarray(Image.fromarray(picture).resize(size, _FILTERS[self.interpolation]))
         top, left = (round((side - self.img_size) / 2) for side in resized.shape[:2])
-        crop = resized[top:top + self.img_size, left:left + self.img_size]
+        crop = resized[top : top + self.img_size, left : left + self.img_size]
         normed = mmcv.imnormalize(crop, 255 * np.array(MEAN), 255 * np.array(STD), to_rgb=False)
         return torch.from_numpy(normed.transpose(2, 0, 1).copy()).float()
 
     def __str__(self) -> str:
         sides = 'both sides' if self.crop_mode == 'squash' else 'shorter side'
-        return f'pictures: {sides} {int(self.img_size / self.crop_pct)}, {self.interpolation}, ' \
-               f'centre {self.img_size} x {self.img_size} (crop pct {self.crop_pct})'
+        return (
+            f'pictures: {sides} {int(self.img_size / self.crop_pct)}, {self.interpolation}, '
+            f'centre {self.img_size} x {self.img_size} (crop pct {self.crop_pct})'
+        )
 
 
-def preprocessing(found: Published, img_size: int | None = None, crop_pct: float | None = None,
-                  interpolation: str | None = None, crop_mode: str | None = None) -> View:
+def preprocessing(
+    found: Published,
+    img_size: int | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    crop_mode: str | None = None,
+) -> View:
     """The publisher's view of a picture, or what is given instead.
 
     Args:
@@ -85,13 +94,18 @@ def preprocessing(found: Published, img_size: int | None = None, crop_pct: float
     size = _input_size(found) if img_size is None else img_size
     squashed = found.arch in ('large2', 'large3') and size == _SQUASHED_SIZE
     if crop_pct is None:
-        crop_pct = _SQUASHED_CROP if squashed else _CROP[found.family].get(
-            found.arch if isinstance(found.arch, str) else '', _DEFAULT_CROP)
+        crop_pct = (
+            _SQUASHED_CROP
+            if squashed
+            else _CROP[found.family].get(found.arch if isinstance(found.arch, str) else '', _DEFAULT_CROP)
+        )
     if not 0 < crop_pct <= 1 or size < 1:
         raise CheckpointError(f'crop_pct={crop_pct} and img_size={size} must be in (0, 1] and positive', 'correct them')
     if size / crop_pct > _LARGEST_SIDE:
-        raise CheckpointError(f'crop_pct={crop_pct} of img_size={size} asks for pictures of more than {_LARGEST_SIDE} '
-                              'pixels a side', 'correct them')
+        raise CheckpointError(
+            f'crop_pct={crop_pct} of img_size={size} asks for pictures of more than {_LARGEST_SIDE} pixels a side',
+            'correct them',
+        )
     interpolation = interpolation or 'bicubic'
     crop_mode = crop_mode or ('squash' if squashed else 'center')
     for name, value, known in (('interpolation', interpolation, _FILTERS), ('crop_mode', crop_mode, CROP_MODES)):
@@ -130,12 +144,16 @@ def build_classifier(found: Published) -> nn.Module:
         CheckpointError: If the file is of something else.
     """
     if found.kind != 'classifier':
-        raise CheckpointError(f'{found.report.source} is a {found.kind}, no classifier', 'give one with a head',
-                              misfit=True)
+        raise CheckpointError(
+            f'{found.report.source} is a {found.kind}, no classifier', 'give one with a head', misfit=True
+        )
     others = [name for name in found.state_dict if not name.startswith(('backbone.', 'head.'))]
     if others:
-        raise CheckpointError(f'{found.report.source} has {some(others)} beside its head, no part of a classifier',
-                              'give a classifier', misfit=True)
+        raise CheckpointError(
+            f'{found.report.source} has {some(others)} beside its head, no part of a classifier',
+            'give a classifier',
+            misfit=True,
+        )
     model = nn.Sequential(OrderedDict(backbone=MODELS.build(dict(found.backbone)), head=MODELS.build(dict(found.head))))
     model.load_state_dict(found.state_dict, strict=True)
     return model.eval()

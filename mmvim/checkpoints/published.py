@@ -8,15 +8,15 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from . import heads
-from .container import check_tensors, load_file, weights_of
-from .errors import CheckpointError, some
-from .families import FAMILIES, Family, recognise
-from .families.base import unpublished
-from .layout import Layout
-from .naming import sort_tensors
-from .report import Report
-from .sources import fetch
+from mmvim.checkpoints import heads
+from mmvim.checkpoints.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.families import FAMILIES, Family, recognise
+from mmvim.checkpoints.families.base import unpublished
+from mmvim.checkpoints.layout import Layout
+from mmvim.checkpoints.naming import sort_tensors
+from mmvim.checkpoints.report import Report
+from mmvim.checkpoints.sources import fetch
 
 
 @dataclass
@@ -79,8 +79,16 @@ class Published:
         return self._configs
 
 
-def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: str | dict | None = None,
-         task: str | None = None, strict: bool = True, **options: Any) -> Published:
+def read(
+    file: str,
+    *,
+    key: str | None = None,
+    prefix: str | None = None,
+    arch: str | dict | None = None,
+    task: str | None = None,
+    strict: bool = True,
+    **options: Any,
+) -> Published:
     """Read a published checkpoint. Depends on the file and the arguments alone, and changes nothing.
 
     Args:
@@ -110,8 +118,10 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
     if layout is None:
         raise CheckpointError(
             f'{file} holds no backbone of {", ".join(f.title for f in FAMILIES.values())}: its '
-            f'{len(tensors)} tensors are named {some(tensors)}', 'give a file of one of them, or the prefix',
-            misfit=True)
+            f'{len(tensors)} tensors are named {some(tensors)}',
+            'give a file of one of them, or the prefix',
+            misfit=True,
+        )
     family = FAMILIES[layout.family]
     found = sort_tensors(tensors, layout)
     arch = _arch(family, found.own, arch, file)
@@ -123,8 +133,11 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
     whole = OrderedDict((n.removeprefix(layout.prefix), tensors[n]) for n in tensors if n.startswith(layout.prefix))
     whole.update(found.parts)
     backbone, pyramid = family.config(whole, kind, arch, settings)
-    report = Report(file, f'{layout.kind} of {family.title}, arch {arch if isinstance(arch, str) else "given"}'
-                    f'{", as a dense backbone" if task else ""}')
+    report = Report(
+        file,
+        f'{layout.kind} of {family.title}, arch {arch if isinstance(arch, str) else "given"}'
+        f'{", as a dense backbone" if task else ""}',
+    )
     module = _build_meta(backbone, file)
     own = family.fit(found.own, module, settings, report)
     report.account(module.state_dict(), own)
@@ -139,13 +152,27 @@ def read(file: str, *, key: str | None = None, prefix: str | None = None, arch: 
             _check_head(parts, own.get(family.final_norm), report)
     report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
     report.check(strict)
-    state = OrderedDict((f'backbone.{name}', tensor) for name, tensor in own.items()
-                        if f'backbone.{name}' not in report.unexpected)
+    state = OrderedDict(
+        (f'backbone.{name}', tensor) for name, tensor in own.items() if f'backbone.{name}' not in report.unexpected
+    )
     state.update(parts)
     given = (found.names.get(name, name) for name in report.dropped)
     dropped = OrderedDict((name, tensors[name]) for name in given)
-    return Published(layout.family, arch, kind, backbone, state, report, parts, layout, key, found.names, dropped,
-                     list(tensors), pyramid if kind != 'dense' else None)
+    return Published(
+        layout.family,
+        arch,
+        kind,
+        backbone,
+        state,
+        report,
+        parts,
+        layout,
+        key,
+        found.names,
+        dropped,
+        list(tensors),
+        pyramid if kind != 'dense' else None,
+    )
 
 
 def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | None, file: str) -> str | dict:
@@ -159,14 +186,18 @@ def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | No
         wanted = family.arch_settings(arch)
     except (TypeError, ValueError) as error:
         named = isinstance(arch, (str, dict))
-        raise CheckpointError(str(error) if named else f'arch={arch!r} is neither a name nor a dict of settings',
-                              f'published are {", ".join(family.backbone.arch_zoo)}') from error
+        raise CheckpointError(
+            str(error) if named else f'arch={arch!r} is neither a name nor a dict of settings',
+            f'published are {", ".join(family.backbone.arch_zoo)}',
+        ) from error
     wrong = {name: settings[name] for name, value in wanted.items() if settings[name] != value}
     if wrong:
         real = family.arch_of(own)
         raise CheckpointError(
             f'{file} is not {family.title} arch={arch!r}: it has {", ".join(f"{k}={v}" for k, v in wrong.items())}',
-            f'it is arch={real!r}' if real else 'give a file of that arch', misfit=True)
+            f'it is arch={real!r}' if real else 'give a file of that arch',
+            misfit=True,
+        )
     return arch
 
 
@@ -176,8 +207,9 @@ def _build_meta(config: dict, file: str) -> nn.Module:
         with torch.device('meta'):
             return ROOT_MODELS.build(dict(config))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f'the backbone of {file} cannot be built with these options: {error}',
-                              'correct them') from error
+        raise CheckpointError(
+            f'the backbone of {file} cannot be built with these options: {error}', 'correct them'
+        ) from error
 
 
 def _check_head(parts: 'OrderedDict[str, Tensor]', norm: Tensor | None, report: Report) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .errors import CheckpointError, some
+from mmvim.checkpoints.errors import CheckpointError, some
 
 # Weights of blocks in the backbones of mmvim. Where one is missing the model is not the published one, come what may.
 _IN_BLOCKS = re.compile(r'(^|\.)(layers|levels|blocks|stages)\.')
@@ -66,13 +66,16 @@ class Report:
         for name, value in self._parts():
             if value:
                 lines.append(f'{name}:')
-                lines += [f'  {k}: {v}' for k, v in value.items()] if isinstance(value, dict) \
-                    else [f'  {k}' for k in value]
+                lines += (
+                    [f'  {k}: {v}' for k, v in value.items()] if isinstance(value, dict) else [f'  {k}' for k in value]
+                )
         return '\n'.join(lines)
 
     def _parts(self) -> tuple[tuple[str, dict | list], ...]:
-        return tuple((name, getattr(self, name))
-                     for name in ('resized', 'dropped', 'fresh', 'missing', 'mismatched', 'unexpected'))
+        return tuple(
+            (name, getattr(self, name))
+            for name in ('resized', 'dropped', 'fresh', 'missing', 'mismatched', 'unexpected')
+        )
 
     def account(self, own: dict, given: dict) -> None:
         """Compare the shapes of a model with those of what was made for it.
@@ -128,12 +131,18 @@ class Report:
         if missing:
             wrong.append(f'lacks {len(missing)} weights ({some(missing)})')
         if self.mismatched:
-            wrong.append(f'has {len(self.mismatched)} of another shape or kind '
-                         f'({some(f"{k}: {v}" for k, v in self.mismatched.items())})')
+            wrong.append(
+                f'has {len(self.mismatched)} of another shape or kind '
+                f'({some(f"{k}: {v}" for k, v in self.mismatched.items())})'
+            )
         if self.unexpected and strict:
             wrong.append(f'has {len(self.unexpected)} that belong nowhere ({some(self.unexpected)})')
         if wrong:
-            remedy = 'give a file of this architecture' if missing or self.mismatched else \
-                'give the right file, or strict=False to leave those out'
-            raise CheckpointError(f'{self.source} ({self.what}) does not fit: it {", ".join(wrong)}', remedy,
-                                  misfit=True)
+            remedy = (
+                'give a file of this architecture'
+                if missing or self.mismatched
+                else 'give the right file, or strict=False to leave those out'
+            )
+            raise CheckpointError(
+                f'{self.source} ({self.what}) does not fit: it {", ".join(wrong)}', remedy, misfit=True
+            )

@@ -14,8 +14,20 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 # Their pickles name the class of a dtype since NumPy 1.25.
-_DTYPES = ('bool', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64', 'float16', 'float32',
-           'float64')
+_DTYPES = (
+    'bool',
+    'int8',
+    'uint8',
+    'int16',
+    'uint16',
+    'int32',
+    'uint32',
+    'int64',
+    'uint64',
+    'float16',
+    'float32',
+    'float64',
+)
 
 
 def _statistics_method(owner: type, name: str) -> Callable:
@@ -33,9 +45,15 @@ def checkpoint_globals() -> list:
     """
     core = np._core if hasattr(np, '_core') else np.core
     return [
-        HistoryBuffer, np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar, slice,
-        argparse.Namespace, (_statistics_method, 'builtins.getattr'),
-        *dict.fromkeys(type(np.dtype(name)) for name in _DTYPES)
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        core.multiarray._reconstruct,
+        core.multiarray.scalar,
+        slice,
+        argparse.Namespace,
+        (_statistics_method, 'builtins.getattr'),
+        *dict.fromkeys(type(np.dtype(name)) for name in _DTYPES),
     ]
 
 

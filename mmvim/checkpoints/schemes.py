@@ -7,8 +7,8 @@
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
-from .models import read_for_model
-from .sources import PUBLISHED
+from mmvim.checkpoints.models import read_for_model
+from mmvim.checkpoints.sources import PUBLISHED
 
 
 @CheckpointLoader.register_scheme(prefixes=('hf://', PUBLISHED), force=True)

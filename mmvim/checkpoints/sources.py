@@ -10,8 +10,8 @@ from urllib.parse import quote, unquote
 import torch
 from mmengine import dist
 
-from .errors import CheckpointError, some
-from .header import check_header, is_plain_name, read_index
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.header import check_header, is_plain_name, read_index
 
 # MMEngine's way to let its own loaders meet a file of a publisher; see :mod:`.schemes`.
 PUBLISHED = 'published://'
@@ -121,8 +121,9 @@ def _download(url: str, inside: Path) -> str:
             part.replace(target)
         except (urllib.error.URLError, OSError) as error:
             reason = getattr(error, 'reason', None) or error
-            raise CheckpointError(f'{url} cannot be fetched ({reason})',
-                                  'download it by hand and give its path') from error
+            raise CheckpointError(
+                f'{url} cannot be fetched ({reason})', 'download it by hand and give its path'
+            ) from error
         finally:
             part.unlink(missing_ok=True)
     dist.barrier()

@@ -1,5 +1,5 @@
 """What happens around a model while it trains: parameter groups and hooks."""
 
-from . import hooks, optimizers
+from mmvim.engine import hooks, optimizers
 
 __all__ = ['hooks', 'optimizers']

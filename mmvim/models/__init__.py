@@ -11,5 +11,14 @@ from mmvim.registry import FUNCTIONS
 FUNCTIONS.register_module(module=selective_scan)
 FUNCTIONS.register_module(module=selective_scan_paths)
 
-__all__ = ['LN2d', 'LinearReadout', 'MambaVision', 'MambaVisionMixer', 'RMSNorm', 'SelectiveScan2D', 'SimpleFPN', 'Vim',
-           'VimMixer']
+__all__ = [
+    'LN2d',
+    'LinearReadout',
+    'MambaVision',
+    'MambaVisionMixer',
+    'RMSNorm',
+    'SelectiveScan2D',
+    'SimpleFPN',
+    'Vim',
+    'VimMixer',
+]

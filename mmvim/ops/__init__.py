@@ -3,5 +3,13 @@
 from mmvim.ops.scan_paths import ScanPath, available_scan_paths, cross_scan, scan_paths, zigzag_scan
 from mmvim.ops.selective_scan import backends, selective_scan, selective_scan_paths
 
-__all__ = ['ScanPath', 'available_scan_paths', 'backends', 'cross_scan', 'scan_paths', 'selective_scan',
-           'selective_scan_paths', 'zigzag_scan']
+__all__ = [
+    'ScanPath',
+    'available_scan_paths',
+    'backends',
+    'cross_scan',
+    'scan_paths',
+    'selective_scan',
+    'selective_scan_paths',
+    'zigzag_scan',
+]

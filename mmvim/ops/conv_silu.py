@@ -14,8 +14,9 @@ from mmvim.ops.fused.device import on_triton
 from mmvim.ops.selective_scan.backends import resolve
 
 
-def conv1d_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str | None = None
-                ) -> Tensor:
+def conv1d_silu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str | None = None
+) -> Tensor:
     """K depthwise convolutions along the tokens, each followed by SiLU.
 
     ``y[b, k, t, d] = silu(bias[k, d] + sum_i weight[k, d, i] * x[b, t + i - left[k], d])``, x zero outside. In C++
@@ -37,8 +38,10 @@ def conv1d_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[i
         ValueError: If the shapes do not fit, or a filter looks beyond its taps.
     """
     if x.ndim != 3 or weight.ndim != 3 or weight.shape[1] != x.shape[-1] or len(left) != weight.shape[0]:
-        raise ValueError('x must be (B, L, D), weight (K, D, taps) and left K numbers; got '
-                         f'{tuple(x.shape)}, {tuple(weight.shape)} and left={list(left)}')
+        raise ValueError(
+            'x must be (B, L, D), weight (K, D, taps) and left K numbers; got '
+            f'{tuple(x.shape)}, {tuple(weight.shape)} and left={list(left)}'
+        )
     taps = weight.shape[-1]
     if not all(0 <= n < taps for n in left):
         raise ValueError(f'left={list(left)} must lie in 0..{taps - 1} for filters of {taps} taps')
@@ -51,6 +54,8 @@ def conv1d_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[i
         return torch.ops.mmvim_native.conv_silu_forward(x.to(dtype), weight, bias, list(left))
     if scan == 'triton' and takes(x, weight, dtype) and on_triton(x):
         return torch.ops.mmvim.conv1d_silu_fwd(x.to(dtype), weight, bias, list(left))
-    outputs = [F.silu(depthwise_conv1d(x, weight[k, :, None], None if bias is None else bias[k], left=n))
-               for k, n in enumerate(left)]
+    outputs = [
+        F.silu(depthwise_conv1d(x, weight[k, :, None], None if bias is None else bias[k], left=n))
+        for k, n in enumerate(left)
+    ]
     return torch.stack(outputs, dim=1)

@@ -38,7 +38,7 @@ class _DepthwiseConv1d(torch.autograd.Function):
                 shift = tap - left  # output t reads input t + shift
                 start, stop = max(0, -shift), min(length, length - shift)
                 if start < stop:
-                    products = grad[:, start:stop] * x[:, start + shift:stop + shift]
+                    products = grad[:, start:stop] * x[:, start + shift : stop + shift]
                     grad_weight[:, 0, tap] = products.sum((0, 1), dtype=grad_weight.dtype)
             grad_weight = grad_weight.to(weight.dtype)
         return grad_x, grad_weight, None, None
@@ -49,7 +49,7 @@ def _correlate(x: Tensor, weight: Tensor, left: int, right: int) -> Tensor:
     pad = max(left, right)
     rows = x.contiguous().transpose(1, 2).unsqueeze(2)  # (B, D, 1, L), channels last in memory
     y = F.conv2d(rows, weight.unsqueeze(2), padding=(0, pad), groups=channels)
-    return y[..., pad - left:pad - left + length].squeeze(2).transpose(1, 2)
+    return y[..., pad - left : pad - left + length].squeeze(2).transpose(1, 2)
 
 
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, left: int) -> Tensor:

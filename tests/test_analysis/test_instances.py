@@ -36,7 +36,9 @@ def test_table(tmp_path):
     picture_table(tmp_path / 'table.png', [pictures, pictures[::-1]], ['x', 'y'])
     table = np.array(Image.open(tmp_path / 'table.png'))
     assert table.shape == (HEAD + 2 * (30 + GAP), 2 * (50 + GAP) + GAP, 3)
-    assert (table[HEAD:HEAD + 30, GAP:GAP + 50] == 10).all() and (table[-GAP - 30:-GAP, GAP:GAP + 50] == 90).all()
+    assert (table[HEAD : HEAD + 30, GAP : GAP + 50] == 10).all() and (
+        table[-GAP - 30 : -GAP, GAP : GAP + 50] == 90
+    ).all()
 
 
 def test_table_of_few_colours(tmp_path):

@@ -21,6 +21,7 @@ def tensors():
 @pytest.fixture
 def write(tmp_path):
     """Write weights in a container; returns the file."""
+
     def call(weights, container='model', name='published.pth'):
         path = tmp_path / name
         if container == 'safetensors':
@@ -28,4 +29,5 @@ def write(tmp_path):
         else:
             torch.save(published_files.CONTAINERS[container](weights), path)
         return str(path)
+
     return call

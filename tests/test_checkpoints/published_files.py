@@ -36,11 +36,22 @@ def save_safetensors(weights, path):
 
 CONTAINERS = {
     # What Vim's training script writes: options and optimizer beside the weights, and a moving average of them.
-    'model': lambda w: {'model': w, 'optimizer': {'state': {0: {'step': 3}}}, 'epoch': 299, 'scaler': {'scale': 1.},
-                        'args': argparse.Namespace(lr=5e-4, model='vim', output_dir='out')},
+    'model': lambda w: {
+        'model': w,
+        'optimizer': {'state': {0: {'step': 3}}},
+        'epoch': 299,
+        'scaler': {'scale': 1.0},
+        'args': argparse.Namespace(lr=5e-4, model='vim', output_dir='out'),
+    },
     'model_ema': lambda w: {'model': OrderedDict((k, torch.zeros_like(v)) for k, v in w.items()), 'model_ema': w},
-    'state_dict': lambda w: {'epoch': 310, 'arch': 'mamba_vision_T', 'state_dict': w, 'version': 2, 'metric': 82.3,
-                             'args': argparse.Namespace(opt='lamb')},
+    'state_dict': lambda w: {
+        'epoch': 310,
+        'arch': 'mamba_vision_T',
+        'state_dict': w,
+        'version': 2,
+        'metric': 82.3,
+        'args': argparse.Namespace(opt='lamb'),
+    },
     'module.': lambda w: {'state_dict': prefixed(w, 'module.')},
     'encoder.': lambda w: {'model': prefixed(w, 'encoder.')},
     'backbone.': lambda w: {'state_dict': prefixed(w, 'backbone.'), 'meta': {'epoch': 3}},
@@ -62,8 +73,11 @@ def randomised(module, seed=0):
     with torch.no_grad():
         for name, value in module.state_dict().items():
             if value.is_floating_point():
-                value.copy_(torch.rand(value.shape, generator=generator) + .5 if name.endswith('running_var')
-                            else torch.randn(value.shape, generator=generator) * .2)
+                value.copy_(
+                    torch.rand(value.shape, generator=generator) + 0.5
+                    if name.endswith('running_var')
+                    else torch.randn(value.shape, generator=generator) * 0.2
+                )
     return module
 
 

@@ -34,6 +34,7 @@ class Evil:
 @pytest.fixture
 def refused(tmp_path):
     """Load into a backbone by `init_cfg` and by `read`; both must refuse in the same words and change nothing."""
+
     def call(path, match, backbone=None, reads=True, **options):
         backbone = backbone or Vim(SMALL_VIM)
         backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(path), **options}
@@ -45,6 +46,7 @@ def refused(tmp_path):
         if reads:
             with pytest.raises(CheckpointError, match=match):
                 checkpoints.read(str(path), **options)
+
     return call
 
 
@@ -59,11 +61,15 @@ def test_files_that_are_none(tmp_path, refused, weights, write):
     refused(tmp_path, 'is a folder with no checkpoint')
     content = Path(write(weights)).read_bytes()
     pages = b'<!DOCTYPE html><html><body>404', b'\n  <html lang="en">Sign in', b'<?xml version="1.0"?><Error>'
-    for data, match in ((b'', 'is not a checkpoint'), *((page, 'is a web page') for page in pages),
-                        (b'version https://git-lfs.github.com/spec/v1\noid', 'a pointer to one.*git lfs pull'),
-                        (content[:len(content) // 2], 'is truncated'), (content[:-20], 'is truncated|is damaged'),
-                        (b'\x80\x02}q\x00X\x03', 'is damaged'),
-                        (b'\x10\0\0\0\0\0\0\0{"a": 1}       ', 'is damaged|pip')):
+    for data, match in (
+        (b'', 'is not a checkpoint'),
+        *((page, 'is a web page') for page in pages),
+        (b'version https://git-lfs.github.com/spec/v1\noid', 'a pointer to one.*git lfs pull'),
+        (content[: len(content) // 2], 'is truncated'),
+        (content[:-20], 'is truncated|is damaged'),
+        (b'\x80\x02}q\x00X\x03', 'is damaged'),
+        (b'\x10\0\0\0\0\0\0\0{"a": 1}       ', 'is damaged|pip'),
+    ):
         path.write_bytes(data)
         refused(path, match)
     damaged = bytearray(content)
@@ -115,8 +121,11 @@ def test_tensors_that_are_no_plain_weights(refused, weights, write):
     odd = {'complex': plain.to(torch.complex64), 'sparse_coo': plain.to_sparse(), 'without data': plain.to('meta')}
     for kind, tensor in odd.items():
         refused(write({**weights, name: tensor}), rf'1 tensors that are no plain weights \({name}: {kind}\)')
-    refused(write({**weights, name: plain.to(torch.int8)}),
-            rf'of another shape or kind \({name}: int8 in the file, float32 in the model\)', reads=False)
+    refused(
+        write({**weights, name: plain.to(torch.int8)}),
+        rf'of another shape or kind \({name}: int8 in the file, float32 in the model\)',
+        reads=False,
+    )
     with pytest.raises(CheckpointError, match=rf'backbone.{name}: int8 in the file'):
         checkpoints.read(write({**weights, name: plain.to(torch.int8)}), arch=SMALL_VIM)
     not_a_number = {**weights, name: torch.full_like(plain, torch.nan).to(torch.float8_e5m2)}
@@ -126,26 +135,34 @@ def test_tensors_that_are_no_plain_weights(refused, weights, write):
 def test_numbers_out_of_nothing(refused, weights, write):
     """A few bytes that claim to be a trillion numbers are refused before they are looked at one by one."""
     for name in ('layers.0.mixer.A_log', 'something'):
-        claimed = torch.zeros(1).expand(10 ** 6, 10 ** 6)
+        claimed = torch.zeros(1).expand(10**6, 10**6)
         refused(write({**weights, name: claimed}), rf'no plain weights \({name}: expanded')
 
 
 def test_numbers_too_large_for_a_weight(refused, weights, write):
-    huge = torch.full((16, ), 1e300, dtype=torch.float64)
+    huge = torch.full((16,), 1e300, dtype=torch.float64)
     refused(write({**weights, 'norm_f.weight': huge}), 'NaN or infinity in 1 ')
 
 
 def test_output_norms_of_no_level(refused, write):
     weights = MambaVision(SMALL_MAMBAVISION).state_dict()
     for name in ('outnorm.weight', 'outnorm_x.weight', 'outnorm12.weight'):
-        refused(write({**weights, name: torch.zeros(8)}), f'belong nowhere.*{name}', MambaVision(SMALL_MAMBAVISION),
-                reads=False)
+        refused(
+            write({**weights, name: torch.zeros(8)}),
+            f'belong nowhere.*{name}',
+            MambaVision(SMALL_MAMBAVISION),
+            reads=False,
+        )
 
 
 def test_shapes_of_no_model(refused, weights, write):
     """Tensors that carry the sizes of a model, with too many or too few axes."""
-    for name, tensor in (('layers.0.mixer.A_log', torch.zeros(32)), ('layers.0.mixer.A_log', torch.zeros(32, 4, 1)),
-                         ('patch_embed.proj.weight', torch.zeros(3)), ('layers.0.mixer.conv1d.weight', torch.zeros(1))):
+    for name, tensor in (
+        ('layers.0.mixer.A_log', torch.zeros(32)),
+        ('layers.0.mixer.A_log', torch.zeros(32, 4, 1)),
+        ('patch_embed.proj.weight', torch.zeros(3)),
+        ('layers.0.mixer.conv1d.weight', torch.zeros(1)),
+    ):
         refused(write({**weights, name: tensor}), 'a Vim of another size', reads=False)
         with pytest.raises(CheckpointError, match='is not Vim arch='):
             checkpoints.read(write({**weights, name: tensor}), arch=SMALL_VIM)
@@ -156,8 +173,12 @@ def test_shapes_of_no_model(refused, weights, write):
 def test_heads_of_no_classifier(weights, write):
     head = {'head.weight': torch.zeros(7, 16), 'head.bias': torch.zeros(7)}
     assert checkpoints.read(write({**weights, **head}), arch=SMALL_VIM).head['num_classes'] == 7
-    for name, tensor in (('weight', torch.zeros(7)), ('weight', torch.zeros(7, 9)), ('weight', torch.zeros(8, 16)),
-                         ('bias', torch.zeros(()))):
+    for name, tensor in (
+        ('weight', torch.zeros(7)),
+        ('weight', torch.zeros(7, 9)),
+        ('weight', torch.zeros(8, 16)),
+        ('bias', torch.zeros(())),
+    ):
         with pytest.raises(CheckpointError, match=r'of another shape or kind .head\.fc\.'):
             checkpoints.read(write({**weights, **head, f'head.{name}': tensor}), arch=SMALL_VIM)
 
@@ -165,7 +186,7 @@ def test_heads_of_no_classifier(weights, write):
 def test_truncated_safetensors(refused, weights, write, tmp_path):
     file = write(weights, 'safetensors')
     content = Path(file).read_bytes()
-    (tmp_path / 'half').write_bytes(content[:len(content) // 2])
+    (tmp_path / 'half').write_bytes(content[: len(content) // 2])
     refused(tmp_path / 'half', 'is damaged')
 
 
@@ -188,7 +209,7 @@ def test_read_only_file(tmp_path, weights, write):
     backbone.init_weights()
     with torch.no_grad():
         for value in backbone.parameters():
-            value.add_(1.)
+            value.add_(1.0)
     assert Path(file).read_bytes() == before
 
 
@@ -213,10 +234,14 @@ def test_the_trace_works(tmp_path, weights):
 
 def test_contents_that_are_no_weights(tmp_path, refused):
     path = tmp_path / 'file.pth'
-    for content, match in (([1, 2], 'holds a list'), ({'epoch': 3}, 'has no state_dict'),
-                           ({'state_dict': {}}, 'has no state_dict'), (torch.zeros(2), 'holds a Tensor'),
-                           ({'model_ema': {'w': torch.zeros(1)}}, "key='model_ema' if those are meant"),
-                           ({'model': {'resnet.w': torch.zeros(1)}}, 'holds no backbone of')):
+    for content, match in (
+        ([1, 2], 'holds a list'),
+        ({'epoch': 3}, 'has no state_dict'),
+        ({'state_dict': {}}, 'has no state_dict'),
+        (torch.zeros(2), 'holds a Tensor'),
+        ({'model_ema': {'w': torch.zeros(1)}}, "key='model_ema' if those are meant"),
+        ({'model': {'resnet.w': torch.zeros(1)}}, 'holds no backbone of'),
+    ):
         torch.save(content, path)
         refused(path, match)
     torch.save({'model': {'w': torch.zeros(1)}}, path)
@@ -245,10 +270,18 @@ def test_half_of_the_keys(refused, weights, write):
 
 def test_wrong_arch_and_family(refused, weights, write, tensors):
     file = write(weights)
-    refused(file, r'another size: embed_dims=16, .*depth=2.*and this Vim has embed_dims=32', reads=False,
-            backbone=Vim({'embed_dims': 32, 'depth': 3}))
-    refused(file, 'is a backbone of Vim, and this backbone is a MambaVision', reads=False,
-            backbone=MambaVision(SMALL_MAMBAVISION))
+    refused(
+        file,
+        r'another size: embed_dims=16, .*depth=2.*and this Vim has embed_dims=32',
+        reads=False,
+        backbone=Vim({'embed_dims': 32, 'depth': 3}),
+    )
+    refused(
+        file,
+        'is a backbone of Vim, and this backbone is a MambaVision',
+        reads=False,
+        backbone=MambaVision(SMALL_MAMBAVISION),
+    )
     with pytest.raises(CheckpointError, match=r'of no published size .embed_dims=16, depth=2.* are tiny, small'):
         checkpoints.read(file)
     with pytest.raises(CheckpointError, match=r"arch='small'.*embed_dims=192.*; it is arch='tiny'"):
@@ -314,23 +347,39 @@ def test_unknown_options(weights, write):
     with pytest.raises(TypeError, match='compta'):
         Vim(SMALL_VIM, init_cfg={'type': 'Pretrained', 'checkpoint': 'x', 'compta': 1}).init_weights()
     with pytest.raises(CheckpointError, match="no option 'compat'"):
-        MambaVision(SMALL_MAMBAVISION, init_cfg={
-            'type': 'Pretrained', 'compat': 'upstream',
-            'checkpoint': write(MambaVision(SMALL_MAMBAVISION).state_dict())}).init_weights()
+        MambaVision(
+            SMALL_MAMBAVISION,
+            init_cfg={
+                'type': 'Pretrained',
+                'compat': 'upstream',
+                'checkpoint': write(MambaVision(SMALL_MAMBAVISION).state_dict()),
+            },
+        ).init_weights()
     with pytest.raises(CheckpointError, match=r"Vim has no option 'window_sizes'.*cls_token, compat"):
         checkpoints.read(write(weights), arch=SMALL_VIM, window_sizes=(1, 2, 3, 4))
 
 
-@pytest.mark.parametrize(('option', 'value', 'match'), [
-    ('grid', (14, ), 'grid=.14,. is not 2 positive ints'), ('grid', 14, 'grid=14 is not 2'),
-    ('grid', 'square', "grid='square' is not 2"), ('stride', '16', "stride='16' is not a positive int"),
-    ('stride', -3, 'stride=-3 is not a positive int'), ('img_size', 'large', 'a positive int or 2 positive ints'),
-    ('img_size', (0, 64), 'img_size=.0, 64. is not'), ('arch', 3, 'arch=3 is neither a name nor a dict'),
-    ('arch', {'width': 3}, "unknown .'width'.; published are tiny"), ('key', 3, 'key=3 is no name'),
-    # What a command line makes of rope=no is a text, and would be true.
-    ('rope', 'no', "rope='no' is not one of None, True, False"), ('rope_residual', 1, 'rope_residual=1 is not one of'),
-    ('compat', 'timm', "compat='timm' is not one of None, 'upstream'"), ('cls_token', 'tail', "'middle', 'head'"),
-    ('patch_change', 'crop', "patch_change='crop' is not one of 'refuse', 'resample'")])
+@pytest.mark.parametrize(
+    ('option', 'value', 'match'),
+    [
+        ('grid', (14,), 'grid=.14,. is not 2 positive ints'),
+        ('grid', 14, 'grid=14 is not 2'),
+        ('grid', 'square', "grid='square' is not 2"),
+        ('stride', '16', "stride='16' is not a positive int"),
+        ('stride', -3, 'stride=-3 is not a positive int'),
+        ('img_size', 'large', 'a positive int or 2 positive ints'),
+        ('img_size', (0, 64), 'img_size=.0, 64. is not'),
+        ('arch', 3, 'arch=3 is neither a name nor a dict'),
+        ('arch', {'width': 3}, "unknown .'width'.; published are tiny"),
+        ('key', 3, 'key=3 is no name'),
+        # What a command line makes of rope=no is a text, and would be true.
+        ('rope', 'no', "rope='no' is not one of None, True, False"),
+        ('rope_residual', 1, 'rope_residual=1 is not one of'),
+        ('compat', 'timm', "compat='timm' is not one of None, 'upstream'"),
+        ('cls_token', 'tail', "'middle', 'head'"),
+        ('patch_change', 'crop', "patch_change='crop' is not one of 'refuse', 'resample'"),
+    ],
+)
 def test_options_of_the_wrong_kind(option, value, match, weights, write):
     with pytest.raises(CheckpointError, match=match):
         checkpoints.read(write(weights), **{'arch': SMALL_VIM, option: value})

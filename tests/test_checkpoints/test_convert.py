@@ -14,10 +14,18 @@ from mmvim.models import MambaVision, Vim
 def vim_segmentation():
     """The published layout: pyramid and unused norm inside the backbone."""
     weights = OrderedDict(randomised(Vim(SMALL_VIM, img_size=64, final_norm=True)).state_dict())
-    for name, shape in (('fpn1.0.weight', (16, 16, 2, 2)), ('fpn1.0.bias', (16,)), ('fpn1.1.weight', (16,)),
-                        ('fpn1.1.bias', (16,)), ('fpn1.1.running_mean', (16,)), ('fpn1.1.running_var', (16,)),
-                        ('fpn1.3.weight', (16, 16, 2, 2)), ('fpn1.3.bias', (16,)), ('fpn2.0.weight', (16, 16, 2, 2)),
-                        ('fpn2.0.bias', (16,))):
+    for name, shape in (
+        ('fpn1.0.weight', (16, 16, 2, 2)),
+        ('fpn1.0.bias', (16,)),
+        ('fpn1.1.weight', (16,)),
+        ('fpn1.1.bias', (16,)),
+        ('fpn1.1.running_mean', (16,)),
+        ('fpn1.1.running_var', (16,)),
+        ('fpn1.3.weight', (16, 16, 2, 2)),
+        ('fpn1.3.bias', (16,)),
+        ('fpn2.0.weight', (16, 16, 2, 2)),
+        ('fpn2.0.bias', (16,)),
+    ):
         weights[name] = torch.rand(shape)
     weights['fpn1.1.num_batches_tracked'] = torch.tensor(7)
     return weights
@@ -28,20 +36,37 @@ def dense_model(*heads):
     backbone = randomised(MambaVision(SMALL_MAMBAVISION))
     weights = OrderedDict(backbone.state_dict(prefix='backbone.'))
     for i, name in enumerate(heads):
-        weights[name] = torch.arange(6.).reshape(2, 3) + i
+        weights[name] = torch.arange(6.0).reshape(2, 3) + i
     return weights
 
 
-FILES = {'vim': (published_vim, SMALL_VIM), 'mambavision': (published_mambavision, SMALL_MAMBAVISION),
-         'vim segmentation': (vim_segmentation, SMALL_VIM),
-         'mambavision dense': (lambda: OrderedDict(randomised(MambaVision(SMALL_MAMBAVISION)).state_dict()),
-                               SMALL_MAMBAVISION),
-         'segmentor': (lambda: dense_model('decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.weight'),
-                       SMALL_MAMBAVISION),
-         'detector': (lambda: dense_model('neck.lateral_convs.0.conv.weight', 'rpn_head.rpn_conv.weight',
-                                          'roi_head.bbox_head.0.fc_cls.weight'), SMALL_MAMBAVISION)}
-KINDS = {'vim': 'classifier', 'mambavision': 'classifier', 'vim segmentation': 'backbone',
-         'mambavision dense': 'backbone', 'segmentor': 'segmentor', 'detector': 'detector'}
+FILES = {
+    'vim': (published_vim, SMALL_VIM),
+    'mambavision': (published_mambavision, SMALL_MAMBAVISION),
+    'vim segmentation': (vim_segmentation, SMALL_VIM),
+    'mambavision dense': (
+        lambda: OrderedDict(randomised(MambaVision(SMALL_MAMBAVISION)).state_dict()),
+        SMALL_MAMBAVISION,
+    ),
+    'segmentor': (
+        lambda: dense_model('decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.weight'),
+        SMALL_MAMBAVISION,
+    ),
+    'detector': (
+        lambda: dense_model(
+            'neck.lateral_convs.0.conv.weight', 'rpn_head.rpn_conv.weight', 'roi_head.bbox_head.0.fc_cls.weight'
+        ),
+        SMALL_MAMBAVISION,
+    ),
+}
+KINDS = {
+    'vim': 'classifier',
+    'mambavision': 'classifier',
+    'vim segmentation': 'backbone',
+    'mambavision dense': 'backbone',
+    'segmentor': 'segmentor',
+    'detector': 'detector',
+}
 
 
 def same(a, b):
@@ -63,8 +88,10 @@ def test_round_trip(file, container, write, tmp_path):
     assert same(original.get(found.key, original), returned.get(found.key, returned))
     checkpoints.save_file(checkpoints.to_mmvim(back, arch=arch, key=key)[0], again)
     assert Path(there).read_bytes() == Path(again).read_bytes(), 'to the byte'
-    assert all(name.startswith(('backbone.', 'neck.', 'head.fc.', 'decode_head.', 'auxiliary_head.', 'rpn_head.',
-                                'roi_head.')) for name in converted['state_dict'])
+    assert all(
+        name.startswith(('backbone.', 'neck.', 'head.fc.', 'decode_head.', 'auxiliary_head.', 'rpn_head.', 'roi_head.'))
+        for name in converted['state_dict']
+    )
 
 
 def test_a_converted_file_is_a_plain_checkpoint(write, tmp_path):
@@ -75,8 +102,10 @@ def test_a_converted_file_is_a_plain_checkpoint(write, tmp_path):
     plain = torch.load(tmp_path / 'plain.pth', weights_only=True)['state_dict']
     model = Vim(SMALL_VIM, cls_token='middle', final_norm=True)
     model.load_state_dict({k[9:]: v for k, v in plain.items() if k.startswith('backbone.')}, strict=True)
-    backbones = [Vim(SMALL_VIM, img_size=96, init_cfg={'type': 'Pretrained', 'checkpoint': str(f)})
-                 for f in (path, tmp_path / 'plain.pth')]
+    backbones = [
+        Vim(SMALL_VIM, img_size=96, init_cfg={'type': 'Pretrained', 'checkpoint': str(f)})
+        for f in (path, tmp_path / 'plain.pth')
+    ]
     for backbone in backbones:
         backbone.init_weights()
     assert same(backbones[0].state_dict(), backbones[1].state_dict())
@@ -124,8 +153,12 @@ def full_disk(content, stream):
 
 def test_outputs_that_cannot_be(write, tmp_path, monkeypatch):
     content = {'state_dict': published_vim()}
-    for path, match in (('', "'' is no name"), (tmp_path, 'is a folder'), (f'{tmp_path}/', 'is a folder'),
-                        (tmp_path / 'none' / 'x.pth', 'there is no folder .*none')):
+    for path, match in (
+        ('', "'' is no name"),
+        (tmp_path, 'is a folder'),
+        (f'{tmp_path}/', 'is a folder'),
+        (tmp_path / 'none' / 'x.pth', 'there is no folder .*none'),
+    ):
         with pytest.raises(checkpoints.CheckpointError, match=match):
             checkpoints.save_file(content, str(path))
     monkeypatch.setattr('torch.save', full_disk)
@@ -146,18 +179,22 @@ def test_a_file_converted_onto_itself(write):
     assert same(checkpoints.load_file(path)['model'], weights)
 
 
-@pytest.mark.parametrize(('change', 'match'), [
-    (lambda c: c.update(meta='x'), 'was not converted'),
-    (lambda c: c['meta'].update(published='x'), 'does not say whole'),
-    (lambda c: c['meta']['published'].pop('reversible'), 'does not say whole'),
-    (lambda c: c['meta']['published'].update(family='resnet'), 'does not say whole'),
-    (lambda c: c['meta']['published'].update(order=[1, 2]), 'does not say whole'),
-    (lambda c: c['meta']['published'].update(prefix=None), 'does not say whole'),
-    (lambda c: c['meta']['published']['order'].pop(), r'changed after .* 1 tensors came or went \(head.bias\)'),
-    (lambda c: c['state_dict'].pop('backbone.cls_token'), r'changed after .*\(cls_token\)'),
-    (lambda c: c['state_dict'].update({'backbone.more': torch.zeros(1)}), r'changed after .*\(more\)'),
-    (lambda c: c['state_dict']['backbone.norm_f.weight'].fill_(torch.nan), 'NaN or infinity'),
-    (lambda c: c.update(left_out=3), 'no weights under key=.left_out')])
+@pytest.mark.parametrize(
+    ('change', 'match'),
+    [
+        (lambda c: c.update(meta='x'), 'was not converted'),
+        (lambda c: c['meta'].update(published='x'), 'does not say whole'),
+        (lambda c: c['meta']['published'].pop('reversible'), 'does not say whole'),
+        (lambda c: c['meta']['published'].update(family='resnet'), 'does not say whole'),
+        (lambda c: c['meta']['published'].update(order=[1, 2]), 'does not say whole'),
+        (lambda c: c['meta']['published'].update(prefix=None), 'does not say whole'),
+        (lambda c: c['meta']['published']['order'].pop(), r'changed after .* 1 tensors came or went \(head.bias\)'),
+        (lambda c: c['state_dict'].pop('backbone.cls_token'), r'changed after .*\(cls_token\)'),
+        (lambda c: c['state_dict'].update({'backbone.more': torch.zeros(1)}), r'changed after .*\(more\)'),
+        (lambda c: c['state_dict']['backbone.norm_f.weight'].fill_(torch.nan), 'NaN or infinity'),
+        (lambda c: c.update(left_out=3), 'no weights under key=.left_out'),
+    ],
+)
 def test_converted_files_that_were_changed(change, match, write, tmp_path):
     converted, _ = checkpoints.to_mmvim(write(published_vim()), arch=SMALL_VIM)
     change(converted)
@@ -173,12 +210,13 @@ def test_what_the_user_says_must_be_true(write, tmp_path):
     torch.save({'state_dict': converted['state_dict']}, own)
     torch.save({'state_dict': {'conv1.weight': torch.zeros(3)}}, other)
     for file, family, kind, match in (
-            (there, 'mambavision', None, 'is of family vim, not mambavision'),
-            (there, None, 'segmentor', 'is of kind classifier, not segmentor'),
-            (own, 'mambavision', 'classifier', 'a backbone of vim, not one of mambavision'),
-            (own, 'vim', 'detector', "is a classifier, no detector; give kind='classifier'"),
-            (write(published_vim()), 'vim', 'classifier', "lies under '', not 'backbone.'"),
-            (other, 'vim', 'classifier', 'no backbone that is known here')):
+        (there, 'mambavision', None, 'is of family vim, not mambavision'),
+        (there, None, 'segmentor', 'is of kind classifier, not segmentor'),
+        (own, 'mambavision', 'classifier', 'a backbone of vim, not one of mambavision'),
+        (own, 'vim', 'detector', "is a classifier, no detector; give kind='classifier'"),
+        (write(published_vim()), 'vim', 'classifier', "lies under '', not 'backbone.'"),
+        (other, 'vim', 'classifier', 'no backbone that is known here'),
+    ):
         with pytest.raises(checkpoints.CheckpointError, match=match):
             checkpoints.from_mmvim(file, family, kind)
     named = checkpoints.from_mmvim(own, 'vim', 'classifier')['state_dict']

@@ -13,8 +13,15 @@ from torch import nn
 from mmvim import checkpoints
 from mmvim.models import MambaVision, Vim
 
-CASES = ['vim_tiny_cls', 'vim_tiny_det', 'vim_tiny_seg', 'vim_small_seg', 'vim_small_seg_residual',
-         'mambavision_tiny_cls', 'mambavision_tiny_seg']
+CASES = [
+    'vim_tiny_cls',
+    'vim_tiny_det',
+    'vim_tiny_seg',
+    'vim_small_seg',
+    'vim_small_seg_residual',
+    'mambavision_tiny_cls',
+    'mambavision_tiny_seg',
+]
 # What names and shapes cannot tell and is not the published default: the recipe of a config that a script overrides.
 OPTIONS = {'vim_small_seg': {'feature': 'mixer'}}
 NEVER_USED = {'vim_tiny_det', 'vim_tiny_seg', 'vim_small_seg', 'vim_small_seg_residual'}  # norm_f
@@ -67,8 +74,10 @@ def test_outputs(case, tensors, write, synthetic):
         assert wrong < 1e-4 * recorded['std']
 
 
-@pytest.mark.parametrize(('case', 'container'), [('vim_tiny_cls', 'model'), ('vim_tiny_cls', 'safetensors'),
-                                                 ('mambavision_tiny_cls', 'state_dict')])
+@pytest.mark.parametrize(
+    ('case', 'container'),
+    [('vim_tiny_cls', 'model'), ('vim_tiny_cls', 'safetensors'), ('mambavision_tiny_cls', 'state_dict')],
+)
 def test_init_cfg_fills_a_dense_backbone(case, container, tensors, write):
     """``type='Pretrained'``, the one way."""
     init_cfg = {'type': 'Pretrained', 'checkpoint': write(tensors(case), container)}
@@ -87,11 +96,18 @@ def test_options_change_the_config_only(tensors, write):
     file = write(tensors('vim_tiny_cls'))
     dense = checkpoints.read(file, task='dense')
     assert dense.backbone['feature'] == 'mixer' and dense.backbone['out_indices'] == (5, 11, 17, 23)
-    assert set(dense.report.dropped) == {'backbone.cls_token', 'backbone.norm_f.weight', 'head.fc.weight',
-                                         'head.fc.bias'}
+    assert set(dense.report.dropped) == {
+        'backbone.cls_token',
+        'backbone.norm_f.weight',
+        'head.fc.weight',
+        'head.fc.bias',
+    }
     other = checkpoints.read(file, task='dense', feature='residual', rope=True, out_indices=(11, 23))
-    assert (other.backbone['feature'], other.backbone['rope'], other.backbone['out_indices']) == \
-        ('residual', True, (11, 23))
+    assert (other.backbone['feature'], other.backbone['rope'], other.backbone['out_indices']) == (
+        'residual',
+        True,
+        (11, 23),
+    )
     assert all(torch.equal(value, dense.state_dict[name]) for name, value in other.state_dict.items())
 
     file = write(tensors('mambavision_tiny_cls'))

@@ -37,8 +37,11 @@ def test_every_container(family, container, write):
     init_cfg = {'type': 'Pretrained', 'checkpoint': write(weights, container)}
     if container == 'model_ema':
         init_cfg['key'] = 'model_ema'
-    backbone = Vim(SMALL_VIM, img_size=(48, 80), init_cfg=init_cfg) if family == 'vim' else \
-        MambaVision(SMALL_MAMBAVISION, init_cfg=init_cfg)
+    backbone = (
+        Vim(SMALL_VIM, img_size=(48, 80), init_cfg=init_cfg)
+        if family == 'vim'
+        else MambaVision(SMALL_MAMBAVISION, init_cfg=init_cfg)
+    )
     backbone.init_weights()
     for name, value in backbone.state_dict().items():
         if name != 'pos_embed' and not name.startswith('outnorm'):
@@ -49,13 +52,13 @@ def test_a_file_saved_in_half_precision(write):
     """Counters of batch norm included: whole numbers in any dtype are integers, others are not."""
     weights = {name: value.half() for name, value in published_mambavision().items()}
     counters = [name for name in weights if name.startswith('levels.') and name.endswith('num_batches_tracked')]
-    weights |= {name: torch.tensor(48.).half() for name in counters}
+    weights |= {name: torch.tensor(48.0).half() for name in counters}
     backbone = MambaVision(SMALL_MAMBAVISION, init_cfg={'type': 'Pretrained', 'checkpoint': write(weights, 'bare')})
     backbone.init_weights()
     own = backbone.state_dict()
     assert counters and all(own[name] == 48 and own[name].dtype == torch.int64 for name in counters)
     assert all(torch.equal(own[name], value.float()) for name, value in weights.items() if name in own)
-    backbone.init_cfg['checkpoint'] = write({**weights, counters[0]: torch.tensor(.5)}, 'bare')
+    backbone.init_cfg['checkpoint'] = write({**weights, counters[0]: torch.tensor(0.5)}, 'bare')
     with pytest.raises(checkpoints.CheckpointError, match=f'{counters[0]}: float32 in the file, int64 in the model'):
         checkpoints.load_backbone(backbone, backbone.init_cfg['checkpoint'])
 
@@ -92,13 +95,18 @@ def test_every_backbone_reads_published_files():
     for name in backbones.__all__:
         cls = getattr(backbones, name)
         if isinstance(cls, type) and MODELS.get(f'mmvim.{name}') is cls:
-            assert issubclass(cls, Backbone), f'{name}: init_cfg of type Pretrained would be MMEngine\'s own'
+            assert issubclass(cls, Backbone), f"{name}: init_cfg of type Pretrained would be MMEngine's own"
 
 
 def test_files_come_after_other_initialisation(write):
     weights = published_vim()
-    backbone = Vim(SMALL_VIM, init_cfg=[{'type': 'Pretrained', 'checkpoint': write(weights)},
-                                        {'type': 'Constant', 'layer': ['Linear', 'Conv1d'], 'val': 3.}])
+    backbone = Vim(
+        SMALL_VIM,
+        init_cfg=[
+            {'type': 'Pretrained', 'checkpoint': write(weights)},
+            {'type': 'Constant', 'layer': ['Linear', 'Conv1d'], 'val': 3.0},
+        ],
+    )
     given = list(backbone.init_cfg)
     backbone.init_weights()
     assert torch.equal(backbone.layers[1].mixer.out_proj.weight, weights['layers.1.mixer.out_proj.weight'])
@@ -280,9 +288,12 @@ def test_shards(form, tmp_path):
     assert torch.equal(backbone.layers[1].mixer.D, weights['layers.1.mixer.D'])
 
     content = json.loads(index.read_text())
-    for change, match in (({'w': 'model-00001-of-00002.' + form}, 'names 1 weights that are not in their shards .w'),
-                          ({'w': '../x.bin'}, "outside of its folder: '../x.bin'"), ({'w': '..'}, 'outside'),
-                          ({'w': 'model-3.' + form}, 'shard model-3.* does not exist')):
+    for change, match in (
+        ({'w': 'model-00001-of-00002.' + form}, 'names 1 weights that are not in their shards .w'),
+        ({'w': '../x.bin'}, "outside of its folder: '../x.bin'"),
+        ({'w': '..'}, 'outside'),
+        ({'w': 'model-3.' + form}, 'shard model-3.* does not exist'),
+    ):
         index.write_text(json.dumps({'weight_map': {**content['weight_map'], **change}}))
         with pytest.raises(checkpoints.CheckpointError, match=match):
             checkpoints.load_backbone(backbone, str(index))
@@ -310,8 +321,14 @@ def test_averages_of_pytorch_and_mmengine(key, counter, write, tmp_path):
     average = OrderedDict([(counter, torch.tensor(5)), *((f'module.{k}', v) for k, v in weights.items())])
     state = {i: {'exp_avg': v.clone(), 'exp_avg_sq': v.clone()} for i, v in enumerate(weights.values())}
     path = str(tmp_path / 'average.pth')
-    torch.save({'state_dict': OrderedDict((k, torch.zeros_like(v)) for k, v in average.items()), key: average,
-                'optimizer': {'state': state, 'param_groups': [{'lr': 1e-3, 'betas': (.9, .999)}]}}, path)
+    torch.save(
+        {
+            'state_dict': OrderedDict((k, torch.zeros_like(v)) for k, v in average.items()),
+            key: average,
+            'optimizer': {'state': state, 'param_groups': [{'lr': 1e-3, 'betas': (0.9, 0.999)}]},
+        },
+        path,
+    )
     backbone = Vim(SMALL_VIM)
     report = checkpoints.load_backbone(backbone, path, key=key)
     assert torch.equal(backbone.layers[1].mixer.D, weights['layers.1.mixer.D'])
@@ -340,8 +357,15 @@ def test_locations_as_users_write_them(write, tmp_path):
     folder.mkdir(parents=True)
     file = folder / 'x.pth'
     file.write_bytes(Path(write(published_vim())).read_bytes())
-    for location in (file, str(file), f'file://{file}', f'file://{quote(str(file))}', f'file://localhost{file}',
-                     file.as_uri(), folder):
+    for location in (
+        file,
+        str(file),
+        f'file://{file}',
+        f'file://{quote(str(file))}',
+        f'file://localhost{file}',
+        file.as_uri(),
+        folder,
+    ):
         checkpoints.load_backbone(Vim(SMALL_VIM), location)
 
 

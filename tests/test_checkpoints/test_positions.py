@@ -15,10 +15,12 @@ def classifier(img_size=224, place='middle', stride=16):
     model = randomised(Vim(SMALL_VIM, img_size=img_size, stride=stride, cls_token=place, final_norm=True))
     rows, cols = model.grid_size
     cells = torch.zeros(1, rows * cols, CHANNELS)
-    cells[0, :, 0] = torch.arange(rows).repeat_interleave(cols) / rows + .5 / rows  # centre of the cell, in the picture
-    cells[0, :, 1] = torch.arange(cols).repeat(rows) / cols + .5 / cols
+    cells[0, :, 0] = (
+        torch.arange(rows).repeat_interleave(cols) / rows + 0.5 / rows
+    )  # centre of the cell, in the picture
+    cells[0, :, 1] = torch.arange(cols).repeat(rows) / cols + 0.5 / cols
     cells[0, :, 2] = 1
-    token = torch.full((1, 1, CHANNELS), 99.)
+    token = torch.full((1, 1, CHANNELS), 99.0)
     at = {'middle': rows * cols // 2, 'head': 0}[place]
     with torch.no_grad():
         model.pos_embed.copy_(torch.cat([cells[:, :at], token, cells[:, at:]], dim=1))
@@ -32,17 +34,18 @@ def load(write, model, **target):
     return backbone, report
 
 
-@pytest.mark.parametrize(('img_size', 'grid'), [(224, (14, 14)), (512, (32, 32)), ((384, 640), (24, 40)),
-                                                ((160, 96), (10, 6))])
+@pytest.mark.parametrize(
+    ('img_size', 'grid'), [(224, (14, 14)), (512, (32, 32)), ((384, 640), (24, 40)), ((160, 96), (10, 6))]
+)
 def test_each_cell_keeps_its_place(write, img_size, grid):
     """Resampling keeps what is linear, nearly (the cubic's a is -0.75): each cell must hold its own centre."""
     backbone, report = load(write, classifier(), img_size=img_size)
     got = backbone.pos_embed.detach().reshape(*grid, CHANNELS)
     for axis in (0, 1):
-        centres = (torch.arange(grid[axis]) + .5) / grid[axis]
+        centres = (torch.arange(grid[axis]) + 0.5) / grid[axis]
         want = centres[:, None] if axis == 0 else centres[None]
         wrong = (got[..., axis] - want).abs()
-        assert wrong.max() < .25 / 14, 'no cell may move by a quarter of a cell of the old grid'
+        assert wrong.max() < 0.25 / 14, 'no cell may move by a quarter of a cell of the old grid'
     assert torch.allclose(got[..., 2], torch.ones(grid), atol=1e-5)
     assert 'row 98 of 197 left out' in report.resized['pos_embed']
     assert set(report.dropped) == {'cls_token', 'norm_f.weight'}
@@ -53,19 +56,19 @@ def test_resize_against_hand_computed_positions(write):
     model = classifier()
     with torch.no_grad():
         model.pos_embed.zero_()
-        model.pos_embed[0, 5 * 14 + 3] = 1.  # row 5, column 3, before the token in the middle
-        model.pos_embed[0, 98] = 99.
+        model.pos_embed[0, 5 * 14 + 3] = 1.0  # row 5, column 3, before the token in the middle
+        model.pos_embed[0, 98] = 99.0
     backbone, _ = load(write, model, img_size=448)
     got = backbone.pos_embed.detach()[0].reshape(28, 28, CHANNELS)[..., 0]
 
-    def cubic(x, a=-.75):
+    def cubic(x, a=-0.75):
         x = abs(x)
         if x < 1:
-            return (a + 2) * x ** 3 - (a + 3) * x ** 2 + 1
-        return a * x ** 3 - 5 * a * x ** 2 + 8 * a * x - 4 * a if x < 2 else 0.
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
 
-    row = torch.tensor([cubic((i + .5) / 2 - .5 - 5) for i in range(28)])
-    col = torch.tensor([cubic((i + .5) / 2 - .5 - 3) for i in range(28)])
+    row = torch.tensor([cubic((i + 0.5) / 2 - 0.5 - 5) for i in range(28)])
+    col = torch.tensor([cubic((i + 0.5) / 2 - 0.5 - 3) for i in range(28)])
     assert torch.allclose(got, row[:, None] * col[None], atol=1e-6)
 
 
@@ -88,7 +91,9 @@ def test_class_token_that_the_backbone_has_too(write):
     model = classifier()
     backbone = Vim(SMALL_VIM, img_size=512, cls_token='middle', final_norm=True)
     report = checkpoints.load_backbone(backbone, write(model.state_dict()))
-    assert backbone.pos_embed.shape[1] == 1025 and torch.equal(backbone.pos_embed[0, 512], torch.full((CHANNELS,), 99.))
+    assert backbone.pos_embed.shape[1] == 1025 and torch.equal(
+        backbone.pos_embed[0, 512], torch.full((CHANNELS,), 99.0)
+    )
     assert torch.equal(backbone.cls_token, model.cls_token) and not report.dropped
 
 
@@ -105,7 +110,7 @@ def test_upstream_compat_reproduces_the_shift(write):
     assert torch.equal(backbone.pos_embed, model.pos_embed[:, 1:])
     got = backbone.pos_embed[0]
     assert torch.equal(got[96], model.pos_embed[0, 97])  # cell 96 has the position of patch 97: shifted by one
-    assert torch.equal(got[97], torch.full((CHANNELS,), 99.))  # cell 97 has the class token's
+    assert torch.equal(got[97], torch.full((CHANNELS,), 99.0))  # cell 97 has the class token's
     assert torch.equal(got[98], model.pos_embed[0, 99])  # cell 98 has its own
     assert 'upstream' in report.resized['pos_embed']
     resized, _ = load(write, model, compat='upstream', img_size=512)
@@ -114,8 +119,9 @@ def test_upstream_compat_reproduces_the_shift(write):
     with pytest.raises(checkpoints.CheckpointError, match='compat'):
         load(write, model, compat='wrong')
     with pytest.raises(checkpoints.CheckpointError, match='leaves out'):
-        checkpoints.load_backbone(Vim(SMALL_VIM, cls_token='middle', final_norm=True), write(model.state_dict()),
-                                  compat='upstream')
+        checkpoints.load_backbone(
+            Vim(SMALL_VIM, cls_token='middle', final_norm=True), write(model.state_dict()), compat='upstream'
+        )
 
 
 def test_read_resizes_too(write):

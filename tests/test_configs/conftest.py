@@ -103,8 +103,10 @@ def _write_pictures(dataset: dict, root: Path, labels: list[int], shapes: list[t
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         label = rng.choice(np.array(labels, dtype=np.uint8), (4, 4))
         label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
-        for folder, suffix, array in ((prefix['img_path'], dataset.get('img_suffix', '.jpg'), image),
-                                      (prefix['seg_map_path'], dataset.get('seg_map_suffix', '.png'), label)):
+        for folder, suffix, array in (
+            (prefix['img_path'], dataset.get('img_suffix', '.jpg'), image),
+            (prefix['seg_map_path'], dataset.get('seg_map_suffix', '.png'), label),
+        ):
             (root / folder).mkdir(parents=True, exist_ok=True)
             assert cv2.imwrite(str(root / folder / f'{i}{suffix}'), array)
     dataset['data_root'] = str(root)
@@ -120,13 +122,17 @@ def _narrow(model: dict, ratio: float) -> None:
     if not isinstance(arch, str):
         return  # written for a CPU
     if backbone['type'] == 'mmvim.Vim':
-        backbone.update(arch={'embed_dims': 16, 'depth': Vim.arch_zoo[arch]['depth'], 'd_state': 4},
-                        img_size=_scaled(backbone['img_size'], ratio))
+        backbone.update(
+            arch={'embed_dims': 16, 'depth': Vim.arch_zoo[arch]['depth'], 'd_state': 4},
+            img_size=_scaled(backbone['img_size'], ratio),
+        )
         channels = [16] * len(backbone['out_indices'])
     else:
         assert backbone['type'] == 'mmvim.MambaVision', f'no rule to make {backbone["type"]} narrow'
-        backbone.update(arch={**MambaVision.arch_zoo[arch], 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)},
-                        window_sizes=_scaled(backbone['window_sizes'], ratio))
+        backbone.update(
+            arch={**MambaVision.arch_zoo[arch], 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)},
+            window_sizes=_scaled(backbone['window_sizes'], ratio),
+        )
         channels = [8, 16, 32, 64]
     if model.get('neck'):
         model['neck']['embed_dim'] = channels[0]
@@ -144,12 +150,13 @@ def shrink_config(cfg: Config, work_dir: Path) -> Config:
     model = cfg.model
     size = model.data_preprocessor['size']
     resizes = any(t['type'] in ('RandomCrop', 'Resize') for t in cfg.train_dataloader.dataset.pipeline)
-    ratio = CROP / min(size) if resizes else 1.
+    ratio = CROP / min(size) if resizes else 1.0
     _narrow(model, ratio)
     model.data_preprocessor['size'] = _scaled(size, ratio)
     if model.test_cfg.mode == 'slide':
-        model.test_cfg.update(crop_size=_scaled(model.test_cfg.crop_size, ratio),
-                              stride=_scaled(model.test_cfg.stride, ratio))
+        model.test_cfg.update(
+            crop_size=_scaled(model.test_cfg.crop_size, ratio), stride=_scaled(model.test_cfg.stride, ratio)
+        )
 
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader, train = cfg[name], name == 'train_dataloader'
@@ -185,15 +192,18 @@ def read_as_installed(tmp_path_factory):
             (package / part.name).symlink_to(part)
     (mim / 'configs').symlink_to(CONFIGS)
     (mim / 'model-index.yml').symlink_to(CONFIGS / 'model-index.yml')
-    script = (f'import pickle, sys; import mmvim; from mmengine.config import Config; out, *files = sys.argv[1:]; '
-              f'assert mmvim.__file__.startswith({str(site)!r}), mmvim.__file__; '
-              f'pickle.dump([Config.fromfile(f).to_dict() for f in files], open(out, "wb"))')
+    script = (
+        f'import pickle, sys; import mmvim; from mmengine.config import Config; out, *files = sys.argv[1:]; '
+        f'assert mmvim.__file__.startswith({str(site)!r}), mmvim.__file__; '
+        f'pickle.dump([Config.fromfile(f).to_dict() for f in files], open(out, "wb"))'
+    )
 
     def read(files: list[Path]) -> list[dict]:
         out = tmp_path_factory.mktemp('out') / 'configs.pkl'
         command = [sys.executable, '-c', script, str(out), *map(str, files)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=site,
-                              env={**os.environ, 'PYTHONPATH': str(site)})
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=site, env={**os.environ, 'PYTHONPATH': str(site)}
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return pickle.loads(out.read_bytes())
 

@@ -11,8 +11,14 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MODULES = ('torchvision', 'torchvision.transforms', 'torchvision.transforms.functional',
-            'torchvision.transforms.transforms', 'torchvision.ops', 'torchvision.ops.boxes')
+_MODULES = (
+    'torchvision',
+    'torchvision.transforms',
+    'torchvision.transforms.functional',
+    'torchvision.transforms.transforms',
+    'torchvision.ops',
+    'torchvision.ops.boxes',
+)
 
 
 def _stand_ins() -> dict[str, types.ModuleType]:
@@ -22,7 +28,8 @@ def _stand_ins() -> dict[str, types.ModuleType]:
         if parent:
             setattr(modules[parent], child, module)
     modules['torchvision.transforms.transforms'].InterpolationMode = enum.Enum(
-        'InterpolationMode', 'NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS')
+        'InterpolationMode', 'NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS'
+    )
     modules['torchvision.transforms'].RandomResizedCrop = type('RandomResizedCrop', (), {})
     return modules
 

@@ -13,11 +13,11 @@ from names_of_torchvision import torchvision_or_its_names
 from mmvim.engine.hooks import MESAHook
 
 PUBLISHED = {  # optimizer, lr, weight decay, batch, epochs of warm-up, stochastic depth, side before the crop
-    'vim/vim-tiny_in1k.py': ('AdamW', 1e-3, .1, 1024, 5, 0., 256),
-    'vim/vim-small_in1k.py': ('AdamW', 1e-3, .05, 1024, 5, .05, 256),
-    'mambavision/mambavision-tiny_in1k.py': ('Lamb', 5e-3, .05, 4096, 20, .2, 224),
-    'mambavision/mambavision-small_in1k.py': ('Lamb', 5e-3, .05, 4096, 20, .2, 240),
-    'mambavision/mambavision-tiny_adamw_in1k.py': ('AdamW', 1e-3, .05, 1024, 20, .2, 224),
+    'vim/vim-tiny_in1k.py': ('AdamW', 1e-3, 0.1, 1024, 5, 0.0, 256),
+    'vim/vim-small_in1k.py': ('AdamW', 1e-3, 0.05, 1024, 5, 0.05, 256),
+    'mambavision/mambavision-tiny_in1k.py': ('Lamb', 5e-3, 0.05, 4096, 20, 0.2, 224),
+    'mambavision/mambavision-small_in1k.py': ('Lamb', 5e-3, 0.05, 4096, 20, 0.2, 240),
+    'mambavision/mambavision-tiny_adamw_in1k.py': ('AdamW', 1e-3, 0.05, 1024, 20, 0.2, 224),
 }
 
 
@@ -25,13 +25,19 @@ def test_published_recipe(classifier_config, load):
     cfg = load(classifier_config)
     optimizer = cfg.optim_wrapper.optimizer
     warmup, cosine = cfg.param_scheduler
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay, cfg.auto_scale_lr.base_batch_size, warmup.end,
-            cfg.model.backbone.drop_path_rate, cfg.test_dataloader.dataset.pipeline[1].scale) == \
-        PUBLISHED[classifier_config]
+    assert (
+        optimizer.type,
+        optimizer.lr,
+        optimizer.weight_decay,
+        cfg.auto_scale_lr.base_batch_size,
+        warmup.end,
+        cfg.model.backbone.drop_path_rate,
+        cfg.test_dataloader.dataset.pipeline[1].scale,
+    ) == PUBLISHED[classifier_config]
     assert cfg.train_cfg.max_epochs == cosine.end == 300 and cosine.begin == warmup.end
     assert cosine.type == 'CosineAnnealingLR'
-    assert cfg.model.head.loss.type == 'LabelSmoothLoss' and cfg.model.head.loss.label_smooth_val == .1
-    assert {a.type: a.alpha for a in cfg.model.train_cfg.augments} == {'Mixup': .8, 'CutMix': 1.}
+    assert cfg.model.head.loss.type == 'LabelSmoothLoss' and cfg.model.head.loss.label_smooth_val == 0.1
+    assert {a.type: a.alpha for a in cfg.model.train_cfg.augments} == {'Mixup': 0.8, 'CutMix': 1.0}
     assert cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
     assert 'init_cfg' not in cfg.model.backbone, 'training needs no network'
 
@@ -47,6 +53,7 @@ def test_scopes_are_named(classifier_config, load):
 def test_the_file_of_the_config(classifier_config, load):
     """The published classifier has the backbone that `read` tells of it."""
     from mmvim import checkpoints
+
     cfg = load(classifier_config)
     backbone = MODELS.build(cfg.model.backbone)
     layers = torch.nn.Linear(cfg.model.head.in_channels, 1000).state_dict(prefix='head.')
@@ -70,8 +77,9 @@ def small(cfg, folder):
         backbone.update(arch={'embed_dims': 16, 'depth': 2, 'd_state': 4}, img_size=64)
         cfg.model.head.in_channels = 16
     else:
-        backbone.update(arch={'depths': (1, 1, 2, 2), 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)},
-                        window_sizes=(8, 8, 4, 2))
+        backbone.update(
+            arch={'depths': (1, 1, 2, 2), 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)}, window_sizes=(8, 8, 4, 2)
+        )
         cfg.model.head.in_channels = 64
     rng = np.random.default_rng(0)
     for split in ('train', 'val'):
@@ -115,6 +123,7 @@ def test_one_step(classifier_config, load, tmp_path, mmpretrain):
 def test_a_published_classifier_sees_the_same(classifier_config, load, tmp_path, mmpretrain):
     """A publisher's file under ImageClassifier gives the logits that tools/classify.py has, pictures included."""
     from mmvim import checkpoints
+
     cfg = small(load(classifier_config), tmp_path)
     family = cfg.model.backbone.type
     backbone = MODELS.build(cfg.model.backbone)

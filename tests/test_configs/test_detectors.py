@@ -12,17 +12,23 @@ pytest.importorskip('mmdet')
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
-VITDET = [f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py'
-          for size in ('tiny', 'small', 'base') for head in ('mask-rcnn', 'cascade-mask-rcnn')]
-HIERARCHICAL = [f'mambavision/mambavision-{size}_{head}_8xb2-amp-{epochs}x_coco.py'
-                for size in ('tiny', 'small', 'base') for head, epochs in (('mask-rcnn', 1), ('cascade-mask-rcnn', 3))]
+VITDET = [
+    f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py'
+    for size in ('tiny', 'small', 'base')
+    for head in ('mask-rcnn', 'cascade-mask-rcnn')
+]
+HIERARCHICAL = [
+    f'mambavision/mambavision-{size}_{head}_8xb2-amp-{epochs}x_coco.py'
+    for size in ('tiny', 'small', 'base')
+    for head, epochs in (('mask-rcnn', 1), ('cascade-mask-rcnn', 3))
+]
 PANOPTIC = 'mambavision/mambavision-tiny_mask2former_8xb2-lsj-50e_coco-panoptic.py'
 CHANNELS = {'tiny': 192, 'small': 384, 'base': 768}
 STDS = [[1 / 10, 1 / 10, 1 / 5, 1 / 5], [1 / 20, 1 / 20, 1 / 10, 1 / 10], [1 / 30, 1 / 30, 1 / 15, 1 / 15]]
 
 
 def find(pipeline, kind):
-    step, = [t for t in pipeline if t['type'] == kind]
+    (step,) = [t for t in pipeline if t['type'] == kind]
     return step
 
 
@@ -30,9 +36,14 @@ def test_every_recipe_is_here(load):
     recipes = [f'{family}/{f.name}' for family in ('vim', 'mambavision') for f in (CONFIGS / family).glob('*_coco*.py')]
     assert sorted(recipes) == sorted([*VITDET, *HIERARCHICAL, PANOPTIC])
     entries = {f.name for f in CONFIGS.glob('*_coco.py')}
-    assert entries == {'mask2former_mambavision_t_coco.py', *(
-        f'{head}_{size}_coco.py' for size in 'tsb'
-        for head in ('vitdet_vim', 'mask_rcnn_vim', 'cascade_mask_rcnn_mambavision', 'mask_rcnn_mambavision'))}
+    assert entries == {
+        'mask2former_mambavision_t_coco.py',
+        *(
+            f'{head}_{size}_coco.py'
+            for size in 'tsb'
+            for head in ('vitdet_vim', 'mask_rcnn_vim', 'cascade_mask_rcnn_mambavision', 'mask_rcnn_mambavision')
+        ),
+    }
     assert 'cascade' in load('vitdet_vim_t_coco.py').model.roi_head.type.lower()
 
 
@@ -51,7 +62,7 @@ def test_name_and_batch(detector_recipe, load):
 def test_vitdet(file, load):
     cfg = load(file)
     optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.betas, optimizer.weight_decay) == ('AdamW', 1e-4, (.9, .999), .1)
+    assert (optimizer.type, optimizer.lr, optimizer.betas, optimizer.weight_decay) == ('AdamW', 1e-4, (0.9, 0.999), 0.1)
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.837
     assert 'clip_grad' not in cfg.optim_wrapper
     assert cfg.train_cfg.max_iters == 184375 and cfg.train_cfg.val_interval == 5000
@@ -64,8 +75,14 @@ def test_vitdet(file, load):
     size = re.search('vim-([a-z]+)_', file).group(1)
     model = cfg.model
     assert model.backbone == {
-        'type': 'mmvim.Vim', 'arch': size, 'img_size': 1024, 'out_indices': -1, 'rope': True, 'rope_residual': True,
-        'drop_path_rate': 0.1}
+        'type': 'mmvim.Vim',
+        'arch': size,
+        'img_size': 1024,
+        'out_indices': -1,
+        'rope': True,
+        'rope_residual': True,
+        'drop_path_rate': 0.1,
+    }
     assert model.neck.type == 'mmvim.SimpleFPN' and model.neck.in_channels == CHANNELS[size]
     assert model.rpn_head.num_convs == 2 and model.rpn_head.loss_bbox.type == 'L1Loss'
     heads = model.roi_head.bbox_head if 'cascade' in file else [model.roi_head.bbox_head]
@@ -76,7 +93,7 @@ def test_vitdet(file, load):
         assert head.reg_class_agnostic == ('cascade' in file)
     if 'cascade' in file:
         assert [list(head.bbox_coder.target_stds) for head in heads] == STDS
-        assert [stage.assigner.pos_iou_thr for stage in model.train_cfg.rcnn] == [.5, .6, .7]
+        assert [stage.assigner.pos_iou_thr for stage in model.train_cfg.rcnn] == [0.5, 0.6, 0.7]
     assert model.roi_head.mask_head.norm_cfg == norm
     assert model.train_cfg.rpn.allowed_border == -1
     assert model.train_cfg.rpn_proposal.max_per_img == model.test_cfg.rpn.max_per_img == 1000
@@ -111,11 +128,12 @@ def test_mambavision(file, load):
     assert backbone.window_sizes == (8, 8, 112, 56) and backbone.drop_path_rate == 0.2
     init_default_scope('mmdet')
     assert tuple(cfg.model.neck.in_channels) == tuple(
-        MODELS.build({**copy.deepcopy(backbone), 'arch': {**small(backbone.arch)}}).dims)
+        MODELS.build({**copy.deepcopy(backbone), 'arch': {**small(backbone.arch)}}).dims
+    )
     if 'cascade' in file:
         for head in cfg.model.roi_head.bbox_head:
             assert (head.num_shared_convs, head.num_shared_fcs, head.norm_cfg.type) == (4, 1, 'SyncBN')
-            assert head.reg_decoded_bbox and (head.loss_bbox.type, head.loss_bbox.loss_weight) == ('GIoULoss', 10.)
+            assert head.reg_decoded_bbox and (head.loss_bbox.type, head.loss_bbox.loss_weight) == ('GIoULoss', 10.0)
         assert find(cfg.train_dataloader.dataset.pipeline, 'RandomChoice').transforms[0][0].scales[-1] == (800, 1333)
     else:
         assert find(cfg.train_dataloader.dataset.pipeline, 'mmvim.KeepRatioResize').scale == (1333, 800)
@@ -145,6 +163,7 @@ def test_no_resizing_leaves_a_side_of_nothing(file, load):
 def small(arch: str) -> dict:
     """The architecture with one block a level; its widths are the question."""
     from mmvim.models import MambaVision
+
     return {**MambaVision.arch_zoo[arch], 'depths': (1, 1, 1, 1)}
 
 
@@ -184,9 +203,11 @@ def test_one_step_from_a_users_config(index, repository, tmp_path):
     from mmengine.runner import Runner
 
     from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
+
     pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
     spec = importlib.util.spec_from_file_location(
-        'small_detectors', Path(__file__).parents[1] / 'test_detection/small_detectors.py')
+        'small_detectors', Path(__file__).parents[1] / 'test_detection/small_detectors.py'
+    )
     small_detectors = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(small_detectors)
     cfg = Config(repository[index])

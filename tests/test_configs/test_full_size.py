@@ -31,9 +31,18 @@ def count(module) -> int:
 
 CLASSIFIERS = [  # parameters of the published ImageNet-1k classifiers, in millions, and how exactly they are given
     *[('mmvim.Vim', arch, size, 0.5) for arch, size in (('tiny', 7), ('small', 26), ('base', 98))],
-    *[('mmvim.MambaVision', arch, size, 0.1) for arch, size in (
-        ('tiny', 31.8), ('tiny2', 35.1), ('small', 50.1), ('base', 97.7), ('large', 227.9), ('large2', 241.5),
-        ('large3', 739.6))],
+    *[
+        ('mmvim.MambaVision', arch, size, 0.1)
+        for arch, size in (
+            ('tiny', 31.8),
+            ('tiny2', 35.1),
+            ('small', 50.1),
+            ('base', 97.7),
+            ('large', 227.9),
+            ('large2', 241.5),
+            ('large3', 739.6),
+        )
+    ],
 ]
 
 
@@ -51,6 +60,6 @@ def test_builds_at_full_size_and_readme_tells_its_size(recipe, load):
     model = build_on_meta(cfg.model, cfg.default_scope)
     readme = (CONFIGS / recipe).parent / 'README.md'
     link = f']({Path(recipe).name})'
-    row, = [line for line in readme.read_text().splitlines() if line.startswith('|') and link in line]
+    (row,) = [line for line in readme.read_text().splitlines() if line.startswith('|') and link in line]
     told = re.search(r'\| *([\d.]+) M *\|', row).group(1)
     assert float(told) == round(count(model) / 1e6, 1)

@@ -10,8 +10,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
-BASES = ['vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py',
-         'mambavision/mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py']
+BASES = [
+    'vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py',
+    'mambavision/mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py',
+]
 
 OWN_CLASSES = """
 _base_ = 'mmvim::{base}'
@@ -64,7 +66,10 @@ def test_two_levels(index, repository, load):
 
     pipeline = contrast.train_dataloader.dataset.pipeline
     assert [t['type'] for t in pipeline] == [
-        *(t['type'] for t in base.train_dataloader.dataset.pipeline[:-1]), 'CLAHE', 'PackSegInputs']
+        *(t['type'] for t in base.train_dataloader.dataset.pipeline[:-1]),
+        'CLAHE',
+        'PackSegInputs',
+    ]
     init_default_scope('mmseg')
     for transform in pipeline:
         TRANSFORMS.build(copy.deepcopy(transform))
@@ -115,7 +120,7 @@ def test_readme_snippets_build(readme_configs, shrink):
 
 
 def test_readme_snippet_with_the_published_optimizer_of_vim(readme_configs, shrink):
-    cfg, = [cfg for text, cfg in readme_configs.items() if 'layer_decay_scope' in text]
+    (cfg,) = [cfg for text, cfg in readme_configs.items() if 'layer_decay_scope' in text]
     decayed = cfg.optim_wrapper.optimizer.weight_decay
     for name, (scale, weight_decay, ndim) in settings(cfg, shrink).items():
         embedding = name.startswith(('backbone.patch_embed', 'backbone.pos_embed'))
@@ -124,7 +129,7 @@ def test_readme_snippet_with_the_published_optimizer_of_vim(readme_configs, shri
 
 
 def test_readme_snippet_with_the_published_optimizer_of_mambavision(readme_configs, shrink):
-    cfg, = [cfg for text, cfg in readme_configs.items() if 'DefaultOptimWrapperConstructor' in text]
+    (cfg,) = [cfg for text, cfg in readme_configs.items() if 'DefaultOptimWrapperConstructor' in text]
     decayed = cfg.optim_wrapper.optimizer.weight_decay
     for name, (scale, weight_decay, _) in settings(cfg, shrink).items():
         assert scale == 1, name

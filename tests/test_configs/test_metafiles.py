@@ -41,7 +41,7 @@ def test_batch_size_is_the_configs(index, load):
 
 
 def test_no_result_or_weights_that_nobody_measured(index):
-    """mmvim has published no weights: an entry with them, or with results, would be somebody else's."""
+    """Mmvim has published no weights: an entry with them, or with results, would be somebody else's."""
     for _, model in models(index):
         assert not {'Weights', 'Results'} & set(model), model['Name']
 

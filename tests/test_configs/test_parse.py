@@ -65,10 +65,27 @@ def test_no_dict_of_another_library_gets_mmvims_scope(full_config, load):
 
     Allowed only where mmvim's registry, or the root that it falls back to, knows the type.
     """
-    root = {'LinearLR', 'PolyLR', 'CosineAnnealingLR', 'MultiStepLR', 'OptimWrapper', 'AmpOptimWrapper', 'AdamW',
-            'CheckpointHook', 'LoggerHook', 'IterTimerHook', 'ParamSchedulerHook', 'DistSamplerSeedHook', 'TestLoop',
-            'ValLoop', 'IterBasedTrainLoop', 'EpochBasedTrainLoop', 'LocalVisBackend', 'DefaultSampler',
-            'InfiniteSampler'}
+    root = {
+        'LinearLR',
+        'PolyLR',
+        'CosineAnnealingLR',
+        'MultiStepLR',
+        'OptimWrapper',
+        'AmpOptimWrapper',
+        'AdamW',
+        'CheckpointHook',
+        'LoggerHook',
+        'IterTimerHook',
+        'ParamSchedulerHook',
+        'DistSamplerSeedHook',
+        'TestLoop',
+        'ValLoop',
+        'IterBasedTrainLoop',
+        'EpochBasedTrainLoop',
+        'LocalVisBackend',
+        'DefaultSampler',
+        'InfiniteSampler',
+    }
 
     def outermost(node):
         if isinstance(node, dict):
@@ -88,7 +105,7 @@ def test_no_dict_of_another_library_gets_mmvims_scope(full_config, load):
 
 def test_entry_is_one_line_to_a_full_named_config(entry, load):
     text = (CONFIGS / entry).read_text()
-    base, = re.findall(r"^_base_ = '\./(\S+)'$", text, re.MULTILINE)
+    (base,) = re.findall(r"^_base_ = '\./(\S+)'$", text, re.MULTILINE)
     assert '/' in base
     assert len(text.splitlines()) == 2
     assert load(entry).to_dict() == load(base).to_dict()
@@ -125,7 +142,7 @@ def test_recipe(segmentor_recipe, load):
     assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
 
     assert cfg.crop_size == cfg.model.data_preprocessor['size'] == (size, size)
-    crop, = [t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomCrop']
+    (crop,) = [t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomCrop']
     assert crop['crop_size'] == cfg.crop_size
     assert cfg.test_dataloader.dataset.pipeline[1]['scale'] == (4 * size, size)
     assert (cfg.optim_wrapper.type == 'AmpOptimWrapper') == ('-amp-' in segmentor_recipe)
@@ -138,14 +155,14 @@ def test_recipe(segmentor_recipe, load):
 
 
 PUBLISHED = {  # lr, weight decay, layer decay, batch: notes in the folders' READMEs
-    'vim/vim-tiny_upernet_4xb8-60k_ade20k-512x512.py': (2e-4, .1, .92, 32),
-    'vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py': (1e-4, .05, .95, 32),
-    'vim/vim-tiny_upernet_8xb2-160k_ade20k-512x512.py': (6e-5, .01, 1., 16),
-    'vim/vim-small_upernet_8xb2-160k_ade20k-512x512.py': (6e-5, .01, 1., 16),
-    'mambavision/mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py': (5e-5, .01, 1., 16),
-    'mambavision/mambavision-small_upernet_8xb2-amp-160k_ade20k-512x512.py': (6e-5, .01, 1., 16),
-    'mambavision/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py': (5e-5, .01, 1., 16),
-    'mambavision/mambavision-large3_upernet_16xb1-160k_ade20k-640x640.py': (8e-5, .05, 1., 16),
+    'vim/vim-tiny_upernet_4xb8-60k_ade20k-512x512.py': (2e-4, 0.1, 0.92, 32),
+    'vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py': (1e-4, 0.05, 0.95, 32),
+    'vim/vim-tiny_upernet_8xb2-160k_ade20k-512x512.py': (6e-5, 0.01, 1.0, 16),
+    'vim/vim-small_upernet_8xb2-160k_ade20k-512x512.py': (6e-5, 0.01, 1.0, 16),
+    'mambavision/mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py': (5e-5, 0.01, 1.0, 16),
+    'mambavision/mambavision-small_upernet_8xb2-amp-160k_ade20k-512x512.py': (6e-5, 0.01, 1.0, 16),
+    'mambavision/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py': (5e-5, 0.01, 1.0, 16),
+    'mambavision/mambavision-large3_upernet_16xb1-160k_ade20k-640x640.py': (8e-5, 0.05, 1.0, 16),
 }
 
 
@@ -154,5 +171,9 @@ def test_published_figures(file, load):
     cfg = load(file)
     optimizer = cfg.optim_wrapper.optimizer
     assert optimizer.type == 'AdamW' and optimizer.betas == (0.9, 0.999)
-    assert (optimizer.lr, optimizer.weight_decay, cfg.optim_wrapper.paramwise_cfg.layer_decay_rate,
-            cfg.auto_scale_lr.base_batch_size) == PUBLISHED[file]
+    assert (
+        optimizer.lr,
+        optimizer.weight_decay,
+        cfg.optim_wrapper.paramwise_cfg.layer_decay_rate,
+        cfg.auto_scale_lr.base_batch_size,
+    ) == PUBLISHED[file]

@@ -36,7 +36,7 @@ def test_one_step(segmentor_config, load, shrink):
     assert len({g['weight_decay'] for g in groups}) == 2
     assert all(g['lr'] < 0.1 * g['initial_lr'] for g in groups), 'the warm-up has hardly begun'
     if cfg.optim_wrapper.constructor.startswith('mmvim.'):
-        rate = cfg.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay_rate', 1.)
+        rate = cfg.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay_rate', 1.0)
         layers = runner.model.backbone.depth + 2 if rate < 1 else 1
         scales = sorted({g['lr_scale'] for g in groups}, reverse=True)
         assert scales == pytest.approx([rate**k for k in range(layers)]), 'one learning rate for each layer'
@@ -60,8 +60,7 @@ def test_pretrained_backbone_by_option(load, shrink, tmp_path):
     file = tmp_path / 'backbone.pth'
     save_checkpoint({'state_dict': pretrained.state_dict()}, str(file))
 
-    cfg.merge_from_dict({'model.backbone.init_cfg.type': 'Pretrained',
-                         'model.backbone.init_cfg.checkpoint': str(file)})
+    cfg.merge_from_dict({'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': str(file)})
     backbone = MODELS.build(cfg.model).backbone
     backbone.init_weights()
     loaded, given = backbone.state_dict(), pretrained.state_dict()

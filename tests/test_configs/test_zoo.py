@@ -7,16 +7,28 @@ import pytest
 from test_full_size import build_on_meta
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-ARCHS = {'_tiny_': 'tiny', '_tiny2_': 'tiny2', '_small_': 'small', '_base_': 'base', '_large_': 'large',
-         '_large2_': 'large2', '_L2_': 'large2', '_L3_': 'large3', 'vim_t_': 'tiny', 'vim_s_': 'small',
-         'vim_b_': 'base'}
+ARCHS = {
+    '_tiny_': 'tiny',
+    '_tiny2_': 'tiny2',
+    '_small_': 'small',
+    '_base_': 'base',
+    '_large_': 'large',
+    '_large2_': 'large2',
+    '_L2_': 'large2',
+    '_L3_': 'large3',
+    'vim_t_': 'tiny',
+    'vim_s_': 'small',
+    'vim_b_': 'base',
+}
 DENSE = {
     'mamba_vision_160k_ade20k-512x512_tiny.pth': 'mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py',
     'mamba_vision_160k_ade20k-512x512_small.pth': 'mambavision-small_upernet_8xb2-amp-160k_ade20k-512x512.py',
     'mamba_vision_160k_ade20k-512x512_base.pth': 'mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py',
     'mamba_vision_160k_ade20k-640x640_l3_21k.pth': 'mambavision-large3_upernet_16xb1-160k_ade20k-640x640.py',
-    **{f'cascade_mask_rcnn_mamba_vision_{size}_3x_coco.pth':
-       f'mambavision-{size}_cascade-mask-rcnn_8xb2-amp-3x_coco.py' for size in ('tiny', 'small', 'base')},
+    **{
+        f'cascade_mask_rcnn_mamba_vision_{size}_3x_coco.pth': f'mambavision-{size}_cascade-mask-rcnn_8xb2-amp-3x_coco.py'
+        for size in ('tiny', 'small', 'base')
+    },
 }
 COMPUTED = 'at least '  # before a size that nobody has seen: what the weights take
 
@@ -24,8 +36,12 @@ COMPUTED = 'at least '  # before a size that nobody has seen: what the weights t
 @pytest.fixture(scope='module')
 def published(index):
     """Family and entry of every published file."""
-    return [(Path(path).parent.name, entry) for path, metafile in index.items()
-            for collection in metafile['Collections'] for entry in collection['Metadata'].get('Published Files', ())]
+    return [
+        (Path(path).parent.name, entry)
+        for path, metafile in index.items()
+        for collection in metafile['Collections']
+        for entry in collection['Metadata'].get('Published Files', ())
+    ]
 
 
 def weights_of(module) -> int:
@@ -50,7 +66,7 @@ def test_the_readmes_have_the_same_rows(published):
     tables = {family: table_of_files(family) for family in ('vim', 'mambavision')}
     for family, entry in published:
         file, repository = f'`{entry["File"]}`', '/'.join(entry['Repository'].split('/')[-2:])
-        row, = [row for row in tables[family] if file in row['File'] and f'`{repository}`' in row['Repository']]
+        (row,) = [row for row in tables[family] if file in row['File'] and f'`{repository}`' in row['Repository']]
         # Files of one row stand in the same order in both cells.
         files = [file.strip('` ') for file in row['File'].split('(')[0].split(', ')]
         assert row['Size'].split(', ')[files.index(entry['File'])] == entry['Size']
@@ -83,8 +99,11 @@ def test_classifiers_have_the_computed_size(published):
         if source in DENSE:
             continue
         arch = next(arch for part, arch in ARCHS.items() if part in source)
-        options = {'cls_token': 'middle', 'stride': 8 if '_ft_' in entry['File'] else 16} if family == 'vim' else \
-            {'out_norm': False}
+        options = (
+            {'cls_token': 'middle', 'stride': 8 if '_ft_' in entry['File'] else 16}
+            if family == 'vim'
+            else {'out_norm': False}
+        )
         kind = {'vim': 'mmvim.Vim', 'mambavision': 'mmvim.MambaVision'}[family]
         backbone = build_on_meta({'type': kind, 'arch': arch, 'final_norm': True, **options})
         width = backbone.embed_dims if family == 'vim' else backbone.dims[-1]
@@ -99,5 +118,5 @@ def test_classifiers_have_the_computed_size(published):
 @pytest.mark.parametrize('file', DENSE)
 def test_dense_models_have_the_computed_size(file, published, load):
     cfg = load(f'mambavision/{DENSE[file]}')
-    entry, = [entry for _, entry in published if entry['File'] == file]
+    (entry,) = [entry for _, entry in published if entry['File'] == file]
     assert entry['Weights Alone'] == as_the_hub_writes(weights_of(build_on_meta(cfg.model, cfg.default_scope)))

@@ -10,8 +10,11 @@ from mmvim.datasets.transforms import KeepRatioResize
 
 def sample(height, width):
     rng = np.random.default_rng(0)
-    return {'img': rng.integers(0, 256, (height, width, 3), dtype=np.uint8), 'img_shape': (height, width),
-            'gt_seg_map': rng.integers(0, 9, (height, width), dtype=np.uint8)}
+    return {
+        'img': rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        'img_shape': (height, width),
+        'gt_seg_map': rng.integers(0, 9, (height, width), dtype=np.uint8),
+    }
 
 
 @pytest.mark.parametrize('scale', [(100, 60), (60, 100), 80])
@@ -34,9 +37,13 @@ def test_a_flat_picture_keeps_a_pixel(shape, expected):
     assert transform(sample(40, 70))['img_shape'] == (57, 100), 'the next picture keeps its ratio again'
 
 
-@pytest.mark.parametrize('outer', [
-    {'type': 'RandomResize', 'scale': (100, 60), 'ratio_range': (0.5, 2.0)},
-    {'type': 'RandomChoiceResize', 'scales': [(100, 60), (80, 50)]}])
+@pytest.mark.parametrize(
+    'outer',
+    [
+        {'type': 'RandomResize', 'scale': (100, 60), 'ratio_range': (0.5, 2.0)},
+        {'type': 'RandomChoiceResize', 'scales': [(100, 60), (80, 50)]},
+    ],
+)
 def test_as_resize_type_of_mmcvs_transforms(outer):
     transform = TRANSFORMS.build({**outer, 'resize_type': 'mmvim.KeepRatioResize'})
     stock = TRANSFORMS.build({**outer, 'keep_ratio': True})
@@ -55,8 +62,11 @@ def test_masks_and_boxes_of_a_flat_picture():
     pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which mmdet needs')
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks, PolygonMasks
-    for masks in (PolygonMasks([[np.array([1000., 0, 3000, 0, 3000, 1, 1000, 1])]], 1, 4000),
-                  BitmapMasks(np.ones((1, 1, 4000), np.uint8), 1, 4000)):
+
+    for masks in (
+        PolygonMasks([[np.array([1000.0, 0, 3000, 0, 3000, 1, 1000, 1])]], 1, 4000),
+        BitmapMasks(np.ones((1, 1, 4000), np.uint8), 1, 4000),
+    ):
         boxes = HorizontalBoxes(np.array([[1000, 0, 3000, 1]], np.float32))
         with DefaultScope.overwrite_default_scope('mmseg'):  # the scope of the dict counts, as in an inherited config
             transform = TRANSFORMS.build({'_scope_': 'mmdet', 'type': 'mmvim.KeepRatioResize', 'scale': (100, 60)})

@@ -56,7 +56,7 @@ def real_coco() -> Path:
     """Real COCO pictures, or skip."""
     root = small.coco_mini()
     if root is None:
-        pytest.skip('no COCO pictures: set MMVIM_COCO to a folder of COCO\'s layout')
+        pytest.skip("no COCO pictures: set MMVIM_COCO to a folder of COCO's layout")
     return root
 
 

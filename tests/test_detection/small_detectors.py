@@ -89,7 +89,7 @@ def narrow(model: dict, shallow: bool) -> None:
         stage['sampler']['num'] = 16
     for part in (model['train_cfg']['rpn_proposal'], model['test_cfg']['rpn']):
         part.update(nms_pre=50, max_per_img=20)
-    model['test_cfg']['rcnn'].update(max_per_img=5, score_thr=0.)  # untrained, it is sure of nothing
+    model['test_cfg']['rcnn'].update(max_per_img=5, score_thr=0.0)  # untrained, it is sure of nothing
 
 
 def shrink(cfg: Config, data_root: Path, work_dir: Path, train: int = 2, val: int = 2, shallow: bool = False) -> Config:

@@ -29,10 +29,12 @@ def write_coco(root, pictures, annotations):
         for index, (name, picture) in enumerate(pictures):
             cv2.imwrite(str(root / f'{split}2017' / name), picture)
             images.append({'id': index, 'file_name': name, 'height': picture.shape[0], 'width': picture.shape[1]})
-        content = [{'id': i + 1, 'image_id': place, 'category_id': 1, **item}
-                   for i, (place, item) in enumerate(annotations)]
+        content = [
+            {'id': i + 1, 'image_id': place, 'category_id': 1, **item} for i, (place, item) in enumerate(annotations)
+        ]
         (folder / f'instances_{split}2017.json').write_text(
-            json.dumps({'images': images, 'annotations': content, 'categories': CATEGORIES}))
+            json.dumps({'images': images, 'annotations': content, 'categories': CATEGORIES})
+        )
     return root
 
 
@@ -50,8 +52,12 @@ def run(cfg):
 
 
 ORDINARY = ('plain.jpg', noise(60, 80, 3))
-CROWD = {'bbox': [0, 0, 80, 30], 'area': 2400, 'iscrowd': 1,
-         'segmentation': {'size': [60, 80], 'counts': [0, *([30, 30] * 80)]}}
+CROWD = {
+    'bbox': [0, 0, 80, 30],
+    'area': 2400,
+    'iscrowd': 1,
+    'segmentation': {'size': [60, 80], 'counts': [0, *([30, 30] * 80)]},
+}
 CASES = {
     'greyscale': ([ORDINARY, ('grey.jpg', noise(60, 80))], [(0, BOX), (1, BOX)]),
     'four channels': ([ORDINARY, ('alpha.png', noise(60, 80, 4))], [(0, BOX), (1, BOX)]),
@@ -72,16 +78,21 @@ def test_trains_on(case, file, load, tmp_path):
     run(cfg)
 
 
-STRIPS = [('low.png', noise(1, 80, 3)), ('narrow.png', noise(80, 1, 3)),
-          # resizing them alone leaves 0.04 of a pixel
-          ('flat.png', noise(1, 4000, 3)), ('steep.png', noise(4000, 1, 3))]
+STRIPS = [
+    ('low.png', noise(1, 80, 3)),
+    ('narrow.png', noise(80, 1, 3)),
+    # resizing them alone leaves 0.04 of a pixel
+    ('flat.png', noise(1, 4000, 3)),
+    ('steep.png', noise(4000, 1, 3)),
+]
 
 
 def strips(root):
     """Pictures one pixel high or wide, each full of one object, and an ordinary one."""
     boxes = [[0, 0, picture.shape[1], picture.shape[0]] for _, picture in STRIPS]
-    objects = [{**BOX, 'bbox': [x, y, w, h], 'area': w * h, 'segmentation': [[x, y, w, y, w, h, x, h]]}
-               for x, y, w, h in boxes]
+    objects = [
+        {**BOX, 'bbox': [x, y, w, h], 'area': w * h, 'segmentation': [[x, y, w, y, w, h, x, h]]} for x, y, w, h in boxes
+    ]
     return write_coco(root, [*STRIPS, ORDINARY], [*enumerate(objects), (len(STRIPS), BOX)])
 
 
@@ -103,8 +114,8 @@ def test_strips_can_be_trained_on(file, load, tmp_path):
     cfg.train_dataloader.update(batch_size=len(STRIPS), batch_sampler=None)
     cfg.train_dataloader.dataset.filter_cfg = {'filter_empty_gt': True, 'min_size': 0}
     cfg.model.train_cfg.rpn.allowed_border = -1  # as MMDetection then says: no anchor lies inside of a strip
-    for flip in (0., 1.):
-        step, = (item for item in cfg.train_dataloader.dataset.pipeline if item['type'] == 'RandomFlip')
+    for flip in (0.0, 1.0):
+        (step,) = (item for item in cfg.train_dataloader.dataset.pipeline if item['type'] == 'RandomFlip')
         step.prob = flip
         cfg.experiment_name = f'{tmp_path.name}_{flip}'
         run(cfg)
@@ -126,7 +137,7 @@ def refuses(train, capsys, tmp_path, load):
         with pytest.raises(SystemExit) as stop:
             launch.run_tool(lambda: train.main([tool(cfg, tmp_path), '--work-dir', str(tmp_path / 'work')]))
         assert stop.value.code == 1 and not (tmp_path / 'work').exists()
-        line, = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
         return line
 
     return call
@@ -137,10 +148,11 @@ def test_annotations_that_leave_nothing(refuses, tmp_path):
     file = root / small.TRAIN
     good = json.loads(file.read_text())
     for change, words in (
-            ({'annotations': []}, 'has no object in its 1 images, and filter_cfg.filter_empty_gt=True'),
-            ({'images': []}, 'lists no image'),
-            ({'categories': CATEGORIES[:2]}, "lists 2 of the 80 classes of the data set among its categories, and not"),
-            ({'annotations': [{**good['annotations'][0], 'segmentation': []}]}, 'has no segmentation in annotation 1')):
+        ({'annotations': []}, 'has no object in its 1 images, and filter_cfg.filter_empty_gt=True'),
+        ({'images': []}, 'lists no image'),
+        ({'categories': CATEGORIES[:2]}, 'lists 2 of the 80 classes of the data set among its categories, and not'),
+        ({'annotations': [{**good['annotations'][0], 'segmentation': []}]}, 'has no segmentation in annotation 1'),
+    ):
         file.write_text(json.dumps({**copy.deepcopy(good), **change}))
         line = refuses(root)
         assert f'{file} {words}' in line and 'train_dataloader.dataset.ann_file=PATH' in line
@@ -160,9 +172,10 @@ def test_wrong_data_root(refuses, tmp_path):
 def test_no_data_at_the_recipes_own_place(train, capsys, tmp_path, monkeypatch):
     """What a user sees who has not linked COCO yet."""
     from mmvim.engine import launch
+
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         launch.run_tool(lambda: train.main([str(small.ROOT / 'configs/vitdet_vim_t_coco.py')]))
-    line, = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
     assert 'data/coco/train2017/ does not exist' in line and 'train_dataloader.dataset.data_root=PATH' in line
     assert list(tmp_path.iterdir()) == []

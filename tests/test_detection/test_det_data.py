@@ -24,22 +24,31 @@ def coloured(tmp_path):
         picture = np.full((height, width, 3), 120, np.uint8)
         boxes = {1: (20, 30, 90, 60), 2: (110, 120, 70, 100), 3: (30, 150, 50, 60)}
         for category, (x, y, w, h) in boxes.items():
-            picture[y:y + h, x:x + w] = COLOURS[category][::-1]
-            annotations.append({
-                'id': len(annotations) + 1, 'image_id': index, 'category_id': category, 'iscrowd': 0,
-                'bbox': [x, y, w, h], 'area': w * h,
-                'segmentation': [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+            picture[y : y + h, x : x + w] = COLOURS[category][::-1]
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': index,
+                    'category_id': category,
+                    'iscrowd': 0,
+                    'bbox': [x, y, w, h],
+                    'area': w * h,
+                    'segmentation': [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                }
+            )
         cv2.imwrite(str(tmp_path / f'train2017/{index}.png'), picture)
         images.append({'id': index, 'file_name': f'{index}.png', 'height': height, 'width': width})
     categories = [{'id': i, 'name': name} for i, name in enumerate(('person', 'bicycle', 'car'), 1)]
     (tmp_path / 'annotations/instances_train2017.json').write_text(
-        json.dumps({'images': images, 'annotations': annotations, 'categories': categories}))
+        json.dumps({'images': images, 'annotations': annotations, 'categories': categories})
+    )
     return tmp_path
 
 
 def build(cfg, root):
     """The training set and the preprocessor of a recipe, at a quarter of its size."""
     from mmdet.registry import DATASETS, MODELS
+
     init_default_scope('mmdet')
     for part in small.PARTS[:2]:
         small.scale_pipeline(cfg[f'{part}_dataloader'].dataset.pipeline, 1 / 4)
@@ -97,7 +106,7 @@ def test_a_crop_beside_every_object_is_kept(load, coloured):
         item.update(bbox=[2, 2, 2, 2], area=4, segmentation=[[2, 2, 4, 2, 4, 4, 2, 4]])
     file.write_text(json.dumps(content))
     cfg = load(VITDET)
-    cfg.train_dataloader.dataset.pipeline[3].ratio_range = (2., 2.)
+    cfg.train_dataloader.dataset.pipeline[3].ratio_range = (2.0, 2.0)
     dataset, preprocess = build(cfg, coloured)
     np.random.seed(0)
     samples = [dataset[0] for _ in range(6)]
@@ -109,22 +118,29 @@ def test_a_crop_beside_every_object_is_kept(load, coloured):
 
 def test_test_pictures_fit_the_square(load, coloured):
     from mmdet.registry import DATASETS
+
     cfg = load(VITDET)
     _, preprocess = build(cfg, coloured)
-    dataset = DATASETS.build({
-        **cfg.val_dataloader.dataset, 'data_root': str(coloured), 'data_prefix': {'img': 'train2017/'},
-        'ann_file': 'annotations/instances_train2017.json'})
+    dataset = DATASETS.build(
+        {
+            **cfg.val_dataloader.dataset,
+            'data_root': str(coloured),
+            'data_prefix': {'img': 'train2017/'},
+            'ann_file': 'annotations/instances_train2017.json',
+        }
+    )
     for index, shape in enumerate([(192, 256), (256, 171)]):
         item = dataset[index]
         data = preprocess({key: [value] for key, value in item.items()}, training=False)
         sample = data['data_samples'][0]
         assert sample.img_shape == shape and data['inputs'].shape == (1, 3, SIZE, SIZE)
-        assert not data['inputs'][:, :, shape[0]:].any() and not data['inputs'][:, :, :, shape[1]:].any()
+        assert not data['inputs'][:, :, shape[0] :].any() and not data['inputs'][:, :, :, shape[1] :].any()
 
 
 def perfect_predictions(dataset):
     """What a detector would return that knows the annotations."""
     from mmdet.structures.mask import PolygonMasks
+
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         objects = [item for item in info['instances'] if not item['ignore_flag']]
@@ -134,17 +150,22 @@ def perfect_predictions(dataset):
             polygons = PolygonMasks([[np.array(part) for part in item['mask']]], height, width)
             mask[:] = polygons.to_bitmap().masks[0]
         yield {
-            'img_id': info['img_id'], 'ori_shape': (height, width),
+            'img_id': info['img_id'],
+            'ori_shape': (height, width),
             'pred_instances': {
                 'bboxes': torch.tensor([item['bbox'] for item in objects]).reshape(-1, 4),
                 'labels': torch.tensor([item['bbox_label'] for item in objects], dtype=torch.long),
-                'scores': torch.ones(len(objects)), 'masks': torch.from_numpy(masks)}}
+                'scores': torch.ones(len(objects)),
+                'masks': torch.from_numpy(masks),
+            },
+        }
 
 
 @pytest.mark.parametrize('source', ['demo_coco', 'real_coco'])
 def test_the_truth_scores_one(source, request, load):
     """The annotations, fed through the recipe's own data set and evaluator, reach AP 1.0; shifted boxes do not."""
     from mmdet.registry import DATASETS, METRICS
+
     root = request.getfixturevalue(source)
     cfg = load(VITDET)
     init_default_scope('mmdet')

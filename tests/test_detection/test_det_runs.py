@@ -1,5 +1,6 @@
 """Detectors are trained, interrupted, resumed and evaluated by the tools, as a user does; pictures go through the
-inferencers of MMDetection and MMSegmentation."""
+inferencers of MMDetection and MMSegmentation.
+"""
 
 import json
 import pickle
@@ -11,8 +12,12 @@ import small_detectors as small
 import torch
 from mmengine.registry import DefaultScope
 
-FILES = ['mask_rcnn_vim_t_coco.py', 'vitdet_vim_t_coco.py', 'mask_rcnn_mambavision_t_coco.py',
-         'cascade_mask_rcnn_mambavision_t_coco.py']
+FILES = [
+    'mask_rcnn_vim_t_coco.py',
+    'vitdet_vim_t_coco.py',
+    'mask_rcnn_mambavision_t_coco.py',
+    'cascade_mask_rcnn_mambavision_t_coco.py',
+]
 
 
 def run_config(cfg, folder, name):
@@ -38,9 +43,17 @@ def test_train_resume_and_test(file, load, any_coco, train, evaluate, tmp_path):
     assert not torch.equal(before['state_dict'][stem], after['state_dict'][stem])
 
     out = tmp_path / 'predictions.pkl'
-    evaluate.main([run_config(cfg, tmp_path, 'third'), str(work / name(2)), '--work-dir', str(tmp_path / 'test'),
-                   '--out', str(out)])
-    scores, = (tmp_path / 'test').glob('*/*.json')
+    evaluate.main(
+        [
+            run_config(cfg, tmp_path, 'third'),
+            str(work / name(2)),
+            '--work-dir',
+            str(tmp_path / 'test'),
+            '--out',
+            str(out),
+        ]
+    )
+    (scores,) = (tmp_path / 'test').glob('*/*.json')
     scores = json.loads(scores.read_text())
     assert {'coco/bbox_mAP', 'coco/segm_mAP', 'coco/segm_mAP_50'} <= set(scores)
     predictions = pickle.loads(out.read_bytes())
@@ -62,6 +75,7 @@ def test_det_inferencer(file, load, demo_coco, picture, tmp_path):
     """From the paths of a plain config and of a checkpoint, and nothing else."""
     from mmdet.apis import DetInferencer
     from mmdet.registry import MODELS
+
     cfg = small.shrink(load(file), demo_coco, tmp_path, shallow=True)
     with DefaultScope.overwrite_default_scope('mmdet'):
         torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, tmp_path / 'weights.pth')
@@ -82,6 +96,7 @@ def test_mmseg_inferencer(picture, tmp_path):
     pytest.importorskip('mmseg')
     from mmseg.apis import MMSegInferencer
     from mmseg.registry import MODELS
+
     config = tmp_path / 'segmentor.py'
     config.write_text(
         "_base_ = 'mmseg::_base_/default_runtime.py'\n"
@@ -91,8 +106,10 @@ def test_mmseg_inferencer(picture, tmp_path):
         "        norm_cfg=dict(type='BN')), test_cfg=dict(mode='whole'))\n"
         "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)),\n"
         "    dict(type='PackSegInputs')]\n"
-        'test_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n')
+        'test_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n'
+    )
     from mmengine.config import Config
+
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(Config.fromfile(config).model)
     meta = {'dataset_meta': {'classes': ('a', 'b', 'c'), 'palette': [[0, 0, 0], [9, 9, 9], [99, 99, 99]]}}

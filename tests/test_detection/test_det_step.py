@@ -11,10 +11,16 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-VITDET = [f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py'
-          for size in ('tiny', 'small', 'base') for head in ('mask-rcnn', 'cascade-mask-rcnn')]
-HIERARCHICAL = [f'mambavision/mambavision-{size}_{head}_8xb2-amp-{epochs}x_coco.py'
-                for size in ('tiny', 'small', 'base') for head, epochs in (('mask-rcnn', 1), ('cascade-mask-rcnn', 3))]
+VITDET = [
+    f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py'
+    for size in ('tiny', 'small', 'base')
+    for head in ('mask-rcnn', 'cascade-mask-rcnn')
+]
+HIERARCHICAL = [
+    f'mambavision/mambavision-{size}_{head}_8xb2-amp-{epochs}x_coco.py'
+    for size in ('tiny', 'small', 'base')
+    for head, epochs in (('mask-rcnn', 1), ('cascade-mask-rcnn', 3))
+]
 PANOPTIC = 'mambavision/mambavision-tiny_mask2former_8xb2-lsj-50e_coco-panoptic.py'
 STATE = ('A_log', 'A_b_log', 'D', 'D_b')
 
@@ -44,6 +50,7 @@ def parameter_groups(cfg):
     """Map the names of a model's parameters to (lr / base lr, weight decay, dimensions)."""
     init_default_scope('mmdet')
     from mmdet.registry import MODELS
+
     model = MODELS.build(cfg.model)
     base_lr = cfg.optim_wrapper.optimizer.lr
     groups = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper)).optimizer.param_groups
@@ -63,7 +70,10 @@ def test_every_block_learns_at_its_own_rate(file, load, shrink):
         seen.add(round(scale, 9))
     assert len(seen) == blocks + 2, 'the embeddings, 24 blocks, neck and heads'
     assert {name.split('.')[0] for name, (scale, _, _) in scales.items() if scale == 1} == {
-        'neck', 'rpn_head', 'roi_head'}
+        'neck',
+        'rpn_head',
+        'roi_head',
+    }
 
 
 @pytest.mark.parametrize('file', [VITDET[1], HIERARCHICAL[1], PANOPTIC])
@@ -89,7 +99,7 @@ def test_what_decays(file, load, shrink):
 def test_the_groups_are_printed(load, shrink):
     runner = Runner.from_cfg(shrink(load(VITDET[0])))
     runner.train()
-    log, = Path(runner.work_dir).glob('*/*.log')
+    (log,) = Path(runner.work_dir).glob('*/*.log')
     text = log.read_text()
     assert 'layer decay 0.837' in text and 'lr scale' in text
     rows = [line for line in text.splitlines() if re.match(r'\s+[\d.e-]+\s+[\d.e-]+\s+[\d.]+\s+\d+\s+[\d,]+$', line)]
@@ -99,10 +109,16 @@ def test_the_groups_are_printed(load, shrink):
 def narrow_mask2former(model):
     """Make Mask2Former small: 32 channels, two layers of each kind, eight queries."""
     from small_detectors import narrow_backbone
+
     channels = narrow_backbone(model.backbone)
     head = model.panoptic_head
-    head.update(in_channels=channels, feat_channels=32, out_channels=32, num_queries=8,
-                positional_encoding={'num_feats': 16, 'normalize': True})
+    head.update(
+        in_channels=channels,
+        feat_channels=32,
+        out_channels=32,
+        num_queries=8,
+        positional_encoding={'num_feats': 16, 'normalize': True},
+    )
     decoder = head.pixel_decoder
     decoder.positional_encoding.num_feats = 16
     decoder.encoder.num_layers = head.transformer_decoder.num_layers = 2
@@ -123,6 +139,7 @@ def test_mask2former_steps_and_predicts(load):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
+
     torch.manual_seed(0)
     init_default_scope('mmdet')
     cfg = load(PANOPTIC)
@@ -132,19 +149,23 @@ def test_mask2former_steps_and_predicts(load):
 
     def sample(height, width):
         masks = np.zeros((2, height, width), np.uint8)
-        masks[0, :height // 2], masks[1, height // 2:, :width // 2] = 1, 1
+        masks[0, : height // 2], masks[1, height // 2 :, : width // 2] = 1, 1
         stuff = torch.full((1, height, width), 100)
-        stuff[0, :height // 2], stuff[0, height // 2:, :width // 2] = 3, 7
-        item = DetDataSample(metainfo={'img_shape': (height, width), 'ori_shape': (height, width),
-                                       'scale_factor': (1., 1.)})
+        stuff[0, : height // 2], stuff[0, height // 2 :, : width // 2] = 3, 7
+        item = DetDataSample(
+            metainfo={'img_shape': (height, width), 'ori_shape': (height, width), 'scale_factor': (1.0, 1.0)}
+        )
         item.gt_instances = InstanceData(
-            labels=torch.tensor([3, 7]), masks=BitmapMasks(masks, height, width), bboxes=torch.zeros(2, 4))
+            labels=torch.tensor([3, 7]), masks=BitmapMasks(masks, height, width), bboxes=torch.zeros(2, 4)
+        )
         item.gt_sem_seg = PixelData(sem_seg=stuff)
         return item
 
     shapes = [(96, 128), (64, 80)]
-    data = {'inputs': [torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for shape in shapes],
-            'data_samples': [sample(*shape) for shape in shapes]}
+    data = {
+        'inputs': [torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for shape in shapes],
+        'data_samples': [sample(*shape) for shape in shapes],
+    }
     model.train()
     reached = gradients_reach(model)
     losses = model.train_step(data, optim)

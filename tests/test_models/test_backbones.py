@@ -17,18 +17,44 @@ MAMBA_VISION = {'depths': (1, 1, 3, 2), 'dim': 16, 'in_dim': 8, 'num_heads': (1,
 # Every family in every shape it comes in; `small` gives arguments, `strides` what the outputs must have.
 SMALL = {
     'vim': ({'type': 'mmvim.Vim', 'arch': VIM, 'img_size': 64, 'out_indices': (1, 3)}, (16, 16)),
-    'vim-dense-rope': ({'type': 'mmvim.Vim', 'arch': VIM, 'img_size': 64, 'rope': True, 'rope_residual': True,
-                        'feature': 'mixer', 'out_indices': (0, 1, 2, 3)}, (16, 16, 16, 16)),
-    'vim-overlap': ({'type': 'mmvim.Vim', 'arch': VIM, 'img_size': 64, 'patch_size': 16, 'stride': 8,
-                     'final_norm': True}, (8,)),
-    'vim-middle': ({'type': 'mmvim.Vim', 'arch': VIM, 'img_size': (64, 32), 'cls_token': 'middle',
-                    'rope': True}, (16,)),
+    'vim-dense-rope': (
+        {
+            'type': 'mmvim.Vim',
+            'arch': VIM,
+            'img_size': 64,
+            'rope': True,
+            'rope_residual': True,
+            'feature': 'mixer',
+            'out_indices': (0, 1, 2, 3),
+        },
+        (16, 16, 16, 16),
+    ),
+    'vim-overlap': (
+        {'type': 'mmvim.Vim', 'arch': VIM, 'img_size': 64, 'patch_size': 16, 'stride': 8, 'final_norm': True},
+        (8,),
+    ),
+    'vim-middle': (
+        {'type': 'mmvim.Vim', 'arch': VIM, 'img_size': (64, 32), 'cls_token': 'middle', 'rope': True},
+        (16,),
+    ),
     'vim-head': ({'type': 'mmvim.Vim', 'arch': VIM, 'img_size': 64, 'cls_token': 'head', 'pos_embed': False}, (16,)),
-    'vim-double': ({'type': 'mmvim.Vim', 'arch': VIM, 'img_size': 64, 'cls_token': 'double', 'if_divide_out': False,
-                    'norm_cfg': {'type': 'LN'}, 'residual_in_fp32': False}, (16,)),
+    'vim-double': (
+        {
+            'type': 'mmvim.Vim',
+            'arch': VIM,
+            'img_size': 64,
+            'cls_token': 'double',
+            'if_divide_out': False,
+            'norm_cfg': {'type': 'LN'},
+            'residual_in_fp32': False,
+        },
+        (16,),
+    ),
     'mamba_vision': ({'type': 'mmvim.MambaVision', 'arch': MAMBA_VISION}, (4, 8, 16, 32)),
-    'mamba_vision-scaled': ({'type': 'mmvim.MambaVision', 'arch': MAMBA_VISION, 'layer_scale': 1e-1,
-                             'final_norm': True, 'out_norm': False}, (4, 8, 16, 32)),
+    'mamba_vision-scaled': (
+        {'type': 'mmvim.MambaVision', 'arch': MAMBA_VISION, 'layer_scale': 1e-1, 'final_norm': True, 'out_norm': False},
+        (4, 8, 16, 32),
+    ),
 }
 CASES = pytest.mark.parametrize('name', SMALL)
 
@@ -65,6 +91,7 @@ def test_layers_are_registered(name):
 
 def test_the_scan_is_registered():
     from mmvim.ops import selective_scan, selective_scan_paths
+
     assert FUNCTIONS.get('mmvim.selective_scan') is selective_scan
     assert FUNCTIONS.get('mmvim.selective_scan_paths') is selective_scan_paths
 
@@ -117,7 +144,7 @@ def test_batch_elements_do_not_mix(name):
 def test_checkpointing_changes_nothing(name):
     grads = []
     for with_cp in (False, True):
-        model = build(name, with_cp=with_cp, drop_path_rate=0.).train()
+        model = build(name, with_cp=with_cp, drop_path_rate=0.0).train()
         sum(output.square().sum() for output in model(image(2, 3, 64, 64))).backward()
         grads.append({key: p.grad for key, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
@@ -130,8 +157,8 @@ def test_checkpointing_changes_nothing(name):
 def test_frozen_stages_stay_frozen_in_training(name, frozen_stages):
     model = build(name, frozen_stages=frozen_stages).train()
     stages = model.layers if hasattr(model, 'layers') else model.levels
-    frozen = [model.patch_embed] * (frozen_stages >= 0) + list(stages[:max(frozen_stages, 0)])
-    free = stages[max(frozen_stages, 0):]
+    frozen = [model.patch_embed] * (frozen_stages >= 0) + list(stages[: max(frozen_stages, 0)])
+    free = stages[max(frozen_stages, 0) :]
     assert not any(module.training or any(p.requires_grad for p in module.parameters()) for module in frozen)
     assert all(module.training and all(p.requires_grad for p in module.parameters()) for module in free)
     sum(output.sum() for output in model(image(1, 3, 64, 64))).backward()
@@ -140,6 +167,7 @@ def test_frozen_stages_stay_frozen_in_training(name, frozen_stages):
 @CASES
 def test_drop_path_rate_reaches_the_blocks(name):
     from mmcv.cnn.bricks import DropPath
+
     model = build(name, drop_path_rate=0.4)
     rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
     assert rates == sorted(rates) and rates[0] == 0 and rates[-1] == pytest.approx(0.4)

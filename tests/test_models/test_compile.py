@@ -11,11 +11,20 @@ from mmvim.models.backbones import MambaVision, Vim
 def test_one_graph(name, backend):
     torch.manual_seed(0)
     if name == 'vim':
-        model = Vim(arch={'embed_dims': 32, 'depth': 2, 'd_state': 4}, img_size=32, out_indices=(0, 1),
-                    scan_backend=backend)
+        model = Vim(
+            arch={'embed_dims': 32, 'depth': 2, 'd_state': 4}, img_size=32, out_indices=(0, 1), scan_backend=backend
+        )
     else:
-        model = MambaVision(arch={'depths': (1, 1, 2, 2), 'dim': 16, 'in_dim': 8, 'num_heads': (1, 1, 2, 2),
-                                  'window_sizes': (8, 8, 2, 2)}, scan_backend=backend)
+        model = MambaVision(
+            arch={
+                'depths': (1, 1, 2, 2),
+                'dim': 16,
+                'in_dim': 8,
+                'num_heads': (1, 1, 2, 2),
+                'window_sizes': (8, 8, 2, 2),
+            },
+            scan_backend=backend,
+        )
     model.eval()
     picture = torch.randn(1, 3, 64, 64)
     torch._dynamo.reset()

@@ -43,6 +43,7 @@ class Pyramid(nn.Module):
     def __init__(self, backbone):
         super().__init__()
         from mmseg.models.necks import Feature2Pyramid
+
         self.backbone = backbone
         self.neck = Feature2Pyramid(backbone.embed_dims, rescales=[4, 2, 1, 0.5], norm_cfg={'type': 'BN'})
 
@@ -98,9 +99,11 @@ def relative(value, recorded, scale):
     return abs(value - recorded) / scale
 
 
-RUNS = [(name, index)
-        for name in sorted(path.stem for path in GOLDEN.glob('*.json'))
-        for index in range(len(synthetic.load(name)['runs']))]
+RUNS = [
+    (name, index)
+    for name in sorted(path.stem for path in GOLDEN.glob('*.json'))
+    for index in range(len(synthetic.load(name)['runs']))
+]
 
 
 @pytest.mark.parametrize(('name', 'index'), RUNS)
@@ -115,8 +118,10 @@ def test_outputs_and_gradients(name, index):
         assert output.std().item() == pytest.approx(recorded['std'], rel=1e-4)
     if 'grads' not in run:
         return
-    loss = sum((torch.from_numpy(synthetic.cotangent(run['key'], level, output.shape)) * output).mean()
-               for level, output in enumerate(outputs))
+    loss = sum(
+        (torch.from_numpy(synthetic.cotangent(run['key'], level, output.shape)) * output).mean()
+        for level, output in enumerate(outputs)
+    )
     loss.backward()
     assert loss.item() == pytest.approx(run['loss'], rel=1e-3, abs=1e-6)
     parameters = dict(model.named_parameters())

@@ -8,12 +8,22 @@ from mmvim.models.layers.window_attention import WindowAttention, merge_windows,
 from mmvim.registry import MODELS
 
 
-@pytest.mark.parametrize('cfg', [
-    {'type': 'mmvim.VimMixer', 'embed_dims': 12},
-    {'type': 'mmvim.VimMixer', 'embed_dims': 12, 'd_state': 4, 'd_conv': 3, 'expand': 1, 'dt_rank': 5,
-     'if_divide_out': False},
-    {'type': 'mmvim.MambaVisionMixer', 'embed_dims': 12},
-])
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        {'type': 'mmvim.VimMixer', 'embed_dims': 12},
+        {
+            'type': 'mmvim.VimMixer',
+            'embed_dims': 12,
+            'd_state': 4,
+            'd_conv': 3,
+            'expand': 1,
+            'dt_rank': 5,
+            'if_divide_out': False,
+        },
+        {'type': 'mmvim.MambaVisionMixer', 'embed_dims': 12},
+    ],
+)
 def test_token_mixers_keep_the_shape_and_train(cfg):
     mixer = MODELS.build(cfg)
     x = torch.randn(2, 7, 12, requires_grad=True)
@@ -23,11 +33,14 @@ def test_token_mixers_keep_the_shape_and_train(cfg):
     assert all(p.grad is not None and p.grad.any() for p in mixer.parameters()) and x.grad.any()
 
 
-@pytest.mark.parametrize('cfg', [
-    {},
-    {'paths': ('row',), 'd_state': 1, 'expand': 1, 'gate': False, 'conv_bias': False},
-    {'paths': ('col', 'row_reverse'), 'd_conv': 1, 'norm_cfg': {'type': 'mmvim.RMSNorm'}},
-])
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        {},
+        {'paths': ('row',), 'd_state': 1, 'expand': 1, 'gate': False, 'conv_bias': False},
+        {'paths': ('col', 'row_reverse'), 'd_conv': 1, 'norm_cfg': {'type': 'mmvim.RMSNorm'}},
+    ],
+)
 def test_selective_scan_2d_on_a_map_that_is_not_square(cfg):
     layer = MODELS.build({'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, **cfg})
     x = torch.randn(2, 8, 3, 5, requires_grad=True)
@@ -42,6 +55,7 @@ def test_selective_scan_2d_equals_four_scans_of_permuted_copies():
     import torch.nn.functional as F
 
     from mmvim.ops import selective_scan
+
     torch.manual_seed(0)
     layer = MODELS.build({'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 3})
     x = torch.randn(2, 8, 3, 5)
@@ -52,19 +66,32 @@ def test_selective_scan_2d_equals_four_scans_of_permuted_copies():
         sequence = (u if k % 2 == 0 else u.transpose(2, 3)).flatten(2)
         sequence = sequence.flip(-1) if k >= 2 else sequence
         dt, b, c = (layer.x_proj_weight[k] @ sequence).split([layer.dt_rank, 3, 3], dim=1)
-        y = selective_scan(sequence, layer.dt_projs_weight[k] @ dt, -torch.exp(layer.A_logs.reshape(4, 16, 3)[k]), b, c,
-                           layer.Ds.reshape(4, 16)[k], delta_bias=layer.dt_projs_bias[k], delta_softplus=True,
-                           backend='reference')
+        y = selective_scan(
+            sequence,
+            layer.dt_projs_weight[k] @ dt,
+            -torch.exp(layer.A_logs.reshape(4, 16, 3)[k]),
+            b,
+            c,
+            layer.Ds.reshape(4, 16)[k],
+            delta_bias=layer.dt_projs_bias[k],
+            delta_softplus=True,
+            backend='reference',
+        )
         y = y.flip(-1) if k >= 2 else y
         total = total + (y.reshape(2, 16, 3, 5) if k % 2 == 0 else y.reshape(2, 16, 5, 3).transpose(2, 3))
     expected = layer.out_proj(layer.out_norm(total.permute(0, 2, 3, 1)) * F.silu(gate)).permute(0, 3, 1, 2)
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ({'paths': ()}, 'paths is empty'), ({'paths': ('diagonal',)}, 'diagonal'), ({'d_conv': 2}, 'd_conv=2 must be odd'),
-    ({'dt_rank': 'big'}, "dt_rank='big'"),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'paths': ()}, 'paths is empty'),
+        ({'paths': ('diagonal',)}, 'diagonal'),
+        ({'d_conv': 2}, 'd_conv=2 must be odd'),
+        ({'dt_rank': 'big'}, "dt_rank='big'"),
+    ],
+)
 def test_selective_scan_2d_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         MODELS.get('SelectiveScan2D')(8, **arguments)

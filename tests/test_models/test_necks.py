@@ -46,8 +46,10 @@ def test_equals_the_written_out_pyramid(height, width):
     expected = written_out(x, dict(neck.named_parameters()))
     assert len(got) == len(expected) == 5
     weights = [torch.randn_like(y) for y in got]
-    grads = [torch.autograd.grad(sum((w * y).sum() for w, y in zip(weights, outs, strict=True)),
-                                 [x, *neck.parameters()]) for outs in (got, expected)]
+    grads = [
+        torch.autograd.grad(sum((w * y).sum() for w, y in zip(weights, outs, strict=True)), [x, *neck.parameters()])
+        for outs in (got, expected)
+    ]
     for a, b in zip((*got, *grads[0]), (*expected, *grads[1]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -72,9 +74,18 @@ def test_initialisation_is_pytorchs_own():
 
 
 def test_from_a_config_with_other_levels_and_norm():
-    neck = revert_sync_batchnorm(MODELS.build({
-        'type': 'mmvim.SimpleFPN', 'in_channels': 8, 'out_channels': 4, 'scales': (2, 1), 'num_outs': 4,
-        'norm_cfg': {'type': 'SyncBN'}}))
+    neck = revert_sync_batchnorm(
+        MODELS.build(
+            {
+                'type': 'mmvim.SimpleFPN',
+                'in_channels': 8,
+                'out_channels': 4,
+                'scales': (2, 1),
+                'num_outs': 4,
+                'norm_cfg': {'type': 'SyncBN'},
+            }
+        )
+    )
     outs = neck([torch.randn(2, 8, 8, 8)])
     assert [tuple(y.shape[2:]) for y in outs] == [(16, 16), (8, 8), (4, 4), (2, 2)]
     assert any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in neck.modules())
@@ -83,6 +94,7 @@ def test_from_a_config_with_other_levels_and_norm():
 def test_registered_norm_in_a_head_of_mmdet():
     pytest.importorskip('mmdet')
     from mmcv.cnn import ConvModule
+
     layer = ConvModule(4, 8, 3, norm_cfg={'type': 'mmvim.LN2d'})
     assert type(layer.norm).__name__ == 'LN2d' and layer.conv.bias is None
 
@@ -110,14 +122,17 @@ def test_under_a_detectors_vim(size, with_cp):
         torch.testing.assert_close(p.grad, grads[name], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(('arguments', 'words'), [
-    ({'in_channels': 18}, 'in_channels=18 must be one int divisible by 4'),
-    ({'in_channels': [192]}, r'in_channels=\[192\] must be one int'),
-    ({'in_channels': 8, 'scales': (4, 3)}, r'scales=\(4, 3\) must descend and be of 4, 2, 1, 0.5'),
-    ({'in_channels': 8, 'scales': (1, 2)}, 'must descend'),
-    ({'in_channels': 8, 'scales': ()}, 'must descend'),
-    ({'in_channels': 8, 'num_outs': 3}, 'num_outs=3 must be at least 4'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ({'in_channels': 18}, 'in_channels=18 must be one int divisible by 4'),
+        ({'in_channels': [192]}, r'in_channels=\[192\] must be one int'),
+        ({'in_channels': 8, 'scales': (4, 3)}, r'scales=\(4, 3\) must descend and be of 4, 2, 1, 0.5'),
+        ({'in_channels': 8, 'scales': (1, 2)}, 'must descend'),
+        ({'in_channels': 8, 'scales': ()}, 'must descend'),
+        ({'in_channels': 8, 'num_outs': 3}, 'num_outs=3 must be at least 4'),
+    ],
+)
 def test_bad_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
         SimpleFPN(**arguments)

@@ -11,8 +11,8 @@ SMALL = {'embed_dims': 16, 'depth': 2}
 
 def raster(h, w, dims=16):
     """Embeddings (1, h * w, dims) that tell the place of their cell: row + 0.5 and column + 0.5 over the side."""
-    rows = (torch.arange(h) + .5) / h
-    cols = (torch.arange(w) + .5) / w
+    rows = (torch.arange(h) + 0.5) / h
+    cols = (torch.arange(w) + 0.5) / w
     grid = torch.zeros(h, w, dims)
     grid[..., 0], grid[..., 1] = rows[:, None], cols
     return grid.reshape(1, h * w, dims)
@@ -22,7 +22,7 @@ def raster(h, w, dims=16):
 def test_resized_positions_stay_on_their_cell(h, w):
     grid = resize_grid(raster(14, 14), (14, 14), (h, w)).reshape(h, w, 16)
     inner = (slice(4, -4), slice(4, -4))  # away from the border the bicubic filter bends a line by a tenth of a cell
-    torch.testing.assert_close(grid[inner], raster(h, w).reshape(h, w, 16)[inner], atol=.15 / max(h, w), rtol=0)
+    torch.testing.assert_close(grid[inner], raster(h, w).reshape(h, w, 16)[inner], atol=0.15 / max(h, w), rtol=0)
     assert (grid[1:, :, 0] >= grid[:-1, :, 0] - 1e-4).all() and (grid[:, 1:, 1] >= grid[:, :-1, 1] - 1e-4).all()
 
 
@@ -30,11 +30,18 @@ def test_resized_positions_stay_on_their_cell(h, w):
 def test_class_rows_and_the_sequence(kind, rows):
     model = Vim(SMALL, cls_token=kind)
     assert model.class_rows(196) == rows and model.pos_embed.shape[1] == 196 + len(rows)
-    tokens = torch.arange(5.).reshape(1, 5, 1).expand(1, 5, 16)
-    extra = [torch.full((1, 1, 16), 90. + i) for i in range(len(rows))]
+    tokens = torch.arange(5.0).reshape(1, 5, 1).expand(1, 5, 16)
+    extra = [torch.full((1, 1, 16), 90.0 + i) for i in range(len(rows))]
     placed = insert_rows(tokens, extra, model.class_rows(5))
-    assert placed[0, :, 0].tolist() == {'none': [0, 1, 2, 3, 4], 'middle': [0, 1, 90, 2, 3, 4],
-                                        'head': [90, 0, 1, 2, 3, 4], 'double': [90, 0, 1, 2, 3, 4, 91]}[kind]
+    assert (
+        placed[0, :, 0].tolist()
+        == {
+            'none': [0, 1, 2, 3, 4],
+            'middle': [0, 1, 90, 2, 3, 4],
+            'head': [90, 0, 1, 2, 3, 4],
+            'double': [90, 0, 1, 2, 3, 4, 91],
+        }[kind]
+    )
     grid, classes = split_rows(placed, model.class_rows(5))
     assert torch.equal(grid, tokens) and classes.shape[1] == len(rows)
 
@@ -43,7 +50,7 @@ def test_a_published_classifier_gives_each_cell_its_own_position():
     """197 rows, the class token's at 98: the dense model must lose that row, not row 0, and not shift the rest."""
     published = Vim(SMALL, cls_token='middle', final_norm=True).state_dict()
     cells = raster(14, 14)
-    published['pos_embed'] = insert_rows(cells, [torch.full((1, 1, 16), 99.)], (98,))
+    published['pos_embed'] = insert_rows(cells, [torch.full((1, 1, 16), 99.0)], (98,))
     dense = Vim(SMALL, final_norm=True)
     dense.load_state_dict(dict(published))
     assert torch.equal(dense.pos_embed, cells)
@@ -103,14 +110,17 @@ def test_class_token_output():
     assert model(torch.randn(2, 3, 64, 64))[0].shape == (2, 16)
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ({'cls_token': 'tail'}, "cls_token='tail' is not one of"),
-    ({'feature': 'stream'}, "feature='stream' is not one of"),
-    ({'out_type': 'cls_token'}, 'needs a class token'),
-    ({'rope_residual': True}, 'needs rope=True'),
-    ({'stride': 20}, 'stride=20 must lie between 1 and patch_size=16'),
-    ({'out_indices': (1, 0)}, 'must ascend'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'cls_token': 'tail'}, "cls_token='tail' is not one of"),
+        ({'feature': 'stream'}, "feature='stream' is not one of"),
+        ({'out_type': 'cls_token'}, 'needs a class token'),
+        ({'rope_residual': True}, 'needs rope=True'),
+        ({'stride': 20}, 'stride=20 must lie between 1 and patch_size=16'),
+        ({'out_indices': (1, 0)}, 'must ascend'),
+    ],
+)
 def test_contradictions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Vim(SMALL, **arguments)

@@ -12,6 +12,7 @@ def poisoned_memory(monkeypatch):
 
     def poison(x):
         return x.fill_(float('nan')) if x.is_floating_point() and x.device.type != 'meta' else x
+
     monkeypatch.setattr(torch, 'empty', lambda *a, **k: poison(empty(*a, **k)))
     monkeypatch.setattr(torch, 'empty_like', lambda *a, **k: poison(empty_like(*a, **k)))
     monkeypatch.setattr(torch.Tensor, 'new_empty', lambda *a, **k: poison(new_empty(*a, **k)))

@@ -7,9 +7,13 @@ from mmvim.ops import backends
 
 _usable, _reason = backends()['native']
 # Backend, the dtype it is compared in, and the error allowed: what float32 rounds, and no more.
-KINDS = pytest.mark.parametrize(('backend', 'dtype', 'tolerance'), [
-    pytest.param('torch', torch.float64, 1e-12, id='torch'),
-    pytest.param('native', torch.float32, 5e-6, id='native', marks=pytest.mark.skipif(not _usable, reason=_reason))])
+KINDS = pytest.mark.parametrize(
+    ('backend', 'dtype', 'tolerance'),
+    [
+        pytest.param('torch', torch.float64, 1e-12, id='torch'),
+        pytest.param('native', torch.float32, 5e-6, id='native', marks=pytest.mark.skipif(not _usable, reason=_reason)),
+    ],
+)
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -14,8 +14,10 @@ def errors(function, reference, inputs, dtypes):
     """Differences of outputs and gradients from float64, relative to the largest value."""
     found = []
     for run, kinds in ((reference, [torch.float64] * len(inputs)), (function, dtypes)):
-        leaves = [None if x is None else x.to(rounded).to(kind).requires_grad_()
-                  for x, rounded, kind in zip(inputs, dtypes, kinds, strict=True)]
+        leaves = [
+            None if x is None else x.to(rounded).to(kind).requires_grad_()
+            for x, rounded, kind in zip(inputs, dtypes, kinds, strict=True)
+        ]
         outputs = run(*leaves)
         loss = sum((y.double() * randn(*y.shape, seed=i)).sum() for i, y in enumerate(outputs))
         found.append([*outputs, *torch.autograd.grad(loss, [x for x in leaves if x is not None])])
@@ -26,15 +28,23 @@ def errors(function, reference, inputs, dtypes):
 def test_rms_norm(shape, with_residual):
     inputs = randn(*shape), randn(*shape, seed=1) if with_residual else None, randn(shape[-1], seed=2)
     outputs = slice(None) if with_residual else slice(0, 1)
-    found = errors(lambda *x: add_rms_norm(*x, 1e-5)[outputs], lambda *x: add_rms_norm_reference(*x, 1e-5)[outputs],
-                   inputs, [torch.float32] * 3)
+    found = errors(
+        lambda *x: add_rms_norm(*x, 1e-5)[outputs],
+        lambda *x: add_rms_norm_reference(*x, 1e-5)[outputs],
+        inputs,
+        [torch.float32] * 3,
+    )
     assert max(found) < 2e-6
 
 
 def test_rms_norm_with_a_wide_stream():
     inputs = randn(4, 24), randn(4, 24, seed=1), randn(24, seed=2)
-    found = errors(lambda *x: add_rms_norm(*x, 1e-5), lambda *x: add_rms_norm_reference(*x, 1e-5), inputs,
-                   [torch.float16, torch.float32, torch.float32])
+    found = errors(
+        lambda *x: add_rms_norm(*x, 1e-5),
+        lambda *x: add_rms_norm_reference(*x, 1e-5),
+        inputs,
+        [torch.float16, torch.float32, torch.float32],
+    )
     assert max(found[:2]) < 2e-6 and max(found) < 1e-3  # the gradient of x is rounded to float16
 
 
@@ -49,13 +59,21 @@ def test_sum_alone_is_used():
 @pytest.mark.parametrize('length', [1, 37])
 def test_convolution(left, taps, bias, length):
     def definition(x, weight, shift=None):
-        outputs = [F.conv1d(F.pad(x.mT, (n, taps - 1 - n)), weight[k, :, None], None if shift is None else shift[k],
-                            groups=x.shape[2]).mT for k, n in enumerate(left)]
+        outputs = [
+            F.conv1d(
+                F.pad(x.mT, (n, taps - 1 - n)),
+                weight[k, :, None],
+                None if shift is None else shift[k],
+                groups=x.shape[2],
+            ).mT
+            for k, n in enumerate(left)
+        ]
         return (F.silu(torch.stack(outputs, dim=1)),)
 
     def ours(x, weight, shift=None):
         assert on_triton(x)
         return (conv1d_silu(x, weight, shift, left, backend='triton'),)
+
     inputs = [randn(2, length, 70)[..., :35], randn(len(left), 35, taps), randn(len(left), 35) if bias else None]
     assert max(errors(ours, definition, inputs, [torch.float32] * 3)) < 2e-6
 
@@ -64,6 +82,8 @@ def test_convolution(left, taps, bias, length):
 def test_opcheck(name, monkeypatch):
     monkeypatch.undo()
     x, w = torch.randn(2, 5, 8, requires_grad=True), torch.randn(8, requires_grad=True)
-    arguments = {'rms_norm_fwd': (x, x.detach().requires_grad_(), w, 1e-5, torch.float32),
-                 'conv1d_silu_fwd': (x, torch.randn(2, 8, 3, requires_grad=True), None, [2, 0])}
+    arguments = {
+        'rms_norm_fwd': (x, x.detach().requires_grad_(), w, 1e-5, torch.float32),
+        'conv1d_silu_fwd': (x, torch.randn(2, 8, 3, requires_grad=True), None, [2, 0]),
+    }
     torch.library.opcheck(getattr(torch.ops.mmvim, name).default, arguments[name])

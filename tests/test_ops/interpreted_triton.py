@@ -35,8 +35,10 @@ def test_half_precision(dtype, tolerance):
     assert_close(worst_errors(CASES[4], dtype, out_dtype=torch.float32), tolerance)
 
 
-@pytest.mark.parametrize(('d_state', 'dtype', 'channels', 'steps'),
-                         [(1, torch.float16, 128, 2), (3, torch.float16, 128, 2), (3, torch.float32, 64, 4)])
+@pytest.mark.parametrize(
+    ('d_state', 'dtype', 'channels', 'steps'),
+    [(1, torch.float16, 128, 2), (3, torch.float16, 128, 2), (3, torch.float32, 64, 4)],
+)
 def test_block_sizes_of_long_rows(d_state, dtype, channels, steps, monkeypatch):
     """The table's sizes for rows that are too long for the interpreter, and for channels that are multiples of 16."""
     monkeypatch.setattr(plan.Sizes, 'blocks', lambda self, kernel: blocks_for(kernel, d_state, 1024, dtype, 90))
@@ -59,11 +61,11 @@ def test_equal_bits_each_time():
 def test_extremes():
     """Values that overflow float16 on the way, and delta so large that a state forgets all."""
     u = torch.full((1, 2, 9), 3e4, dtype=torch.float16).requires_grad_()
-    delta = torch.tensor([[-100., -20, 0, 20, 100, 1000, -1000, 88, -88]] * 2, dtype=torch.float16)[None]
-    ones = torch.full((1, 2, 9), .5, dtype=torch.float16)
-    A = -torch.tensor([[1e-3, 1.], [1e4, 1e-8]])
+    delta = torch.tensor([[-100.0, -20, 0, 20, 100, 1000, -1000, 88, -88]] * 2, dtype=torch.float16)[None]
+    ones = torch.full((1, 2, 9), 0.5, dtype=torch.float16)
+    A = -torch.tensor([[1e-3, 1.0], [1e4, 1e-8]])
     out = selective_scan(u, delta, A, ones, ones, delta_softplus=True, out_dtype=torch.float32, backend='triton')
-    grad, = torch.autograd.grad(out.sum(), u)
+    (grad,) = torch.autograd.grad(out.sum(), u)
     assert torch.isfinite(out).all() and torch.isfinite(grad).all()
     expected = selective_scan(u.double(), delta.double(), A, ones, ones, delta_softplus=True, backend='reference')
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
@@ -74,8 +76,10 @@ def test_opcheck(monkeypatch):
     u, delta, A, B, C, D, z, bias, state = (x.float().requires_grad_() for x in Case('', 1, 4, 5, 2).inputs())
     args = single_path(u, delta, A, B, C, D, z, bias, state, True, False, None)
     tensors = [getattr(args, name) for name in TENSORS]
-    torch.library.opcheck(torch.ops.mmvim.selective_scan_triton_fwd.default,
-                          (*tensors, [-1], [False], [True] * 4, True, False, torch.float32, True))
+    torch.library.opcheck(
+        torch.ops.mmvim.selective_scan_triton_fwd.default,
+        (*tensors, [-1], [False], [True] * 4, True, False, torch.float32, True),
+    )
 
 
 def test_compile_without_graph_breaks():
@@ -83,20 +87,25 @@ def test_compile_without_graph_breaks():
 
     def scan(u, delta, A, B, C):
         return selective_scan(u * 2, delta, A, B, C, delta_softplus=True, backend='triton') + 1
+
     torch.testing.assert_close(torch.compile(scan, fullgraph=True, backend='aot_eager')(*inputs), scan(*inputs))
 
 
 def test_what_the_kernels_do_not_take_goes_to_torch():
     u, A, B = torch.randn(1, 4, 6), -torch.rand(4, 3), torch.randn(1, 3, 6)
-    for arguments in ((u.double(), u.double(), A.double(), B, B), (u, u, A, A, A),
-                      (u[..., :0], u[..., :0], A, B[..., :0], B[..., :0])):
-        torch.testing.assert_close(selective_scan(*arguments, backend='triton'),
-                                   selective_scan(*arguments, backend='torch'))
+    for arguments in (
+        (u.double(), u.double(), A.double(), B, B),
+        (u, u, A, A, A),
+        (u[..., :0], u[..., :0], A, B[..., :0], B[..., :0]),
+    ):
+        torch.testing.assert_close(
+            selective_scan(*arguments, backend='triton'), selective_scan(*arguments, backend='torch')
+        )
 
 
 def test_double_backward_raises():
     u = torch.randn(1, 4, 3).requires_grad_()
     out = selective_scan(u, u, -torch.rand(4, 2), torch.randn(1, 2, 3), torch.randn(1, 2, 3), backend='triton')
-    grad, = torch.autograd.grad(out.sum(), u, create_graph=True)
+    (grad,) = torch.autograd.grad(out.sum(), u, create_graph=True)
     with pytest.raises(RuntimeError, match='second derivatives'):
         torch.autograd.grad(grad.sum(), u)

@@ -13,20 +13,30 @@ def definition(x, weight, bias, left):
     for k, n in enumerate(left):
         taps = weight.shape[-1]
         padded = torch.nn.functional.pad(x, (0, 0, n, taps - 1 - n))
-        y = sum(weight[k, :, i] * padded[:, i:i + x.shape[1]] for i in range(taps))
+        y = sum(weight[k, :, i] * padded[:, i : i + x.shape[1]] for i in range(taps))
         outputs.append(y if bias is None else y + bias[k])
     return torch.nn.functional.silu(torch.stack(outputs, dim=1))
 
 
 @KINDS
-@pytest.mark.parametrize(('batch', 'length', 'dim', 'taps', 'left'), [
-    (2, 7, 5, 4, (3, 0)), (1, 130, 40, 3, (1,)), (3, 64, 16, 4, (3, 0, 2)), (1, 1, 33, 2, (0, 1)),
-    (2, 3, 150, 7, (6,))])
+@pytest.mark.parametrize(
+    ('batch', 'length', 'dim', 'taps', 'left'),
+    [
+        (2, 7, 5, 4, (3, 0)),
+        (1, 130, 40, 3, (1,)),
+        (3, 64, 16, 4, (3, 0, 2)),
+        (1, 1, 33, 2, (0, 1)),
+        (2, 3, 150, 7, (6,)),
+    ],
+)
 @pytest.mark.parametrize('biased', [False, True])
 @pytest.mark.parametrize('strided', [False, True])
 def test_output_and_gradients(batch, length, dim, taps, left, biased, strided, backend, dtype, tolerance):
-    inputs = [randn(batch, length, dim * (1 + strided)), randn(len(left), dim, taps),
-              randn(len(left), dim) if biased else None]
+    inputs = [
+        randn(batch, length, dim * (1 + strided)),
+        randn(len(left), dim, taps),
+        randn(len(left), dim) if biased else None,
+    ]
     grad = randn(batch, len(left), length, dim, seed=1)
     found = []
     for function, kind in ((definition, torch.float64), (conv1d_silu, dtype)):
@@ -49,7 +59,7 @@ def test_half_precision_and_autocast(backend):
         cast = conv1d_silu(x, weight, bias, (3, 0), backend=backend)
     for got in (half, cast):
         assert got.dtype == torch.bfloat16
-        assert (got - expected).abs().max() < .03 * expected.abs().max()
+        assert (got - expected).abs().max() < 0.03 * expected.abs().max()
 
 
 @pytest.mark.skipif(not available()[0], reason=available()[1])
@@ -59,8 +69,14 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.mmvim_native.conv_silu_forward.default, (*arguments, [3, 0]))
 
 
-@pytest.mark.parametrize(('weight', 'left', 'words'), [
-    ((2, 5, 4), (3, 0), r'x must be \(B, L, D\)'), ((2, 6, 4), (3,), 'left K numbers'), ((2, 6, 4), (3, 4), 'in 0..3')])
+@pytest.mark.parametrize(
+    ('weight', 'left', 'words'),
+    [
+        ((2, 5, 4), (3, 0), r'x must be \(B, L, D\)'),
+        ((2, 6, 4), (3,), 'left K numbers'),
+        ((2, 6, 4), (3, 4), 'in 0..3'),
+    ],
+)
 def test_bad_arguments_are_named(weight, left, words):
     with pytest.raises(ValueError, match=words):
         conv1d_silu(torch.zeros(1, 3, 6), torch.zeros(weight), None, left)

@@ -31,31 +31,65 @@ def cut(request, monkeypatch):
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_one_path(cut, reverse):
     def scan(u, delta, A, B, C, D, z, bias, state, backend):
-        return selective_scan(u, delta, -A.exp(), B, C, D, z, bias, True, True, reverse=reverse, initial_state=state,
-                              backend=backend)
+        return selective_scan(
+            u, delta, -A.exp(), B, C, D, z, bias, True, True, reverse=reverse, initial_state=state, backend=backend
+        )
+
     b, d, length, n, g = 2, 6, 53, 4, 2
-    compare(scan, (randn(b, d, length), randn(b, d, length, seed=1), randn(d, n) * .3, randn(b, g, n, length),
-                   randn(b, g, n, length, seed=2), randn(d), randn(b, d, length, seed=3), randn(d, seed=4),
-                   randn(b, d, n)), 'torch', torch.float64, 1e-12)
+    compare(
+        scan,
+        (
+            randn(b, d, length),
+            randn(b, d, length, seed=1),
+            randn(d, n) * 0.3,
+            randn(b, g, n, length),
+            randn(b, g, n, length, seed=2),
+            randn(d),
+            randn(b, d, length, seed=3),
+            randn(d, seed=4),
+            randn(b, d, n),
+        ),
+        'torch',
+        torch.float64,
+        1e-12,
+    )
 
 
 @pytest.mark.parametrize('d_state', [1, 3])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
-@pytest.mark.parametrize(('follow', 'combine'), [(('u', 'delta', 'B', 'C'), 'sum'), (('u', 'delta', 'B', 'C'), 'stack'),
-                                                 (('u',), 'sum'), (('delta', 'C'), 'sum')],
-                         ids=['all-sum', 'all-stack', 'u', 'delta-C'])
+@pytest.mark.parametrize(
+    ('follow', 'combine'),
+    [(('u', 'delta', 'B', 'C'), 'sum'), (('u', 'delta', 'B', 'C'), 'stack'), (('u',), 'sum'), (('delta', 'C'), 'sum')],
+    ids=['all-sum', 'all-stack', 'u', 'delta-C'],
+)
 def test_four_paths(cut, d_state, shared, follow, combine):
     H, W, b, d = 5, 7, 2, 6
     length, k = H * W, 4
     lead = (b,) if shared else (b, k)
     per_path = () if shared else (k,)
     for paths in (cross_scan(H, W), zigzag_scan(H, W)):
+
         def scan(u, delta, A, B, C, D, z, bias, backend, paths=paths):
-            return selective_scan_paths(u, delta, -A.exp(), B, C, D, z, bias, True, paths=paths, follow=follow,
-                                        combine=combine, backend=backend)
-        compare(scan, (randn(*lead, d, length), randn(*lead, d, length, seed=1), randn(*per_path, d, d_state) * .3,
-                       randn(*lead, d_state, length), randn(b, k, d_state, length, seed=2), randn(*per_path, d),
-                       randn(b, d, length, seed=3), randn(*per_path, d, seed=4)), 'torch', torch.float64, 1e-12)
+            return selective_scan_paths(
+                u, delta, -A.exp(), B, C, D, z, bias, True, paths=paths, follow=follow, combine=combine, backend=backend
+            )
+
+        compare(
+            scan,
+            (
+                randn(*lead, d, length),
+                randn(*lead, d, length, seed=1),
+                randn(*per_path, d, d_state) * 0.3,
+                randn(*lead, d_state, length),
+                randn(b, k, d_state, length, seed=2),
+                randn(*per_path, d),
+                randn(b, d, length, seed=3),
+                randn(*per_path, d, seed=4),
+            ),
+            'torch',
+            torch.float64,
+            1e-12,
+        )
 
 
 @pytest.mark.parametrize('length', [1, 2, 7, 49, 63, 196, 197, 3136])
@@ -65,27 +99,41 @@ def test_a_plan_covers_everything_once(length, backward):
         plan = make_plan(backward, 3, 2, 4, 5, length, tune)
         steps = [chunk.start + i for chunk in plan.chunks for i in range(chunk.size)]
         assert steps == list(range(length))
-        cells = [cell for slab in plan.slabs
-                 for cell in itertools.product(range(len(backward))[slab.paths], range(3)[slab.batch],
-                                               range(5)[slab.channels])]
+        cells = [
+            cell
+            for slab in plan.slabs
+            for cell in itertools.product(
+                range(len(backward))[slab.paths], range(3)[slab.batch], range(5)[slab.channels]
+            )
+        ]
         assert sorted(cells) == list(itertools.product(range(len(backward)), range(3), range(5)))
         assert all(backward[k] == slab.backward for slab in plan.slabs for k in range(len(backward))[slab.paths])
 
 
 def test_the_cut_is_that_of_the_forward_pass_whatever_the_threads_later():
-    inputs = [x.float().requires_grad_() for x in (
-        randn(2, 64, 200), randn(2, 64, 200, seed=1), randn(64, 8), randn(2, 8, 200), randn(2, 8, 200, seed=2))]
+    inputs = [
+        x.float().requires_grad_()
+        for x in (
+            randn(2, 64, 200),
+            randn(2, 64, 200, seed=1),
+            randn(64, 8),
+            randn(2, 8, 200),
+            randn(2, 8, 200, seed=2),
+        )
+    ]
     threads = torch.get_num_threads()
 
     def grads(at_forward, at_backward):
         try:
             torch.set_num_threads(at_forward)
-            out = selective_scan(*inputs[:2], -.01 * inputs[2].exp(), *inputs[3:], delta_softplus=True,
-                                 backend='torch')
+            out = selective_scan(
+                *inputs[:2], -0.01 * inputs[2].exp(), *inputs[3:], delta_softplus=True, backend='torch'
+            )
             torch.set_num_threads(at_backward)
             return torch.autograd.grad(out.square().sum(), inputs)
         finally:
             torch.set_num_threads(threads)
+
     cuts = [make_plan([False], 2, 1, 8, 64, 200, tuning(torch.device('cpu'), n)).chunks for n in (1, 4)]
     assert cuts[0] != cuts[1]  # or this test sees nothing
     for expected, got in zip(grads(1, 1), grads(1, 4), strict=True):

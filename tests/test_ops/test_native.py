@@ -27,18 +27,33 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(('batch', 'dim', 'length', 'd_state', 'groups'), [
-    (2, 5, 7, 16, 1), (1, 34, 65, 8, 2), (3, 16, 33, 1, 1), (2, 24, 70, 7, 4), (1, 20, 1, 3, 1), (1, 6, 700, 16, 1)])
+@pytest.mark.parametrize(
+    ('batch', 'dim', 'length', 'd_state', 'groups'),
+    [(2, 5, 7, 16, 1), (1, 34, 65, 8, 2), (3, 16, 33, 1, 1), (2, 24, 70, 7, 4), (1, 20, 1, 3, 1), (1, 6, 700, 16, 1)],
+)
 @pytest.mark.parametrize('optional', [False, True], ids=['plain', 'all'])
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_one_path(batch, dim, length, d_state, groups, optional, reverse, threads):
     def scan(u, delta, A, B, C, D, z, bias, state, backend):
-        return selective_scan(u, delta, -A.exp(), B, C, D, z, bias, True, True, reverse=reverse, initial_state=state,
-                              backend=backend)
+        return selective_scan(
+            u, delta, -A.exp(), B, C, D, z, bias, True, True, reverse=reverse, initial_state=state, backend=backend
+        )
+
     extra = (randn(dim), randn(batch, dim, length), randn(dim), randn(batch, dim, d_state)) if optional else (None,) * 4
-    compare(scan, (randn(batch, dim, length), randn(batch, dim, length, seed=1), randn(dim, d_state) * .3,
-                   randn(batch, groups, d_state, length), randn(batch, groups, d_state, length, seed=2), *extra),
-            'native', torch.float32, TOLERANCE)
+    compare(
+        scan,
+        (
+            randn(batch, dim, length),
+            randn(batch, dim, length, seed=1),
+            randn(dim, d_state) * 0.3,
+            randn(batch, groups, d_state, length),
+            randn(batch, groups, d_state, length, seed=2),
+            *extra,
+        ),
+        'native',
+        torch.float32,
+        TOLERANCE,
+    )
 
 
 @pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',)], ids=['all', 'u'])
@@ -51,12 +66,26 @@ def test_four_paths(follow, combine, shared, gated, threads):
     k, length = () if shared else (4,), height * width
 
     def scan(u, delta, A, B, C, D, z, bias, backend):
-        return selective_scan_paths(u, delta, -A.exp(), B, C, D, z, bias, True, paths=orders, follow=follow,
-                                    combine=combine, backend=backend)
-    compare(scan, (randn(batch, *k, dim, length), randn(batch, *k, dim, length, seed=1), randn(*k, dim, d_state) * .3,
-                   randn(batch, *k, d_state, length), randn(batch, *k, d_state, length, seed=2), randn(*k, dim),
-                   randn(batch, dim, length, seed=3) if gated else None, randn(*k, dim)),
-            'native', torch.float32, TOLERANCE)
+        return selective_scan_paths(
+            u, delta, -A.exp(), B, C, D, z, bias, True, paths=orders, follow=follow, combine=combine, backend=backend
+        )
+
+    compare(
+        scan,
+        (
+            randn(batch, *k, dim, length),
+            randn(batch, *k, dim, length, seed=1),
+            randn(*k, dim, d_state) * 0.3,
+            randn(batch, *k, d_state, length),
+            randn(batch, *k, d_state, length, seed=2),
+            randn(*k, dim),
+            randn(batch, dim, length, seed=3) if gated else None,
+            randn(*k, dim),
+        ),
+        'native',
+        torch.float32,
+        TOLERANCE,
+    )
 
 
 def test_channels_last_views_and_half_precision():
@@ -64,8 +93,13 @@ def test_channels_last_views_and_half_precision():
     A, B, C = -randn(24, 8).exp(), randn(2, 8, 40), randn(2, 8, 40, seed=1)
     expected = selective_scan(u, delta, A, B, C, delta_softplus=True, backend='reference')
     for dtype, tolerance in ((torch.float32, 5e-6), (torch.bfloat16, 5e-2), (torch.float16, 5e-3)):
-        out = selective_scan(*(x.to(dtype) for x in (u, delta)), A.float(), *(x.to(dtype) for x in (B, C)),
-                             delta_softplus=True, backend='native')
+        out = selective_scan(
+            *(x.to(dtype) for x in (u, delta)),
+            A.float(),
+            *(x.to(dtype) for x in (B, C)),
+            delta_softplus=True,
+            backend='native',
+        )
         assert out.dtype == dtype and out.stride() == u.stride()
         assert ((out.double() - expected).abs().max() / expected.abs().max()) < tolerance
 
@@ -74,16 +108,25 @@ def test_bfloat16_is_rounded_as_pytorch_rounds():
     u = randn(1, 302, 20).float().transpose(1, 2)
     u[..., 300] = float('nan')
     ones = torch.ones(1, 1, 302)
-    arguments = (u, torch.full_like(u, .1), -torch.ones(20, 1), ones, ones)
-    exact, rounded = (selective_scan(*arguments, out_dtype=dtype, backend='native')
-                      for dtype in (torch.float32, torch.bfloat16))
+    arguments = (u, torch.full_like(u, 0.1), -torch.ones(20, 1), ones, ones)
+    exact, rounded = (
+        selective_scan(*arguments, out_dtype=dtype, backend='native') for dtype in (torch.float32, torch.bfloat16)
+    )
     assert exact[0, 0, -2:].isnan().all()
     torch.testing.assert_close(rounded, exact.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_equal_bits_each_time_for_one_number_of_threads(threads):
-    inputs = [x.float().requires_grad_() for x in (randn(1, 20, 400), randn(1, 20, 400, seed=1), randn(20, 16),
-                                                   randn(1, 16, 400), randn(1, 16, 400, seed=1))]
+    inputs = [
+        x.float().requires_grad_()
+        for x in (
+            randn(1, 20, 400),
+            randn(1, 20, 400, seed=1),
+            randn(20, 16),
+            randn(1, 16, 400),
+            randn(1, 16, 400, seed=1),
+        )
+    ]
     results = []
     for _ in range(3):
         out = selective_scan(*inputs[:2], -inputs[2].exp(), *inputs[3:], delta_softplus=True, backend='native')
@@ -95,11 +138,17 @@ def test_equal_bits_each_time_for_one_number_of_threads(threads):
 def test_extremes():
     """Decays that under- and overflow, as the definition in float32 has them."""
     u, ones = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
-    for delta, decay in ((0., -1.), (1e30, -1e30), (1e-30, -1e-30), (1., -104.), (1., -87.5), (1., 60.)):
+    for delta, decay in ((0.0, -1.0), (1e30, -1e30), (1e-30, -1e-30), (1.0, -104.0), (1.0, -87.5), (1.0, 60.0)):
         arguments = (u, u * delta, torch.full((1, 1), decay), ones, ones)
-        torch.testing.assert_close(selective_scan(*arguments, backend='native'),
-                                   selective_scan(*arguments, backend='reference'), rtol=1e-5, atol=1e-37)
-    spoilt = selective_scan(torch.tensor([[[1., float('nan'), 1.]]]), u, -ones[0, :, :1], ones, ones, backend='native')
+        torch.testing.assert_close(
+            selective_scan(*arguments, backend='native'),
+            selective_scan(*arguments, backend='reference'),
+            rtol=1e-5,
+            atol=1e-37,
+        )
+    spoilt = selective_scan(
+        torch.tensor([[[1.0, float('nan'), 1.0]]]), u, -ones[0, :, :1], ones, ones, backend='native'
+    )
     assert spoilt.isnan().tolist() == [[[False, True, True]]]
 
 
@@ -109,11 +158,12 @@ def test_softplus_to_the_last_place():
     delta = x.view(1, -1, 1).requires_grad_()
     one, row = torch.ones(1, len(x), 1), torch.ones(1, 1, 1)
     y = selective_scan(one, delta, torch.zeros(len(x), 1), row, row, delta_softplus=True, backend='native')
-    grad, = torch.autograd.grad(y, delta, one)
+    (grad,) = torch.autograd.grad(y, delta, one)
     exact = x.double()
     unit = torch.finfo(torch.float32).eps
-    torch.testing.assert_close(y.flatten().double(), exact.clamp(min=0) + torch.log1p(torch.exp(-exact.abs())),
-                               rtol=2.5 * unit, atol=0)
+    torch.testing.assert_close(
+        y.flatten().double(), exact.clamp(min=0) + torch.log1p(torch.exp(-exact.abs())), rtol=2.5 * unit, atol=0
+    )
     torch.testing.assert_close(grad.flatten().double(), torch.sigmoid(exact), rtol=2.5 * unit, atol=0)
 
 
@@ -122,18 +172,38 @@ def test_what_it_does_not_take_goes_to_torch():
     double = [x.double() for x in (u, u, A, randn(1, 3, 6), randn(1, 3, 6))]
     empty = (u[:, :, :0], u[:, :, :0], A, torch.zeros(1, 3, 0), torch.zeros(1, 3, 0))
     for arguments in (double, (u, u, A, randn(4, 3).float(), randn(4, 3).float()), empty):
-        torch.testing.assert_close(selective_scan(*arguments, backend='native'),
-                                   selective_scan(*arguments, backend='torch'))
+        torch.testing.assert_close(
+            selective_scan(*arguments, backend='native'), selective_scan(*arguments, backend='torch')
+        )
 
 
 def operator_arguments():
     assert not prepare()
-    u, delta, A, B, C, D, z, bias, state = (x.float().requires_grad_() for x in (
-        randn(1, 4, 70), randn(1, 4, 70, seed=1), -randn(4, 3).exp(), randn(1, 1, 3, 70), randn(1, 1, 3, 70, seed=1),
-        randn(4), randn(1, 4, 70), randn(4), randn(1, 4, 3)))
+    u, delta, A, B, C, D, z, bias, state = (
+        x.float().requires_grad_()
+        for x in (
+            randn(1, 4, 70),
+            randn(1, 4, 70, seed=1),
+            -randn(4, 3).exp(),
+            randn(1, 1, 3, 70),
+            randn(1, 1, 3, 70, seed=1),
+            randn(4),
+            randn(1, 4, 70),
+            randn(4),
+            randn(1, 4, 3),
+        )
+    )
     args = single_path(u, delta, A, B, C, D, z, bias, state, True, False, None)
-    return (*(getattr(args, name) for name in TENSORS), list(args.map_ids), [int(r) for r in args.reverse],
-            [int(f) for f in args.follow], args.delta_softplus, args.stack, args.out_dtype, True)
+    return (
+        *(getattr(args, name) for name in TENSORS),
+        list(args.map_ids),
+        [int(r) for r in args.reverse],
+        [int(f) for f in args.follow],
+        args.delta_softplus,
+        args.stack,
+        args.out_dtype,
+        True,
+    )
 
 
 def test_opcheck(monkeypatch):
@@ -147,6 +217,7 @@ def test_opcheck(monkeypatch):
 def test_fake_results_are_laid_out_as_real_ones(channels_last, shared, monkeypatch):
     """Strides too: compiled graphs rely on them, and opcheck does not compare them."""
     from torch._subclasses.fake_tensor import FakeTensorMode
+
     monkeypatch.undo()
     assert not prepare()
     k = 1 if shared else 2
@@ -160,10 +231,12 @@ def test_fake_results_are_laid_out_as_real_ones(channels_last, shared, monkeypat
     backward = (results[0], None, *inputs, *flags, results[2])
     conv = (randn(2, 9, 6).float(), randn(2, 6, 4).float(), randn(2, 6).float(), [3, 0])
     y = torch.ops.mmvim_native.conv_silu_forward(*conv)
-    for operator, arguments in ((torch.ops.mmvim_native.scan_forward, forward),
-                                (torch.ops.mmvim_native.scan_backward, backward),
-                                (torch.ops.mmvim_native.conv_silu_forward, conv),
-                                (torch.ops.mmvim_native.conv_silu_backward, (y, *conv))):
+    for operator, arguments in (
+        (torch.ops.mmvim_native.scan_forward, forward),
+        (torch.ops.mmvim_native.scan_backward, backward),
+        (torch.ops.mmvim_native.conv_silu_forward, conv),
+        (torch.ops.mmvim_native.conv_silu_backward, (y, *conv)),
+    ):
         real = operator(*arguments)
         with FakeTensorMode() as mode:
             fake = operator(*(mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments))
@@ -173,26 +246,34 @@ def test_fake_results_are_laid_out_as_real_ones(channels_last, shared, monkeypat
 
 
 def test_compile_and_export_without_graph_breaks():
-    inputs = [x.float().requires_grad_() for x in (randn(2, 24, 12), randn(2, 24, 12), randn(24, 3), randn(2, 3, 12),
-                                                   randn(2, 3, 12))]
+    inputs = [
+        x.float().requires_grad_()
+        for x in (randn(2, 24, 12), randn(2, 24, 12), randn(24, 3), randn(2, 3, 12), randn(2, 3, 12))
+    ]
 
     class Scan(torch.nn.Module):
         def forward(self, u, delta, A, B, C):
             y = selective_scan(u.transpose(1, 2).contiguous().transpose(1, 2) * 2, delta, A, B, C, delta_softplus=True)
             return y + selective_scan(u, delta, A, B, C, delta_softplus=True, backend='native', reverse=True)
+
     expected = Scan()(*inputs)
     compiled = torch.compile(Scan(), fullgraph=True, backend='aot_eager')(*inputs)
     torch.testing.assert_close(compiled, expected)
-    for got, want in zip(torch.autograd.grad(compiled.square().sum(), inputs),
-                         torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+    for got, want in zip(
+        torch.autograd.grad(compiled.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
         torch.testing.assert_close(got, want)
     exported = torch.export.export(Scan(), tuple(x.detach() for x in inputs))
     torch.testing.assert_close(exported.module()(*inputs), expected)
 
 
 def test_flops_are_counted():
-    u, delta, A, B, C, D, z = (x.float().requires_grad_() for x in (
-        randn(2, 6, 5), randn(2, 6, 5), randn(6, 3), randn(2, 3, 5), randn(2, 3, 5), randn(6), randn(2, 6, 5)))
+    u, delta, A, B, C, D, z = (
+        x.float().requires_grad_()
+        for x in (randn(2, 6, 5), randn(2, 6, 5), randn(6, 3), randn(2, 3, 5), randn(2, 3, 5), randn(6), randn(2, 6, 5))
+    )
     with FlopCounterMode(display=False) as counter:
         out = selective_scan(u, delta, A, B, C, D, z, backend='native')
     assert counter.get_total_flops() == 2 * 6 * 5 * (9 * 3 + 2)
@@ -204,7 +285,7 @@ def test_flops_are_counted():
 def test_double_backward_raises():
     u = randn(1, 4, 6).float().requires_grad_()
     A, B, C = (x.float() for x in (-randn(4, 3), randn(1, 3, 6), randn(1, 3, 6)))
-    grad, = torch.autograd.grad(selective_scan(u, u, A, B, C, backend='native').sum(), u, create_graph=True)
+    (grad,) = torch.autograd.grad(selective_scan(u, u, A, B, C, backend='native').sum(), u, create_graph=True)
     with pytest.raises(RuntimeError, match=r'no autograd formula|does not require grad'):
         torch.autograd.grad(grad.sum(), u)
 
@@ -212,6 +293,8 @@ def test_double_backward_raises():
 def test_the_last_state_alone_has_gradients():
     u = randn(1, 4, 6).float().requires_grad_()
     A, B, C = (x.float() for x in (-randn(4, 3).exp(), randn(1, 3, 6), randn(1, 3, 6)))
-    found = [torch.autograd.grad(selective_scan(u, u, A, B, C, return_last_state=True, backend=name)[1].sum(), u)[0]
-             for name in ('native', 'reference')]
+    found = [
+        torch.autograd.grad(selective_scan(u, u, A, B, C, return_last_state=True, backend=name)[1].sum(), u)[0]
+        for name in ('native', 'reference')
+    ]
     torch.testing.assert_close(*found)

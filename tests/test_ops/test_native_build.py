@@ -58,6 +58,7 @@ def test_a_changed_source_pytorch_or_flag_is_another_library(tiny, monkeypatch):
     def again():
         build.library_name.cache_clear()
         names.append(build.library_name())
+
     again()
     assert names[0] == names[1]
     tiny.write_text(tiny.read_text().replace('1', '2'))
@@ -96,10 +97,20 @@ def test_one_that_lies_beside_the_package_is_taken(tiny, capfd):
 
 
 def test_two_processes_at_once_build_once(source):
-    code = ('import sys; from pathlib import Path; from mmvim.ops.selective_scan.native import build; '
-            f'print(build.build("mmvim_test", Path({str(source)!r}), build.cache_folder()))')
-    processes = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)}) for _ in range(2)]
+    code = (
+        'import sys; from pathlib import Path; from mmvim.ops.selective_scan.native import build; '
+        f'print(build.build("mmvim_test", Path({str(source)!r}), build.cache_folder()))'
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        )
+        for _ in range(2)
+    ]
     results = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     assert len({out for out, _ in results}) == 1
@@ -107,12 +118,15 @@ def test_two_processes_at_once_build_once(source):
 
 
 def test_a_process_that_is_killed_does_not_block_the_next(source):
-    code = ('import time; from mmvim.ops.selective_scan.native import build; '
-            'build.cache_folder().mkdir(); '
-            'lock = build._lock(build.cache_folder() / "mmvim_test.lock", ""); lock.__enter__(); '
-            'print("held", flush=True); time.sleep(60)')
-    with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, 'PYTHONPATH': str(ROOT)}) as process:
+    code = (
+        'import time; from mmvim.ops.selective_scan.native import build; '
+        'build.cache_folder().mkdir(); '
+        'lock = build._lock(build.cache_folder() / "mmvim_test.lock", ""); lock.__enter__(); '
+        'print("held", flush=True); time.sleep(60)'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)}
+    ) as process:
         assert process.stdout.readline() == 'held\n'
         process.kill()
     assert build.build('mmvim_test', source, build.cache_folder()).is_file()
@@ -138,6 +152,7 @@ def unlucky(tiny, monkeypatch):
         assert torch.equal(first, scan('torch')) and torch.equal(second, first)
         with pytest.raises(ValueError, match=f"backend 'native' of the selective scan cannot run here.*{reason}"):
             scan('native')
+
     yield check
     function.warned.cache_clear()
 

@@ -46,11 +46,32 @@ def test_against_the_definition(kind, follow, combine, shared, backend, dtype, t
     batch, dim, d_state = 2, 6, 3
 
     def scan(u, delta, A, B, C, D, z, bias, backend):
-        return selective_scan_paths(u, delta, -A.exp(), B, C, D, z, bias, True, paths=PATHS[kind], follow=follow,
-                                    combine=combine, backend=backend)
-    inputs = (randn(batch, *k, dim, LENGTH), randn(batch, *k, dim, LENGTH, seed=1), randn(*k, dim, d_state) * .3,
-              randn(batch, *k, d_state, LENGTH), randn(batch, *k, d_state, LENGTH, seed=2), randn(*k, dim),
-              randn(batch, dim, LENGTH, seed=3), randn(*k, dim, seed=4))
+        return selective_scan_paths(
+            u,
+            delta,
+            -A.exp(),
+            B,
+            C,
+            D,
+            z,
+            bias,
+            True,
+            paths=PATHS[kind],
+            follow=follow,
+            combine=combine,
+            backend=backend,
+        )
+
+    inputs = (
+        randn(batch, *k, dim, LENGTH),
+        randn(batch, *k, dim, LENGTH, seed=1),
+        randn(*k, dim, d_state) * 0.3,
+        randn(batch, *k, d_state, LENGTH),
+        randn(batch, *k, d_state, LENGTH, seed=2),
+        randn(*k, dim),
+        randn(batch, dim, LENGTH, seed=3),
+        randn(*k, dim, seed=4),
+    )
     compare(scan, inputs, backend, dtype, tolerance)
 
 
@@ -63,8 +84,15 @@ def test_equals_single_scans_of_permuted_copies(kind, backend):
     A, B, C = -randn(count, 6, 3).exp(), randn(2, count, 3, LENGTH), randn(2, count, 3, LENGTH, seed=1)
     total = 0
     for k, order in enumerate(orders(kind)):
-        y = selective_scan(u[..., order], delta[:, k][..., order], A[k], B[:, k][..., order], C[:, k][..., order],
-                           delta_softplus=True, backend='reference')
+        y = selective_scan(
+            u[..., order],
+            delta[:, k][..., order],
+            A[k],
+            B[:, k][..., order],
+            C[:, k][..., order],
+            delta_softplus=True,
+            backend='reference',
+        )
         total = total + torch.empty_like(y).index_copy(-1, order, y)
     out = selective_scan_paths(u, delta, A, B, C, delta_softplus=True, paths=PATHS[kind], backend=backend)
     torch.testing.assert_close(out, total)
@@ -73,8 +101,12 @@ def test_equals_single_scans_of_permuted_copies(kind, backend):
 def test_only_u_follows():
     """PlainMamba's scan: u is permuted, delta, B and C are not, and the output is put back."""
     order = PATHS['indices'][0]
-    u, delta, A, B, C = randn(1, 4, LENGTH), randn(1, 4, LENGTH, seed=1), -randn(4, 2).exp(), *(
-        randn(1, 2, LENGTH, seed=s) for s in (2, 3))
+    u, delta, A, B, C = (
+        randn(1, 4, LENGTH),
+        randn(1, 4, LENGTH, seed=1),
+        -randn(4, 2).exp(),
+        *(randn(1, 2, LENGTH, seed=s) for s in (2, 3)),
+    )
     y = selective_scan(u[..., order], delta, A, B, C, delta_softplus=True, backend='reference')
     expected = torch.empty_like(y).index_copy(-1, order, y)
     out = selective_scan_paths(u, delta, A, B, C, delta_softplus=True, paths=[order], follow=('u',))
@@ -83,15 +115,15 @@ def test_only_u_follows():
 
 @pytest.mark.parametrize('name', ['row', 'col', 'row_reverse', 'col_reverse'])
 def test_named_orders(name):
-    path, = scan_paths((name,), H, W)
+    (path,) = scan_paths((name,), H, W)
     one_hot = torch.eye(LENGTH, dtype=torch.float64)[None]  # channel d is 1 at position d
-    decay, ones = torch.full((LENGTH, 1), -.1, dtype=torch.float64), torch.ones(1, 1, LENGTH, dtype=torch.float64)
+    decay, ones = torch.full((LENGTH, 1), -0.1, dtype=torch.float64), torch.ones(1, 1, LENGTH, dtype=torch.float64)
     out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])
     steps = torch.empty(LENGTH, dtype=torch.long)
     steps[order_of(name)] = torch.arange(LENGTH)
     # What was put in at p is seen at q if and only if q comes later, and decays with the number of steps between.
     gap = steps[None, :] - steps[:, None]
-    expected = torch.where(gap >= 0, torch.exp(-.1 * gap.double()), 0.)
+    expected = torch.where(gap >= 0, torch.exp(-0.1 * gap.double()), 0.0)
     torch.testing.assert_close(out[0], expected)
 
 
@@ -100,7 +132,7 @@ def test_zigzags_are_continuous_permutations(height, width):
     starts = set()
     for path in zigzag_scan(height, width):
         one_hot = torch.eye(height * width, dtype=torch.float64)[None]
-        decay = torch.full((height * width, 1), -1., dtype=torch.float64)
+        decay = torch.full((height * width, 1), -1.0, dtype=torch.float64)
         ones = torch.ones(1, 1, height * width, dtype=torch.float64)
         out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])[0]
         order = (out > 0).sum(0).argsort()  # a position sees itself and all before it
@@ -111,16 +143,28 @@ def test_zigzags_are_continuous_permutations(height, width):
     assert (0, 0) in starts
 
 
-@pytest.mark.parametrize(('arguments', 'words'), [
-    ({'paths': ()}, 'paths'), ({'paths': ('sideways',)}, 'sideways'), ({'paths': (torch.arange(3),)}, 'paths'),
-    ({'paths': (torch.zeros(LENGTH, dtype=torch.long),)}, 'exactly once'), ({'follow': ('x',)}, 'follow'),
-    ({'combine': 'mean'}, 'combine'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ({'paths': ()}, 'paths'),
+        ({'paths': ('sideways',)}, 'sideways'),
+        ({'paths': (torch.arange(3),)}, 'paths'),
+        ({'paths': (torch.zeros(LENGTH, dtype=torch.long),)}, 'exactly once'),
+        ({'follow': ('x',)}, 'follow'),
+        ({'combine': 'mean'}, 'combine'),
+    ],
+)
 def test_bad_paths(arguments, words):
     u = torch.zeros(1, 2, LENGTH)
     with pytest.raises((ValueError, TypeError), match=words):
-        selective_scan_paths(u, u, torch.zeros(2, 1), torch.zeros(1, 1, LENGTH), torch.zeros(1, 1, LENGTH),
-                             **{'paths': ('forward',), **arguments})
+        selective_scan_paths(
+            u,
+            u,
+            torch.zeros(2, 1),
+            torch.zeros(1, 1, LENGTH),
+            torch.zeros(1, 1, LENGTH),
+            **{'paths': ('forward',), **arguments},
+        )
 
 
 @pytest.mark.parametrize('size', [(0, 3), (3, -1)])

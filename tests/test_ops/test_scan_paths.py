@@ -18,14 +18,17 @@ def cells(name, H, W):
     if stem.startswith('window'):
         w, by_column = int(stem.removeprefix('window').removesuffix('_col')), stem.endswith('_col')
         # Sort by window, then by place in it, the column first where columns lead.
-        keys = {(i, j): ((j // w, i // w, j, i) if by_column else (i // w, j // w, i, j))
-                for i in range(H) for j in range(W)}
+        keys = {
+            (i, j): ((j // w, i // w, j, i) if by_column else (i // w, j // w, i, j))
+            for i in range(H)
+            for j in range(W)
+        }
         visited = sorted(keys, key=keys.get)
     else:
         outer, inner = (H, W) if stem.endswith('row') else (W, H)
         for a in range(outer):
             backwards = stem.startswith('zigzag') and a % 2
-            for b in (range(inner - 1, -1, -1) if backwards else range(inner)):
+            for b in range(inner - 1, -1, -1) if backwards else range(inner):
                 visited.append((a, b) if stem.endswith('row') else (b, a))
     return visited[::-1] if name.endswith('_reverse') else visited
 
@@ -36,7 +39,7 @@ NAMES = [name.replace('<w>', w) for name in available_scan_paths() for w in (('2
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize(('H', 'W'), SIZES)
 def test_order(name, H, W):
-    path, = scan_paths(name, H, W)
+    (path,) = scan_paths(name, H, W)
     assert path.order().tolist() == [i * W + j for i, j in cells(name, H, W)]
     assert path.length == H * W and path.name == name
     assert path.inverse()[path.order()].tolist() == list(range(H * W))
@@ -68,6 +71,7 @@ def test_a_path_and_its_reverse_share_their_map_and_rows_have_none():
 
 def test_the_cache_is_bounded():
     from mmvim.ops.scan_paths import _MAX_CACHED, _cache
+
     for W in range(2, _MAX_CACHED + 20):
         scan_paths('col', 3, W)
     assert len(_cache) <= _MAX_CACHED
@@ -75,12 +79,13 @@ def test_the_cache_is_bounded():
 
 def test_a_map_made_under_inference_mode_serves_training():
     with torch.inference_mode():
-        path, = scan_paths('col', 11, 13)
+        (path,) = scan_paths('col', 11, 13)
     assert not path.index.is_inference()
 
 
 def test_a_traced_map_is_not_kept():
     from torch._subclasses.fake_tensor import FakeTensorMode
+
     with FakeTensorMode():
         scan_paths('zigzag_row', 9, 17)
     assert type(scan_paths('zigzag_row', 9, 17)[0].index) is torch.Tensor
@@ -90,17 +95,26 @@ def test_a_traced_map_is_not_kept():
 def test_maps_of_ones_own():
     path = ScanPath.from_index(torch.tensor([2, 0, 1]))
     assert path.order().tolist() == [2, 0, 1] and path.reversed().order().tolist() == [1, 0, 2]
-    for index, error, words in ((torch.tensor([0, 0, 1]), ValueError, 'exactly once'),
-                                (torch.tensor([0, 1, 3]), ValueError, 'exactly once'),
-                                (torch.tensor([[0, 1]]), ValueError, r'\(L,\)'),
-                                (torch.tensor([0., 1.]), TypeError, 'int64'), ([0, 1], TypeError, 'int64')):
+    for index, error, words in (
+        (torch.tensor([0, 0, 1]), ValueError, 'exactly once'),
+        (torch.tensor([0, 1, 3]), ValueError, 'exactly once'),
+        (torch.tensor([[0, 1]]), ValueError, r'\(L,\)'),
+        (torch.tensor([0.0, 1.0]), TypeError, 'int64'),
+        ([0, 1], TypeError, 'int64'),
+    ):
         with pytest.raises(error, match=words):
             ScanPath.from_index(index)
 
 
-@pytest.mark.parametrize(('names', 'H', 'W', 'words'), [
-    ('spiral', 3, 4, "unknown scan path 'spiral'"), ('window0', 3, 4, 'window0'), ('row', 0, 4, 'H=0'),
-    (('row', 'diagonal'), 3, 4, 'diagonal')])
+@pytest.mark.parametrize(
+    ('names', 'H', 'W', 'words'),
+    [
+        ('spiral', 3, 4, "unknown scan path 'spiral'"),
+        ('window0', 3, 4, 'window0'),
+        ('row', 0, 4, 'H=0'),
+        (('row', 'diagonal'), 3, 4, 'diagonal'),
+    ],
+)
 def test_bad_names_and_sizes(names, H, W, words):
     with pytest.raises(ValueError, match=words):
         build(names, H, W)

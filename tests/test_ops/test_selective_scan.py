@@ -12,22 +12,50 @@ from mmvim.ops.selective_scan import operator
 from mmvim.ops.selective_scan.arguments import TENSORS, single_path
 
 # batch, dim, length, d_state, groups
-SHAPES = [(2, 6, 1, 4, 1), (1, 5, 2, 16, 1), (3, 4, 7, 1, 1), (2, 12, 49, 8, 2), (1, 20, 63, 16, 4), (2, 3, 197, 5, 1),
-          (1, 2, 700, 1, 1), (1, 2, 333, 3, 2)]
+SHAPES = [
+    (2, 6, 1, 4, 1),
+    (1, 5, 2, 16, 1),
+    (3, 4, 7, 1, 1),
+    (2, 12, 49, 8, 2),
+    (1, 20, 63, 16, 4),
+    (2, 3, 197, 5, 1),
+    (1, 2, 700, 1, 1),
+    (1, 2, 333, 3, 2),
+]
 
 
 def scan_of(reverse=False, last=True, **more):
     def scan(u, delta, A, B, C, D=None, z=None, bias=None, state=None, backend=None):
-        return selective_scan(u, delta, -A.exp(), B, C, D, z, bias, True, last, reverse=reverse, initial_state=state,
-                              backend=backend, **more)
+        return selective_scan(
+            u,
+            delta,
+            -A.exp(),
+            B,
+            C,
+            D,
+            z,
+            bias,
+            True,
+            last,
+            reverse=reverse,
+            initial_state=state,
+            backend=backend,
+            **more,
+        )
+
     return scan
 
 
 def inputs_of(batch, dim, length, d_state, groups, optional):
     extra = (randn(dim), randn(batch, dim, length, seed=3), randn(dim, seed=4), randn(batch, dim, d_state))
-    return (randn(batch, dim, length), randn(batch, dim, length, seed=1), randn(dim, d_state) * .3,
-            randn(batch, groups, d_state, length), randn(batch, groups, d_state, length, seed=2),
-            *(extra if optional else (None,) * 4))
+    return (
+        randn(batch, dim, length),
+        randn(batch, dim, length, seed=1),
+        randn(dim, d_state) * 0.3,
+        randn(batch, groups, d_state, length),
+        randn(batch, groups, d_state, length, seed=2),
+        *(extra if optional else (None,) * 4),
+    )
 
 
 @pytest.mark.parametrize('shape', SHAPES, ids='B{0[0]}-D{0[1]}-L{0[2]}-N{0[3]}-G{0[4]}'.format)
@@ -48,28 +76,35 @@ def test_lower_precision(shape, dtype, tolerance, backend):
 @pytest.mark.parametrize('backend', ['torch', 'reference'])
 def test_projections_of_every_rank(backend):
     u, delta, A = randn(2, 6, 9), randn(2, 6, 9, seed=1), randn(6, 4)
-    for B, C in ((randn(6, 4), randn(2, 4, 9)), (randn(2, 4, 9), randn(6, 4)), (randn(6, 4), randn(6, 4, seed=1)),
-                 (randn(2, 3, 4, 9), randn(2, 2, 4, 9))):
+    for B, C in (
+        (randn(6, 4), randn(2, 4, 9)),
+        (randn(2, 4, 9), randn(6, 4)),
+        (randn(6, 4), randn(6, 4, seed=1)),
+        (randn(2, 3, 4, 9), randn(2, 2, 4, 9)),
+    ):
         compare(scan_of(), (u, delta, A, B, C), backend, torch.float64, 1e-12)
 
 
 def test_the_definition_by_hand():
     """Two steps of one channel and one state, written out."""
-    u, delta, A, B, C = (torch.tensor(v, dtype=torch.float64) for v in (
-        [[[2., 3.]]], [[[.5, .25]]], [[-1.]], [[[4., 5.]]], [[[6., 7.]]]))
-    h0 = .5 * 2 * 4
-    h1 = torch.exp(torch.tensor(-.25, dtype=torch.float64)) * h0 + .25 * 3 * 5
+    u, delta, A, B, C = (
+        torch.tensor(v, dtype=torch.float64)
+        for v in ([[[2.0, 3.0]]], [[[0.5, 0.25]]], [[-1.0]], [[[4.0, 5.0]]], [[[6.0, 7.0]]])
+    )
+    h0 = 0.5 * 2 * 4
+    h1 = torch.exp(torch.tensor(-0.25, dtype=torch.float64)) * h0 + 0.25 * 3 * 5
     for backend in ('reference', 'torch'):
         out, last = selective_scan(u, delta, A, B, C, torch.ones(1), return_last_state=True, backend=backend)
-        expected = torch.stack([torch.tensor(6. * h0 + 2, dtype=torch.float64), 7 * h1 + 3])
+        expected = torch.stack([torch.tensor(6.0 * h0 + 2, dtype=torch.float64), 7 * h1 + 3])
         torch.testing.assert_close(out, expected[None, None])
         torch.testing.assert_close(last, h1.reshape(1, 1, 1))
 
 
 def test_reverse_is_the_scan_of_the_flipped_sequence():
     u, delta, A, B, C, D, z, bias, state = inputs_of(2, 6, 11, 4, 2, True)
-    flipped = selective_scan(*(x.flip(-1) if x.ndim > 2 else x for x in (u, delta, A, B, C, D, z)), bias, True, True,
-                             initial_state=state)
+    flipped = selective_scan(
+        *(x.flip(-1) if x.ndim > 2 else x for x in (u, delta, A, B, C, D, z)), bias, True, True, initial_state=state
+    )
     direct = selective_scan(u, delta, A, B, C, D, z, bias, True, True, reverse=True, initial_state=state)
     torch.testing.assert_close(direct[0], flipped[0].flip(-1))
     torch.testing.assert_close(direct[1], flipped[1])
@@ -78,10 +113,12 @@ def test_reverse_is_the_scan_of_the_flipped_sequence():
 def test_a_sequence_in_two_halves():
     u, delta, A, B, C = inputs_of(2, 6, 20, 4, 1, False)[:5]
     whole, end = selective_scan(u, delta, -A.exp(), B, C, return_last_state=True)
-    first, state = selective_scan(*(x[..., :9] for x in (u, delta)), -A.exp(), B[..., :9], C[..., :9],
-                                  return_last_state=True)
-    second, last = selective_scan(*(x[..., 9:] for x in (u, delta)), -A.exp(), B[..., 9:], C[..., 9:],
-                                  return_last_state=True, initial_state=state)
+    first, state = selective_scan(
+        *(x[..., :9] for x in (u, delta)), -A.exp(), B[..., :9], C[..., :9], return_last_state=True
+    )
+    second, last = selective_scan(
+        *(x[..., 9:] for x in (u, delta)), -A.exp(), B[..., 9:], C[..., 9:], return_last_state=True, initial_state=state
+    )
     torch.testing.assert_close(torch.cat([first, second], -1), whole)
     torch.testing.assert_close(last, end)
 
@@ -104,10 +141,16 @@ def test_views_of_any_strides():
 
 
 def test_state_stays_float32_and_extremes_do_not_overflow():
-    u = torch.full((1, 2, 300), 200., dtype=torch.float16)
-    out, last = selective_scan(u, u / 40, -torch.ones(2, 4) * 1e-3, torch.full((1, 4, 300), 8., dtype=torch.float16),
-                               torch.full((1, 4, 300), .02, dtype=torch.float16), return_last_state=True,
-                               out_dtype=torch.float32)
+    u = torch.full((1, 2, 300), 200.0, dtype=torch.float16)
+    out, last = selective_scan(
+        u,
+        u / 40,
+        -torch.ones(2, 4) * 1e-3,
+        torch.full((1, 4, 300), 8.0, dtype=torch.float16),
+        torch.full((1, 4, 300), 0.02, dtype=torch.float16),
+        return_last_state=True,
+        out_dtype=torch.float32,
+    )
     assert out.dtype == last.dtype == torch.float32
     assert torch.isfinite(out).all() and out.max() > 65504  # beyond float16
     steep = selective_scan(u.float(), u.float(), -torch.ones(2, 4) * 1e4, *(torch.ones(1, 4, 300),) * 2)
@@ -132,26 +175,34 @@ def test_empty(batch, length):
     assert all(g.shape == x.shape for g, x in zip(grads, inputs, strict=True))
 
 
-@pytest.mark.parametrize(('change', 'error', 'words'), [
-    ({'u': torch.zeros(4, 5)}, ValueError, 'u'),
-    ({'delta': torch.zeros(2, 4, 6)}, ValueError, 'delta'),
-    ({'A': torch.zeros(5, 3)}, ValueError, 'A'),
-    ({'B': torch.zeros(2, 3, 3, 5)}, ValueError, 'B'),
-    ({'C': torch.zeros(2, 4, 5)}, ValueError, 'C'),
-    ({'D': torch.zeros(5)}, ValueError, 'D'),
-    ({'z': torch.zeros(2, 4, 4)}, ValueError, 'z'),
-    ({'delta_bias': torch.zeros(3)}, ValueError, 'delta_bias'),
-    ({'initial_state': torch.zeros(2, 4, 4)}, ValueError, 'initial_state'),
-    ({'u': torch.zeros(2, 4, 5, dtype=torch.int64)}, TypeError, 'u'),
-    ({'A': torch.zeros(4, 3, dtype=torch.complex64)}, TypeError, 'A'),
-    ({'delta': [1, 2]}, TypeError, 'delta'),
-    ({'B': torch.zeros(2, 3, 5, device='meta')}, ValueError, 'B'),
-    ({'backend': 'cuda'}, ValueError, "'cuda' is no backend"),
-    ({'out_dtype': torch.int32}, (TypeError, ValueError), 'out_dtype'),
-])
+@pytest.mark.parametrize(
+    ('change', 'error', 'words'),
+    [
+        ({'u': torch.zeros(4, 5)}, ValueError, 'u'),
+        ({'delta': torch.zeros(2, 4, 6)}, ValueError, 'delta'),
+        ({'A': torch.zeros(5, 3)}, ValueError, 'A'),
+        ({'B': torch.zeros(2, 3, 3, 5)}, ValueError, 'B'),
+        ({'C': torch.zeros(2, 4, 5)}, ValueError, 'C'),
+        ({'D': torch.zeros(5)}, ValueError, 'D'),
+        ({'z': torch.zeros(2, 4, 4)}, ValueError, 'z'),
+        ({'delta_bias': torch.zeros(3)}, ValueError, 'delta_bias'),
+        ({'initial_state': torch.zeros(2, 4, 4)}, ValueError, 'initial_state'),
+        ({'u': torch.zeros(2, 4, 5, dtype=torch.int64)}, TypeError, 'u'),
+        ({'A': torch.zeros(4, 3, dtype=torch.complex64)}, TypeError, 'A'),
+        ({'delta': [1, 2]}, TypeError, 'delta'),
+        ({'B': torch.zeros(2, 3, 5, device='meta')}, ValueError, 'B'),
+        ({'backend': 'cuda'}, ValueError, "'cuda' is no backend"),
+        ({'out_dtype': torch.int32}, (TypeError, ValueError), 'out_dtype'),
+    ],
+)
 def test_bad_arguments_are_named(change, error, words):
-    good = {'u': torch.zeros(2, 4, 5), 'delta': torch.zeros(2, 4, 5), 'A': torch.zeros(4, 3),
-            'B': torch.zeros(2, 3, 5), 'C': torch.zeros(2, 3, 5)}
+    good = {
+        'u': torch.zeros(2, 4, 5),
+        'delta': torch.zeros(2, 4, 5),
+        'A': torch.zeros(4, 3),
+        'B': torch.zeros(2, 3, 5),
+        'C': torch.zeros(2, 3, 5),
+    }
     selective_scan(**good)
     with pytest.raises(error, match=words):
         selective_scan(**{**good, **change})
@@ -177,8 +228,16 @@ def operator_arguments(length=7):
     u, delta, A, B, C, D, z, bias, state = (x.float().requires_grad_() for x in inputs_of(1, 4, length, 3, 1, True))
     args = single_path(u, delta, A, B, C, D, z, bias, state, True, False, None)
     tensors = [getattr(args, name) for name in TENSORS]
-    return (*tensors, list(args.map_ids), list(args.reverse), list(args.follow), args.delta_softplus, args.stack,
-            args.out_dtype, True)
+    return (
+        *tensors,
+        list(args.map_ids),
+        list(args.reverse),
+        list(args.follow),
+        args.delta_softplus,
+        args.stack,
+        args.out_dtype,
+        True,
+    )
 
 
 def test_opcheck(monkeypatch):
@@ -192,6 +251,7 @@ def test_compile_and_export_without_graph_breaks():
     class Scan(torch.nn.Module):
         def forward(self, u, delta, A, B, C):
             return selective_scan(u * 2, delta, A, B, C, delta_softplus=True) + 1
+
     expected = Scan()(*inputs)
     torch.testing.assert_close(torch.compile(Scan(), fullgraph=True, backend='aot_eager')(*inputs), expected)
     torch.testing.assert_close(torch.export.export(Scan(), tuple(inputs)).module()(*inputs), expected)
@@ -220,6 +280,7 @@ def test_equal_bits_each_time():
     def run():
         out = selective_scan(*inputs[:2], -inputs[2].exp(), *inputs[3:], delta_softplus=True)
         return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
     first, second = run(), run()
     assert all(torch.isfinite(x).all() for x in first)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -240,6 +301,7 @@ def test_no_tensor_of_the_whole_length_times_the_states():
                 if isinstance(x, torch.Tensor) and func is not torch.ops.aten.expand.default:
                     self.numel = max(self.numel, x.untyped_storage().nbytes() // 4)
             return result
+
     batch, dim, length, d_state = 1, 128, 4096, 16
     u, delta, A, B, C = (x.float() for x in inputs_of(batch, dim, length, d_state, 1, False)[:5])
     args = single_path(u, delta, -A.exp(), B, C, None, None, None, None, True, False, None)

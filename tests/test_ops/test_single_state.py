@@ -54,12 +54,35 @@ def test_a_plan_has_room_for_every_chunk(length, single):
 def test_half_precision_is_read_as_what_it_is(paths, combine):
     def scan(u, delta, A, B, C, D, bias, backend):
         u, delta, B, C = (x.bfloat16() for x in (u, delta, B, C))
-        return selective_scan_paths(u, delta, -A.exp(), B, C, D, None, bias, True, paths=paths, combine=combine,
-                                    out_dtype=torch.float32, backend=backend)
+        return selective_scan_paths(
+            u,
+            delta,
+            -A.exp(),
+            B,
+            C,
+            D,
+            None,
+            bias,
+            True,
+            paths=paths,
+            combine=combine,
+            out_dtype=torch.float32,
+            backend=backend,
+        )
+
     b, d, length, k = 2, 6, 30, 4
-    inputs = [x.bfloat16() for x in (randn(b, k, d, length), randn(b, k, d, length, seed=1), randn(k, d, 1) * .3,
-                                     randn(b, k, 1, length), randn(b, k, 1, length, seed=2), randn(k, d),
-                                     randn(k, d, seed=4))]
+    inputs = [
+        x.bfloat16()
+        for x in (
+            randn(b, k, d, length),
+            randn(b, k, d, length, seed=1),
+            randn(k, d, 1) * 0.3,
+            randn(b, k, 1, length),
+            randn(b, k, 1, length, seed=2),
+            randn(k, d),
+            randn(k, d, seed=4),
+        )
+    ]
     found = {}
     for backend in ('reference', 'torch'):
         leaves = [x.float().requires_grad_() for x in inputs]
@@ -75,21 +98,57 @@ def test_half_precision_is_read_as_what_it_is(paths, combine):
 @pytest.mark.parametrize('reverse', [True, False])
 def test_states_groups_and_a_gradient_that_is_expanded(softplus, reverse):
     def scan(u, delta, A, B, C, D, bias, state, backend):
-        out, last = selective_scan(u, delta.abs(), -A.exp(), B, C, D, None, bias.abs(), softplus, True,
-                                   initial_state=state, reverse=reverse, backend=backend)
+        out, last = selective_scan(
+            u,
+            delta.abs(),
+            -A.exp(),
+            B,
+            C,
+            D,
+            None,
+            bias.abs(),
+            softplus,
+            True,
+            initial_state=state,
+            reverse=reverse,
+            backend=backend,
+        )
         return out.sum(), last
+
     b, d, length, g = 3, 6, 29, 2
-    compare(scan, (randn(b, d, length), randn(b, d, length, seed=1), randn(d, 1) * .3, randn(b, g, 1, length),
-                   randn(b, g, 1, length, seed=2), randn(d), randn(d, seed=4), randn(b, d, 1)),
-            'torch', torch.float64, 1e-12)
+    compare(
+        scan,
+        (
+            randn(b, d, length),
+            randn(b, d, length, seed=1),
+            randn(d, 1) * 0.3,
+            randn(b, g, 1, length),
+            randn(b, g, 1, length, seed=2),
+            randn(d),
+            randn(d, seed=4),
+            randn(b, d, 1),
+        ),
+        'torch',
+        torch.float64,
+        1e-12,
+    )
 
 
 @pytest.mark.parametrize(('batch', 'length'), [(0, 6), (2, 0), (0, 0)])
 @pytest.mark.parametrize('mapped', [False, True])
 def test_nothing_to_scan(batch, length, mapped):
     paths = [torch.arange(length).flip(0), 'reverse'] if mapped else ['forward', 'reverse']
-    leaves = [x.requires_grad_() for x in (randn(batch, 4, length), randn(batch, 2, 4, length), randn(2, 4, 1),
-                                           randn(batch, 2, 1, length), randn(batch, 2, 1, length), randn(2, 4))]
+    leaves = [
+        x.requires_grad_()
+        for x in (
+            randn(batch, 4, length),
+            randn(batch, 2, 4, length),
+            randn(2, 4, 1),
+            randn(batch, 2, 1, length),
+            randn(batch, 2, 1, length),
+            randn(2, 4),
+        )
+    ]
     out = selective_scan_paths(*leaves, delta_softplus=True, paths=paths, backend='torch')
     assert out.shape == (batch, 4, length)
     for x, grad in zip(leaves, torch.autograd.grad(out.sum(), leaves), strict=True):
@@ -98,6 +157,7 @@ def test_nothing_to_scan(batch, length, mapped):
 
 def test_softplus_does_not_overflow():
     ones = torch.ones(1, 3, 9)
-    out = selective_scan(ones, 200 * ones, -torch.rand(3, 1), ones[:, :1], ones[:, :1], delta_softplus=True,
-                         backend='torch')
-    assert torch.allclose(out[..., 0], torch.tensor(200.)) and out.isfinite().all()
+    out = selective_scan(
+        ones, 200 * ones, -torch.rand(3, 1), ones[:, :1], ones[:, :1], delta_softplus=True, backend='torch'
+    )
+    assert torch.allclose(out[..., 0], torch.tensor(200.0)) and out.isfinite().all()

@@ -20,23 +20,44 @@ needs_triton = pytest.mark.skipif(not backend.installed(), reason='Triton is not
 @pytest.mark.parametrize('file', ['interpreted_triton.py', 'interpreted_fused.py', 'interpreted_models.py'])
 def test_interpreted(file, tmp_path):
     """Triton decides on import whether it interprets: so a process of its own."""
-    probe = ('import triton, triton.language as tl, torch\n'
-             '@triton.jit\ndef f(x, n):\n    for i in range(0, n):\n        tl.store(x + i, i)\n'
-             'x = torch.zeros(3); f[(1,)](x, 3); assert x[2] == 2')
+    probe = (
+        'import triton, triton.language as tl, torch\n'
+        '@triton.jit\ndef f(x, n):\n    for i in range(0, n):\n        tl.store(x + i, i)\n'
+        'x = torch.zeros(3); f[(1,)](x, 3); assert x[2] == 2'
+    )
     environment = {**os.environ, 'TRITON_INTERPRET': '1'}
     (tmp_path / 'probe.py').write_text(probe)
     found = subprocess.run([sys.executable, tmp_path / 'probe.py'], env=environment, capture_output=True, check=False)
     if found.returncode:
         pytest.skip("this Triton's interpreter does not run with this NumPy")
-    result = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-x', '-W', 'ignore', '-p', 'no:cacheprovider',
-                             '--rootdir', FOLDER, FOLDER / file], env=environment, text=True, capture_output=True,
-                            check=False)
+    result = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pytest',
+            '-q',
+            '-x',
+            '-W',
+            'ignore',
+            '-p',
+            'no:cacheprovider',
+            '--rootdir',
+            FOLDER,
+            FOLDER / file,
+        ],
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
 def test_importing_mmvim_does_not_import_triton():
-    code = ('import sys; import mmvim.ops; from mmvim.ops import backends; backends(); '
-            "assert not [m for m in sys.modules if m.startswith('mmvim') and m.endswith(('.kernels', '_triton'))]")
+    code = (
+        'import sys; import mmvim.ops; from mmvim.ops import backends; backends(); '
+        "assert not [m for m in sys.modules if m.startswith('mmvim') and m.endswith(('.kernels', '_triton'))]"
+    )
     subprocess.run([sys.executable, '-c', code], check=True)
 
 

@@ -16,7 +16,8 @@ from mmvim.ops.selective_scan.triton.blocks import Blocks
 
 pytestmark = pytest.mark.skipif(
     not installed() or interpreting() or importlib.util.find_spec('triton.backends.amd') is None,
-    reason="Triton is not installed, interprets, or has no compiler for AMD's GPUs")
+    reason="Triton is not installed, interprets, or has no compiler for AMD's GPUs",
+)
 
 FEW = [('cross', 1, 'bfloat16'), ('conv of Vim', 0, 'float16'), ('norm', 384, 'bfloat16')]
 MORE = [('gated', 8, 'float16'), ('vim', 16, 'bfloat16'), ('gated', 64, 'float32')]
@@ -31,6 +32,7 @@ def poisoned_memory():
 @pytest.mark.parametrize('setting', FEW + MORE if os.environ.get('MMVIM_TEST_EVERY_KERNEL') == '1' else FEW, ids=str)
 def test_compiles_without_spills(setting, arch):
     from mmvim.ops.selective_scan.triton.resources import compile_launch, read_resources
+
     for name, launch in launches(*setting, 1024).items():
         compiled = compile_launch(launch, arch)
         found = read_resources(compiled)

@@ -39,19 +39,24 @@ def poisoned_memory():
 def expected_kernels(wanted):
     if wanted.setting in CALLS:
         return {'forward', 'backward', 'collect'}
-    return {'norm forward', 'norm backward'} if wanted.setting == 'norm' else \
-        {'conv forward', 'conv backward', 'conv transposed'}
+    return (
+        {'norm forward', 'norm backward'}
+        if wanted.setting == 'norm'
+        else {'conv forward', 'conv backward', 'conv transposed'}
+    )
 
 
 @pytest.mark.parametrize('wanted', EVERY if os.environ.get('MMVIM_TEST_EVERY_KERNEL') == '1' else FEW, ids=str)
 def test_resources(wanted):
     import triton
+
     found, record = measure(wanted), read()
     assert not faults(found)
     assert expected_kernels(wanted) <= set(found) <= set(LEAST_WARPS)
     if triton.__version__ == record['triton']:
-        assert brief(found) == record['kernels'][str(wanted)], \
+        assert brief(found) == record['kernels'][str(wanted)], (
             'the kernels have changed: python tests/test_ops/triton_resources.py --all'
+        )
 
 
 def test_the_record():
@@ -64,8 +69,11 @@ def test_the_record():
 
 def test_few_are_enough():
     """Those compiled by default take every row of the table, and have every dtype, setting and architecture."""
-    rows = {(kernel, row_for(kernel, x.number, x.length, getattr(torch, x.dtype), x.arch))
-            for kernel, x in itertools.product(TABLE, FEW) if x.setting in CALLS}
+    rows = {
+        (kernel, row_for(kernel, x.number, x.length, getattr(torch, x.dtype), x.arch))
+        for kernel, x in itertools.product(TABLE, FEW)
+        if x.setting in CALLS
+    }
     assert rows == {(kernel, row) for kernel, rows in TABLE.items() for row in rows}
     for field, values in (('setting', SETTINGS), ('dtype', DTYPES), ('arch', SERVERS)):
         assert {getattr(x, field) for x in FEW} >= set(values)
@@ -73,8 +81,9 @@ def test_few_are_enough():
 
 @pytest.mark.parametrize('kernel', ['forward', 'backward', 'segments'])
 def test_the_table_has_every_state_and_length(kernel):
-    for d_state, length, dtype, arch in itertools.product((1, 2, 17, 64), (1, 100_000), (torch.float16, torch.float32),
-                                                          (75, 90, 120)):
+    for d_state, length, dtype, arch in itertools.product(
+        (1, 2, 17, 64), (1, 100_000), (torch.float16, torch.float32), (75, 90, 120)
+    ):
         blocks = blocks_for(kernel, d_state, length, dtype, arch)
         assert blocks.warps == 1 and plan.CHUNK % blocks.steps == 0
         assert blocks.block_d & (blocks.block_d - 1) == 0
@@ -84,13 +93,25 @@ def test_the_table_has_every_state_and_length(kernel):
 
 def test_rows_of_an_architecture(monkeypatch):
     """Of the rows that hold the first is taken; 86 is that architecture alone, 80 all of 8.x."""
-    rows = (Row(8, 383, None, None, 32, 2), Row(8, None, 'half', 86, 64, 4), Row(8, None, None, 80, 64, 2),
-            Row(64, None, None, 90, 128, 8), Row(64, None, None, None, 64, 8))
+    rows = (
+        Row(8, 383, None, None, 32, 2),
+        Row(8, None, 'half', 86, 64, 4),
+        Row(8, None, None, 80, 64, 2),
+        Row(64, None, None, 90, 128, 8),
+        Row(64, None, None, None, 64, 8),
+    )
     monkeypatch.setitem(TABLE, 'forward', rows)
     half, full = torch.float16, torch.float32
     for arch, dtype, d_state, length, number in (
-            (86, half, 8, 384, 1), (86, half, 8, 383, 0), (86, full, 8, 384, 2), (89, half, 8, 384, 2),
-            (80, half, 1, 384, 2), (86, half, 9, 384, 4), (90, half, 8, 384, 3), (100, half, 8, 384, 4)):
+        (86, half, 8, 384, 1),
+        (86, half, 8, 383, 0),
+        (86, full, 8, 384, 2),
+        (89, half, 8, 384, 2),
+        (80, half, 1, 384, 2),
+        (86, half, 9, 384, 4),
+        (90, half, 8, 384, 3),
+        (100, half, 8, 384, 4),
+    ):
         assert row_for('forward', d_state, length, dtype, arch) == rows[number], (arch, dtype, d_state, length)
 
 
@@ -110,6 +131,7 @@ def test_blocks_fit_the_channels():
 def test_reading_a_spill():
     """The reader sees what it is to see: a kernel held to few registers spills."""
     from mmvim.ops.selective_scan.triton.resources import compile_launch, read_resources
+
     launch = launches('vim', 1, 'float32', 1024)['segments']
     launch.options = {'maxnreg': 24}
     assert read_resources(compile_launch(launch, 90)).spilled > 0

@@ -94,7 +94,7 @@ def test_extremes_of_float16():
     ones = torch.ones(1, 16, 2000, device='cuda', dtype=torch.float16)
     A = -torch.logspace(-6, 6, 16, device='cuda').expand(64, -1).contiguous()
     out = selective_scan(u, delta, A, ones * 1e-3, ones * 1e-3, delta_softplus=True, out_dtype=torch.float32)
-    grad, = torch.autograd.grad((out * 1e-6).sum(), u)
+    (grad,) = torch.autograd.grad((out * 1e-6).sum(), u)
     assert torch.isfinite(out).all() and torch.isfinite(grad).all()
 
 
@@ -123,6 +123,7 @@ def test_cuda_graph_of_a_training_step():
 
     def step():
         return torch.autograd.grad(case.run(leaves, 'triton').square().sum(), wanted)
+
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -148,17 +149,19 @@ def test_memory():
     before = torch.cuda.memory_allocated()
     case.run(leaves, 'triton').float().sum().backward()
     states = 4 * len(VIM) * case.batch * case.dim * case.length * case.d_state
-    assert torch.cuda.max_memory_allocated() - before < .75 * states
+    assert torch.cuda.max_memory_allocated() - before < 0.75 * states
 
 
 def test_offsets_beyond_32_bits():
     batch, dim, length = 16, 1536, 97344
     if torch.cuda.mem_get_info()[0] < 40e9:
         pytest.skip('needs 40 GB of memory')
-    assert batch * dim * length > 2 ** 31
+    assert batch * dim * length > 2**31
     generator = torch.Generator('cuda').manual_seed(0)
-    u, delta = (torch.empty(batch, length, dim, device='cuda', dtype=torch.float16).normal_(generator=generator).mT
-                for _ in range(2))
+    u, delta = (
+        torch.empty(batch, length, dim, device='cuda', dtype=torch.float16).normal_(generator=generator).mT
+        for _ in range(2)
+    )
     B, C = (torch.randn(batch, length, 1, device='cuda', generator=generator).half().mT for _ in range(2))
     A = -torch.rand(dim, 1, device='cuda', generator=generator)
     with torch.no_grad():
@@ -171,8 +174,9 @@ def test_norm_and_convolution():
     generator = torch.Generator('cuda').manual_seed(0)
     x, residual = (torch.randn(3, 77, 192, device='cuda', generator=generator) for _ in range(2))
     weight = torch.randn(192, device='cuda', generator=generator)
-    for a, b in zip(add_rms_norm(x.half(), residual, weight), add_rms_norm_reference(x.half(), residual, weight),
-                    strict=True):
+    for a, b in zip(
+        add_rms_norm(x.half(), residual, weight), add_rms_norm_reference(x.half(), residual, weight), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     filters, shifts = (torch.randn(2, 192, *n, device='cuda', generator=generator) for n in ((4,), ()))
     found = []
@@ -193,6 +197,7 @@ def full_float32(monkeypatch):
 
 def small_models():
     from mmvim.models.backbones import MambaVision, Vim
+
     yield Vim(arch={'embed_dims': 64, 'depth': 3}, img_size=64, out_indices=(0, 2))
     yield MambaVision(arch={'depths': (1, 1, 2, 2), 'dim': 32, 'in_dim': 16, 'num_heads': (1, 2, 4, 8)})
 
@@ -225,25 +230,27 @@ def test_models_compile_and_train_under_autocast(number, dtype):
 def test_data_parallel_step_under_autocast(number, tmp_path):
     """DistributedDataParallel (of one process) with autocast and a gradient scaler: the gradients of the bare model."""
     from torch import distributed
+
     torch.manual_seed(0)
     model = list(small_models())[number].cuda().train()
     twin = copy.deepcopy(model)
     picture = torch.randn(2, 3, 64, 64, device='cuda')
     backend = 'nccl' if distributed.is_nccl_available() else 'gloo'
-    distributed.init_process_group(backend, store=distributed.FileStore(str(tmp_path / 'store'), 1), rank=0,
-                                   world_size=1)
+    distributed.init_process_group(
+        backend, store=distributed.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1
+    )
     try:
         parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=[0], find_unused_parameters=True)
         for run, own in ((parallel, model), (twin, twin)):
             torch.manual_seed(1)
-            scaler = torch.amp.GradScaler('cuda', init_scale=256.)
-            optimizer = torch.optim.SGD(own.parameters(), lr=0.)
+            scaler = torch.amp.GradScaler('cuda', init_scale=256.0)
+            optimizer = torch.optim.SGD(own.parameters(), lr=0.0)
             with torch.autocast('cuda', dtype=torch.float16):
                 loss = sum(y.float().square().mean() for y in run(picture))
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
-            assert scaler.get_scale() == 256.  # no gradient overflowed
+            assert scaler.get_scale() == 256.0  # no gradient overflowed
     finally:
         distributed.destroy_process_group()
     for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
@@ -256,10 +263,16 @@ def test_compute_sanitizer():
     tool = shutil.which('compute-sanitizer') or shutil.which('compute-sanitizer', path=os.path.join(home, 'bin'))
     if tool is None:
         pytest.skip('compute-sanitizer is not installed')
-    code = ('import sys; sys.path.insert(0, sys.argv[1])\nimport torch\nfrom triton_cases import CASES, worst_errors\n'
-            "for case in CASES:\n    worst_errors(case, torch.float16, 'cuda')\n")
+    code = (
+        'import sys; sys.path.insert(0, sys.argv[1])\nimport torch\nfrom triton_cases import CASES, worst_errors\n'
+        "for case in CASES:\n    worst_errors(case, torch.float16, 'cuda')\n"
+    )
     # Without PyTorch's cache of memory each tensor has its own, and what is read beyond it shows.
-    result = subprocess.run([tool, '--error-exitcode', '9', sys.executable, '-c', code, __file__.rpartition('/')[0]],
-                            text=True, capture_output=True, check=False,
-                            env={**os.environ, 'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'})
+    result = subprocess.run(
+        [tool, '--error-exitcode', '9', sys.executable, '-c', code, __file__.rpartition('/')[0]],
+        text=True,
+        capture_output=True,
+        check=False,
+        env={**os.environ, 'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'},
+    )
     assert result.returncode == 0, result.stdout[-3000:]

@@ -37,8 +37,12 @@ class Case:
 
         def k(name):
             return (num,) if num and name not in self.shared else ()
-        leaves = [randn(b, *k('u'), length, d).mT, randn(b, *k('delta'), length, d, seed=1).mT,
-                  randn(*k('A'), d, n, seed=2) * .3]
+
+        leaves = [
+            randn(b, *k('u'), length, d).mT,
+            randn(b, *k('delta'), length, d, seed=1).mT,
+            randn(*k('A'), d, n, seed=2) * 0.3,
+        ]
         leaves[1] = leaves[1] if self.softplus else leaves[1].abs()
         if num:
             shape = (b, num, self.groups, n, length) if 'B' not in self.shared else (b, n, length)
@@ -48,24 +52,59 @@ class Case:
         if not self.optional:
             return [*leaves, None, None, None, None]
         state = None if num else randn(b, d, n, seed=8)
-        return [*leaves, randn(*k('D'), d, seed=5), randn(b, length, d, seed=6).transpose(1, 2),
-                randn(*k('bias'), d, seed=7) * (.5 if self.softplus else 0), state]
+        return [
+            *leaves,
+            randn(*k('D'), d, seed=5),
+            randn(b, length, d, seed=6).transpose(1, 2),
+            randn(*k('bias'), d, seed=7) * (0.5 if self.softplus else 0),
+            state,
+        ]
 
     def run(self, leaves, backend, **more):
         """Output, or output and last state."""
         u, delta, A, B, C, D, z, bias, state = leaves
         if self.paths is None:
-            return selective_scan(u, delta, -A.exp(), B, C, D, z, bias, self.softplus, self.last_state,
-                                  reverse=self.reverse, initial_state=state, backend=backend, **more)
+            return selective_scan(
+                u,
+                delta,
+                -A.exp(),
+                B,
+                C,
+                D,
+                z,
+                bias,
+                self.softplus,
+                self.last_state,
+                reverse=self.reverse,
+                initial_state=state,
+                backend=backend,
+                **more,
+            )
         if self.paths[0] == 'random':
-            paths = [torch.randperm(self.length, generator=torch.Generator().manual_seed(i)).to(u.device)
-                     for i in range(len(self.paths))]
+            paths = [
+                torch.randperm(self.length, generator=torch.Generator().manual_seed(i)).to(u.device)
+                for i in range(len(self.paths))
+            ]
         elif self.grid is None:
             paths = self.paths
         else:
             paths = scan_paths(self.paths, *self.grid, device=u.device)
-        return selective_scan_paths(u, delta, -A.exp(), B, C, D, z, bias, self.softplus, paths=paths,
-                                    follow=self.follow, combine=self.combine, backend=backend, **more)
+        return selective_scan_paths(
+            u,
+            delta,
+            -A.exp(),
+            B,
+            C,
+            D,
+            z,
+            bias,
+            self.softplus,
+            paths=paths,
+            follow=self.follow,
+            combine=self.combine,
+            backend=backend,
+            **more,
+        )
 
 
 CROSS = ('row', 'col', 'row_reverse', 'col_reverse')
@@ -81,8 +120,9 @@ CASES = (
     Case('48 states along a map', 1, 2, 3, 48, paths=('random',), combine='stack'),
     Case('64 states', 1, 3, 2, 64, optional=False),
     Case('Vim', 2, 6, 13, 3, paths=('forward', 'reverse'), shared=('delta', 'bias')),
-    Case('Vim, everything shared', 1, 5, 6, 2, paths=('forward', 'reverse'),
-         shared=('u', 'delta', 'A', 'B', 'D', 'bias')),
+    Case(
+        'Vim, everything shared', 1, 5, 6, 2, paths=('forward', 'reverse'), shared=('u', 'delta', 'A', 'B', 'D', 'bias')
+    ),
     Case('cross scan', 1, 6, 12, 1, paths=CROSS, grid=(3, 4), shared=('u',)),
     Case('cross scan, stacked, gated', 1, 4, 6, 2, paths=CROSS, grid=(2, 3), combine='stack', groups=2),
     Case('u alone follows', 1, 5, 7, 2, paths=('random',) * 2, follow=('u',), shared=('u',)),
@@ -121,5 +161,7 @@ def worst_errors(case, dtype, device='cpu', backend='triton', definition='refere
         assert expected.shape == got.shape
     labels = [f'output {i}' for i in range(len(outputs))]
     labels += [name for name, x in zip(names, leaves, strict=True) if x is not None]
-    return {label: ((got.double() - expected).abs().max() / (expected.abs().max() + 1e-12)).item()
-            for label, expected, got in zip(labels, *results, strict=True)}
+    return {
+        label: ((got.double() - expected).abs().max() / (expected.abs().max() + 1e-12)).item()
+        for label, expected, got in zip(labels, *results, strict=True)
+    }

@@ -23,9 +23,22 @@ RECORD = Path(__file__).with_suffix('.json')
 DTYPES = ('float16', 'bfloat16', 'float32')
 MOST_SHARED = 16 * 1024
 # So many warps of a kernel find room among the 65536 registers of a processor.
-LEAST_WARPS = {'forward': 8, 'segments': 8, 'segments, adjoint': 8, 'backward': 8, 'merge': 16, 'add': 16,
-               'collect': 16, 'chain': 16, 'chain, adjoint': 16, 'conv forward': 16, 'conv backward': 12,
-               'conv transposed': 16, 'norm forward': 16, 'norm backward': 16}
+LEAST_WARPS = {
+    'forward': 8,
+    'segments': 8,
+    'segments, adjoint': 8,
+    'backward': 8,
+    'merge': 16,
+    'add': 16,
+    'collect': 16,
+    'chain': 16,
+    'chain, adjoint': 16,
+    'conv forward': 16,
+    'conv backward': 12,
+    'conv transposed': 16,
+    'norm forward': 16,
+    'norm backward': 16,
+}
 
 
 class Specialisation(NamedTuple):
@@ -66,8 +79,9 @@ CALLS = {
     'mambavision': Call(dim=392),
     'drop-in': Call(reverse=(True,), gate=True, groups=2, out='float32', states_fastest=False),
     'bare': Call(optional=False, groups=4, dim=300),
-    'u along maps': Call((0, 1, 0, 1), (False, False, True, True), own_u=False, follow=(True, False, False, False),
-                         own_A=False),
+    'u along maps': Call(
+        (0, 1, 0, 1), (False, False, True, True), own_u=False, follow=(True, False, False, False), own_A=False
+    ),
     'stacked': Call((0, -1), (False, True), gate=True, stack=True, out='float32', own_A=False),
     'huge': Call((-1, -1), (False, True), gate=True, dim=24576),
 }
@@ -108,6 +122,7 @@ def empty(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
 def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
     from mmvim.ops.selective_scan.arguments import ScanArguments
     from mmvim.ops.selective_scan.triton import plan
+
     batch, dim, kind, paths, groups = 2, call.dim, getattr(torch, dtype), len(call.maps), call.groups
     shared = paths if call.own_A else 1
 
@@ -115,13 +130,25 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
         if call.states_fastest:
             return empty(batch, paths, groups, length, d_state, kind=kind).mT
         return empty(batch, paths, groups, d_state, length, kind=kind)
+
     args = ScanArguments(
         empty(batch, paths if call.own_u else 1, length, dim, kind=kind).mT,
-        empty(batch, paths, length, dim, kind=kind).mT, empty(shared, dim, d_state), projection(), projection(),
-        empty(shared, dim) if call.optional else None, empty(batch, length, dim, kind=kind).mT if call.gate else None,
-        empty(shared, dim) if call.optional else None, empty(batch, 1, dim, d_state) if call.states else None,
-        empty(max(call.maps) + 1, length, kind=torch.int64) if max(call.maps) >= 0 else None, call.maps, call.reverse,
-        call.follow, call.optional, call.stack, getattr(torch, call.out or dtype))
+        empty(batch, paths, length, dim, kind=kind).mT,
+        empty(shared, dim, d_state),
+        projection(),
+        projection(),
+        empty(shared, dim) if call.optional else None,
+        empty(batch, length, dim, kind=kind).mT if call.gate else None,
+        empty(shared, dim) if call.optional else None,
+        empty(batch, 1, dim, d_state) if call.states else None,
+        empty(max(call.maps) + 1, length, kind=torch.int64) if max(call.maps) >= 0 else None,
+        call.maps,
+        call.reverse,
+        call.follow,
+        call.optional,
+        call.stack,
+        getattr(torch, call.out or dtype),
+    )
     segments = 4 if length >= 3 * plan.LEAST_SEGMENT else 1
     forward, (out, last_state, y, bounds) = plan.forward(args, True, segments=segments)
     backward, _ = plan.backward(args, out.mT, last_state.mT if call.states else None, y, bounds, segments=segments)
@@ -130,24 +157,31 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
 
 def convolution(setting: str, dtype: str, length: int) -> list:
     from mmvim.ops.fused.conv import plan_backward, plan_forward
+
     dim, taps, left, bias = CONVOLUTIONS[setting]
     # Half of a wider projection; under autocast filters stay in float32.
-    inputs = (empty(2, length, 2 * dim, kind=getattr(torch, dtype))[..., :dim], empty(len(left), dim, taps),
-              empty(len(left), dim) if bias else None, left)
+    inputs = (
+        empty(2, length, 2 * dim, kind=getattr(torch, dtype))[..., :dim],
+        empty(len(left), dim, taps),
+        empty(len(left), dim) if bias else None,
+        left,
+    )
     forward, y = plan_forward(*inputs)
     return [forward, *plan_backward(y, *inputs)[0]]
 
 
 def norm(channels: int, dtype: str, length: int) -> list:
     from mmvim.ops.fused.rms_norm import plan_backward, plan_forward
+
     kind, full = getattr(torch, dtype), torch.float32
     x, residual, weight = empty(2, length, channels, kind=kind), empty(2, length, channels), empty(channels)
     forward, (y, total, scale) = plan_forward(x, residual, weight, 1e-5, kind)
     return [forward, plan_backward(y, total, total, weight, scale, kind, full)[0]]
 
 
-def grid(setting: str, numbers: tuple[int, ...], archs: tuple[int, ...], length: int = 1024,
-         dtypes: tuple[str, ...] = DTYPES) -> list[Specialisation]:
+def grid(
+    setting: str, numbers: tuple[int, ...], archs: tuple[int, ...], length: int = 1024, dtypes: tuple[str, ...] = DTYPES
+) -> list[Specialisation]:
     return [Specialisation(setting, *rest, length, arch) for *rest, arch in product(numbers, dtypes, archs)]
 
 
@@ -158,32 +192,54 @@ TWO = {'dtypes': ('float16', 'float32')}
 # and Vim's two directions, every power of two. Dtypes and servers' architectures are all three unless said otherwise.
 EVERY = [
     *(x for name in CONVOLUTIONS for x in grid(name, (0,), SERVERS)),
-    *grid(NORM, (192, 384, 768, 1000, 4096), SERVERS), *grid('mambavision', (8,), SERVERS),
+    *grid(NORM, (192, 384, 768, 1000, 4096), SERVERS),
+    *grid('mambavision', (8,), SERVERS),
     *(x for name in ('mambavision', 'drop-in', 'u along maps', 'stacked') for x in grid(name, (16,), (90,), **TWO)),
     *(x for name in ('drop-in', 'bare', 'u along maps', 'stacked') for x in grid(name, (1, 8), (90,), **TWO)),
     *grid('huge', (1, 8, 16), (90,), length=100_000, **TWO),
-    *(x for name, n in (('vim', 16), ('gated', 8), ('cross', 1), ('vim', 64))
-      for x in grid(name, (n,), CONSUMERS, **TWO)),
+    *(
+        x
+        for name, n in (('vim', 16), ('gated', 8), ('cross', 1), ('vim', 64))
+        for x in grid(name, (n,), CONSUMERS, **TWO)
+    ),
     *grid('vim', (3, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 17, 20, 24, 33, 40, 48, 63), (90,), **TWO),
     *grid('vim', (7, 15, 24), (80, 100), dtypes=('float32',)),
-    *grid('vim', (1, 16), SERVERS, length=196), *grid('cross', (1, 16), SERVERS), *grid('gated', (8, 64), SERVERS),
-    *grid('vim', (16, 8, 1, 32, 64, 2, 4), SERVERS)]
+    *grid('vim', (1, 16), SERVERS, length=196),
+    *grid('cross', (1, 16), SERVERS),
+    *grid('gated', (8, 64), SERVERS),
+    *grid('vim', (16, 8, 1, 32, 64, 2, 4), SERVERS),
+]
 # Few, and each row of the table, each architecture, dtype and setting among them.
-FEW = [Specialisation(*x) for x in (
-    ('vim', 1, 'float32', 1024, 80), ('cross', 1, 'float16', 1024, 90), ('vim', 1, 'float16', 196, 90),
-    ('gated', 8, 'bfloat16', 1024, 100), ('vim', 16, 'float16', 1024, 90), ('vim', 64, 'float32', 1024, 90),
-    ('vim', 15, 'float32', 1024, 80), ('vim', 24, 'float32', 1024, 80), ('mambavision', 8, 'float32', 1024, 80),
-    ('drop-in', 1, 'float16', 1024, 90), ('bare', 1, 'float16', 1024, 90),
-    ('u along maps', 1, 'float32', 1024, 90), ('cross', 1, 'float32', 1024, 86), ('stacked', 1, 'float16', 1024, 90),
-    ('huge', 1, 'float32', 100_000, 90), ('conv of Vim', 0, 'float16', 1024, 90),
-    ('conv of MambaVision', 0, 'float32', 1024, 80),
-    ('norm', 384, 'bfloat16', 1024, 100))]
+FEW = [
+    Specialisation(*x)
+    for x in (
+        ('vim', 1, 'float32', 1024, 80),
+        ('cross', 1, 'float16', 1024, 90),
+        ('vim', 1, 'float16', 196, 90),
+        ('gated', 8, 'bfloat16', 1024, 100),
+        ('vim', 16, 'float16', 1024, 90),
+        ('vim', 64, 'float32', 1024, 90),
+        ('vim', 15, 'float32', 1024, 80),
+        ('vim', 24, 'float32', 1024, 80),
+        ('mambavision', 8, 'float32', 1024, 80),
+        ('drop-in', 1, 'float16', 1024, 90),
+        ('bare', 1, 'float16', 1024, 90),
+        ('u along maps', 1, 'float32', 1024, 90),
+        ('cross', 1, 'float32', 1024, 86),
+        ('stacked', 1, 'float16', 1024, 90),
+        ('huge', 1, 'float32', 100_000, 90),
+        ('conv of Vim', 0, 'float16', 1024, 90),
+        ('conv of MambaVision', 0, 'float32', 1024, 80),
+        ('norm', 384, 'bfloat16', 1024, 100),
+    )
+]
 
 
 def measure(wanted: Specialisation) -> dict:
     """Compile all kernels of a specialisation: their :class:`Resources` by name."""
     from mmvim.ops.selective_scan.triton import plan
     from mmvim.ops.selective_scan.triton.resources import compile_launch, read_resources
+
     with mock.patch.object(plan, 'architecture', lambda device: wanted.arch):
         found = launches(*wanted[:-1])
     return {name: read_resources(compile_launch(launch, wanted.arch)) for name, launch in found.items()}
@@ -216,6 +272,7 @@ def write(record: dict) -> None:
 
 def main() -> int:
     import triton
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--all', action='store_true', help='compile what the record has, too')
     parser.add_argument('--check', action='store_true', help='write nothing; compare')

@@ -16,6 +16,7 @@ class Forbidden:
 def checkpoint(tmp_path, seg):
     """Weights of the tiny segmentor."""
     from mmvim.engine import launch
+
     model = launch.build_model(launch.load_config(str(seg)))
     path = tmp_path / 'weights.pth'
     torch.save({'state_dict': model.state_dict()}, path)
@@ -46,43 +47,63 @@ def test_config_file(train, fails, tmp_path, seg):
     (tmp_path / 'weights.pth').write_bytes(b'')
     assert 'does not end in' in fails(train.main, tmp_path / 'weights.pth', status=2)
     bad = tmp_path / 'bad.py'
-    for text, word in (("_base_ = './nowhere.py'", 'nowhere.py'), ('model = dict(', 'SyntaxError'),
-                       ('model = backbone', 'NameError'), ("_base_ = 'mmseg::_base_/nothing.py'", 'nothing.py'),
-                       ("default_scope = 'mmseg'", 'has no model'), ('model = dict()', 'default_scope'),
-                       ("model = dict()\ndefault_scope = 'mmzoo'", 'mmzoo is not installed')):
+    for text, word in (
+        ("_base_ = './nowhere.py'", 'nowhere.py'),
+        ('model = dict(', 'SyntaxError'),
+        ('model = backbone', 'NameError'),
+        ("_base_ = 'mmseg::_base_/nothing.py'", 'nothing.py'),
+        ("default_scope = 'mmseg'", 'has no model'),
+        ('model = dict()', 'default_scope'),
+        ("model = dict()\ndefault_scope = 'mmzoo'", 'mmzoo is not installed'),
+    ):
         bad.write_text(text)
         assert word in fails(train.main, bad, status=1 if 'mmzoo' in text else 2)
 
 
-@pytest.mark.parametrize(('option', 'words'), [
-    ('modle.backbone.arch=tiny', 'did you mean model?'),
-    ('model.bakbone.arch=tiny', 'did you mean model.backbone?'),
-    ('model.backbone.drop_path=0.1', "Vim has no 'drop_path'"),
-    ('model.decode_head.dropout_ration=0.', 'did you mean model.decode_head.dropout_ratio?'),
-    ('model.test_cfg.modes=slide', 'did you mean model.test_cfg.mode?'),
-    ('optim_wrapper.optimzer.lr=1', 'did you mean optim_wrapper.optimizer?'),
-    ('optim_wrapper.optimizer.learning_rate=1', "AdamW has no 'learning_rate'"),
-    ('train_cfg.max_iter=1', 'did you mean train_cfg.max_iters?'),
-    ('train_dataloader.datset.data_root=x', 'did you mean train_dataloader.dataset?'),
-    ('train_dataloader.dataset.data_rot=x', 'did you mean train_dataloader.dataset.data_root?'),
-    ('train_dataloader.dataset.pipeline.9.scale=1', 'no index'),
-    ('default_hooks.checkpoint.intervall=1', 'did you mean default_hooks.checkpoint.interval?'),
-    ('randomness.sed=1', 'did you mean randomness.seed?'),
-    ('log_level.x=1', "log_level is 'INFO', not a dict"),
-])
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ('modle.backbone.arch=tiny', 'did you mean model?'),
+        ('model.bakbone.arch=tiny', 'did you mean model.backbone?'),
+        ('model.backbone.drop_path=0.1', "Vim has no 'drop_path'"),
+        ('model.decode_head.dropout_ration=0.', 'did you mean model.decode_head.dropout_ratio?'),
+        ('model.test_cfg.modes=slide', 'did you mean model.test_cfg.mode?'),
+        ('optim_wrapper.optimzer.lr=1', 'did you mean optim_wrapper.optimizer?'),
+        ('optim_wrapper.optimizer.learning_rate=1', "AdamW has no 'learning_rate'"),
+        ('train_cfg.max_iter=1', 'did you mean train_cfg.max_iters?'),
+        ('train_dataloader.datset.data_root=x', 'did you mean train_dataloader.dataset?'),
+        ('train_dataloader.dataset.data_rot=x', 'did you mean train_dataloader.dataset.data_root?'),
+        ('train_dataloader.dataset.pipeline.9.scale=1', 'no index'),
+        ('default_hooks.checkpoint.intervall=1', 'did you mean default_hooks.checkpoint.interval?'),
+        ('randomness.sed=1', 'did you mean randomness.seed?'),
+        ('log_level.x=1', "log_level is 'INFO', not a dict"),
+    ],
+)
 def test_option_that_nothing_reads(train, fails, seg, untouched, option, words):
     assert words in fails(train.main, seg, '--work-dir', untouched, '--cfg-options', option, status=2)
 
 
-@pytest.mark.parametrize('option', [
-    'model.backbone.frozen_stages=1', 'model.backbone.init_cfg.type=Pretrained', 'optim_wrapper.clip_grad.max_norm=1.',
-    'optim_wrapper.paramwise_cfg.norm_decay_mult=0.', 'model.test_cfg.crop_size=(32,32)', 'randomness.seed=1',
-    'train_dataloader.pin_memory=True', 'find_unused_parameters=True', 'val_cfg.fp16=False',
-    'train_dataloader.dataset.pipeline.3.crop_size=(32,32)', 'default_hooks.checkpoint.max_keep_ckpts=1',
-    'model.backbone.type=mmvim.MambaVision', 'env_cfg.dist_cfg.timeout=10'
-])
+@pytest.mark.parametrize(
+    'option',
+    [
+        'model.backbone.frozen_stages=1',
+        'model.backbone.init_cfg.type=Pretrained',
+        'optim_wrapper.clip_grad.max_norm=1.',
+        'optim_wrapper.paramwise_cfg.norm_decay_mult=0.',
+        'model.test_cfg.crop_size=(32,32)',
+        'randomness.seed=1',
+        'train_dataloader.pin_memory=True',
+        'find_unused_parameters=True',
+        'val_cfg.fp16=False',
+        'train_dataloader.dataset.pipeline.3.crop_size=(32,32)',
+        'default_hooks.checkpoint.max_keep_ckpts=1',
+        'model.backbone.type=mmvim.MambaVision',
+        'env_cfg.dist_cfg.timeout=10',
+    ],
+)
 def test_option_that_the_config_does_not_mention(seg, option):
     from mmvim.engine import launch
+
     key, value = option.split('=', 1)
     cfg = launch.load_config(str(seg), {key: value})
     node = cfg
@@ -124,10 +145,12 @@ def test_missing_data(train, evaluate, fails, tmp_path, ade, seg, checkpoint, un
 
 def test_missing_data_of_wrapped_data_sets(train, fails, seg, untouched):
     wrapped = seg.with_name('wrapped.py')
-    wrapped.write_text(f"_base_ = './{seg.name}'\n"
-                       "other = dict(type='ADE20KDataset', data_root='none', data_prefix=dict(img_path='a'))\n"
-                       'train_dataloader = dict(dataset=dict(_delete_=True, type=\'RepeatDataset\', times=2, '
-                       "dataset=dict(type='ConcatDataset', datasets=[other])))\n")
+    wrapped.write_text(
+        f"_base_ = './{seg.name}'\n"
+        "other = dict(type='ADE20KDataset', data_root='none', data_prefix=dict(img_path='a'))\n"
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, "
+        "dataset=dict(type='ConcatDataset', datasets=[other])))\n"
+    )
     line = fails(train.main, wrapped, '--work-dir', untouched, status=1)
     assert 'none/a does not exist' in line
     assert 'train_dataloader.dataset.dataset.datasets.0.data_root=PATH' in line
@@ -145,13 +168,15 @@ def test_model_that_cannot_be_built(train, fails, seg, untouched):
     arguments = (train.main, seg, '--work-dir', untouched, '--cfg-options')
     assert "'mmvim.Vom' is not in" in fails(*arguments, 'model.backbone.type=mmvim.Vom', status=2)
     assert 'cannot be built' in fails(*arguments, 'model.backbone.arch=enormous', status=2)
-    line = fails(*arguments, 'model.backbone.init_cfg.type=Pretrained',
-                 'model.backbone.init_cfg.checkpoint=vim.pth', status=1)
+    line = fails(
+        *arguments, 'model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=vim.pth', status=1
+    )
     assert 'model.backbone.init_cfg.checkpoint vim.pth does not exist' in line
 
 
 def test_internal_error_keeps_its_traceback(train, seg, untouched, monkeypatch):
     from mmvim.engine import launch
+
     monkeypatch.setattr('mmvim.models.backbones.vim.Vim.__init__', lambda self, **kwargs: kwargs['nothing'])
     with pytest.raises(KeyError):
         launch.run_tool(lambda: train.main([str(seg), '--work-dir', str(untouched)]))
@@ -159,12 +184,14 @@ def test_internal_error_keeps_its_traceback(train, seg, untouched, monkeypatch):
 
 def test_no_mmcv_ops(train, fails, det, untouched, monkeypatch):
     from mmvim.engine.launch import ops
+
     monkeypatch.setattr(ops, 'find_spec', lambda name: None)
     assert 'compiled ops' in fails(train.main, det, '--work-dir', untouched, status=1)
 
 
 def test_amp(train, fails, seg, untouched, monkeypatch):
     from mmvim.engine.launch import device
+
     monkeypatch.setattr(device, 'has_accelerator', lambda: False)
     assert '--amp needs a GPU' in fails(train.main, seg, '--work-dir', untouched, '--amp', status=1)
     monkeypatch.setattr(device, 'has_accelerator', lambda: True)
@@ -190,9 +217,13 @@ def test_bad_checkpoint(evaluate, fails, tmp_path, seg, checkpoint, untouched):
     assert 'is a folder with no checkpoint' in attempt(tmp_path / 'folder')
     content = checkpoint.read_bytes()
     broken = tmp_path / 'broken.pth'
-    for start, word in ((b'', 'is not a checkpoint'), (b'version https://git-lfs', 'is not a checkpoint'),
-                        (b'<!DOCTYPE html><html>', 'is a web page'), (content[:len(content) // 2], 'is truncated'),
-                        (b'\x80\x02}q\x00X\x03', 'is damaged')):
+    for start, word in (
+        (b'', 'is not a checkpoint'),
+        (b'version https://git-lfs', 'is not a checkpoint'),
+        (b'<!DOCTYPE html><html>', 'is a web page'),
+        (content[: len(content) // 2], 'is truncated'),
+        (b'\x80\x02}q\x00X\x03', 'is damaged'),
+    ):
         broken.write_bytes(start)
         assert word in attempt(broken)
     torch.save([1, 2], broken)
@@ -241,8 +272,9 @@ def test_test_options(evaluate, fails, seg, checkpoint, untouched, tmp_path, mon
     if sys.platform.startswith('linux'):
         assert '--show-dir' in fails(*arguments, '--show', status=2)
     assert 'is a file' in fails(*arguments, '--show-dir', seg, status=2)
-    assert 'visualization' in fails(*arguments, '--show-dir', tmp_path / 'v', '--cfg-options',
-                                    'default_hooks.visualization=None', status=2)
+    assert 'visualization' in fails(
+        *arguments, '--show-dir', tmp_path / 'v', '--cfg-options', 'default_hooks.visualization=None', status=2
+    )
     assert '--tta needs tta_model' in fails(*arguments, '--tta', '--cfg-options', 'tta_model=None', status=2)
 
 

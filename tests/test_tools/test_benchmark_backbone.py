@@ -14,6 +14,7 @@ def tools(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import benchmark_backbone
     import deit
+
     return benchmark_backbone, deit
 
 
@@ -31,12 +32,34 @@ def test_attention_plain_and_fused(tools):
 
 def test_table_and_chart(tools, monkeypatch, tmp_path):
     benchmark, deit = tools
-    monkeypatch.setattr(benchmark, 'models', lambda: {
-        'DeiT-T, plain': lambda side: deit.DeiT(side, 64, False, depth=1),
-        'DeiT-T, fused': lambda side: deit.DeiT(side, 64, True, depth=1)})
-    monkeypatch.setattr(sys, 'argv', ['benchmark_backbone.py', '--sides', '32', '48', '--batch', '1', '--seconds', '0',
-                                      '--markdown', str(tmp_path / 't.md'), '--json', str(tmp_path / 't.json'),
-                                      '--chart', str(tmp_path / 't.png')])
+    monkeypatch.setattr(
+        benchmark,
+        'models',
+        lambda: {
+            'DeiT-T, plain': lambda side: deit.DeiT(side, 64, False, depth=1),
+            'DeiT-T, fused': lambda side: deit.DeiT(side, 64, True, depth=1),
+        },
+    )
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'benchmark_backbone.py',
+            '--sides',
+            '32',
+            '48',
+            '--batch',
+            '1',
+            '--seconds',
+            '0',
+            '--markdown',
+            str(tmp_path / 't.md'),
+            '--json',
+            str(tmp_path / 't.json'),
+            '--chart',
+            str(tmp_path / 't.png'),
+        ],
+    )
     benchmark.main()
     lines = (tmp_path / 't.md').read_text().splitlines()
     assert len(lines) == 8 and lines[4].startswith('| DeiT-T, plain | 32 | 1 |') and ' 1.00 ' in lines[4]

@@ -56,6 +56,7 @@ def test_what_differs_is_an_error(tool, monkeypatch):
 
     def wrong(name, *args):
         return lambda **inputs: right(name, *args)(**inputs) * (1.1 if name == 'loop' else 1)
+
     monkeypatch.setattr(benchmark, 'implementation', wrong)
     with pytest.raises(AssertionError, match='not close'):
         benchmark.check(benchmark.SHAPES[0], ['loop'], 'cpu')
@@ -64,22 +65,30 @@ def test_what_differs_is_an_error(tool, monkeypatch):
 def test_table(tool):
     benchmark, tables = tool('benchmark_scan'), tool('benchmark_scan_tables')
     shape, names = benchmark.Shape('s', 2, 8, 16, 4), ['ours:torch', 'pscan', 'limit']
-    found = {('s', 'ours:torch', False): {'ms': 4., 'mb': 3.}, ('s', 'pscan', False): {'ms': 10., 'mb': 12.}}
+    found = {('s', 'ours:torch', False): {'ms': 4.0, 'mb': 3.0}, ('s', 'pscan', False): {'ms': 10.0, 'mb': 12.0}}
     *_, without = tables.by_shape([shape], names, found, False)
     assert without.split(' | ')[:3] == ['| s', '-', '4.0 (2.5x pscan)']
-    found['s', 'limit', False] = {'ms': 2., 'with_softplus_ms': 3.2, 'mb': 0.}
+    found['s', 'limit', False] = {'ms': 2.0, 'with_softplus_ms': 3.2, 'mb': 0.0}
     head, _, line = tables.by_shape([shape], names, found, False)
     cells = dict(zip(*(text.strip('| ').split(' | ') for text in (head, line)), strict=True))
-    assert cells == {'shape': 's', 'limit (with softplus), ms': '2.00 (3.20)', 'pscan, ms': '10.0', 'pscan, MB': '12',
-                     'ours:torch, ms': '4.0 (2.5x pscan, 2.0x (1.2x) limit)', 'ours:torch, MB': '3 (25.0 %)',
-                     'results, MB': '0'}
+    assert cells == {
+        'shape': 's',
+        'limit (with softplus), ms': '2.00 (3.20)',
+        'pscan, ms': '10.0',
+        'pscan, MB': '12',
+        'ours:torch, ms': '4.0 (2.5x pscan, 2.0x (1.2x) limit)',
+        'ours:torch, MB': '3 (25.0 %)',
+        'results, MB': '0',
+    }
 
 
 def test_results_are_counted(tool):
     """What nobody can do without: the output and the gradients themselves."""
     benchmark, tables = tool('benchmark_scan'), tool('benchmark_scan_tables')
-    for shape in (benchmark.Shape('own u', 2, 8, 6, 4, benchmark.VIM),
-                  benchmark.Shape('one u', 1, 4, 6, 2, benchmark.CROSS, True, (2, 3))):
+    for shape in (
+        benchmark.Shape('own u', 2, 8, 6, 4, benchmark.VIM),
+        benchmark.Shape('one u', 1, 4, 6, 2, benchmark.CROSS, True, (2, 3)),
+    ):
         inputs = {name: x.requires_grad_() for name, x in benchmark.make_inputs(shape, 'cpu').items()}
         y = benchmark.implementation('ours:torch', shape, 'cpu')(**inputs)
         grads = torch.autograd.grad(y.sum(), list(inputs.values()))

@@ -16,12 +16,14 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools'
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import benchmark_scan_cuda
+
     return benchmark_scan_cuda
 
 
 @pytest.fixture
 def peers(script):
     import scan_peers
+
     scan_peers.mamba_ssm.cache_clear()
     yield scan_peers
     scan_peers.mamba_ssm.cache_clear()
@@ -29,6 +31,7 @@ def peers(script):
 
 def scan_by_torch(u, delta, A, B, C, D, z, bias):
     from mmvim.ops import selective_scan
+
     return selective_scan(u, delta, A, B, C, D, z, bias, True, backend='torch')
 
 
@@ -36,9 +39,11 @@ def scan_by_torch(u, delta, A, B, C, D, z, bias):
 @pytest.mark.parametrize('steps_fastest', [True, False])
 def test_copies_compute_the_same(script, peers, kind, steps_fastest):
     """Outputs and gradients; and each kernel is given what it reads, in its memory order."""
-    scan = {'vim': script.Scan('', 2, 6, 12, 3, script.VIM, True),
-            'cross': script.Scan('', 2, 4, 12, 2, script.CROSS, grid=(3, 4)),
-            'one': script.Scan('', 1, 4, 7, 2)}[kind]
+    scan = {
+        'vim': script.Scan('', 2, 6, 12, 3, script.VIM, True),
+        'cross': script.Scan('', 2, 4, 12, 2, script.CROSS, grid=(3, 4)),
+        'one': script.Scan('', 1, 4, 7, 2),
+    }[kind]
     kernel = peers.published_kernel(scan_by_torch) if steps_fastest else peers.own_kernel('torch')
     seen = []
 
@@ -47,9 +52,12 @@ def test_copies_compute_the_same(script, peers, kind, steps_fastest):
             read = [tensors[i] for i in (0, 1, 3, 4)] + ([] if len(tensors) < 8 or tensors[6] is None else [tensors[6]])
             seen.extend(x.stride(-1 if steps_fastest else -2) for x in read)
             return function(*tensors)
+
         return run
-    way = peers.with_copies(scan.paths, scan.grid,
-                            peers.Kernel(watched(kernel.single), watched(kernel.several), steps_fastest))
+
+    way = peers.with_copies(
+        scan.paths, scan.grid, peers.Kernel(watched(kernel.single), watched(kernel.several), steps_fastest)
+    )
     for batch in (scan.batch, 1):  # one picture is what check() compares
         inputs = script.make_inputs(dataclasses.replace(scan, batch=batch), torch.float32, 'cpu')
         leaves = [x.requires_grad_() for x in inputs.values() if x is not None]
@@ -102,10 +110,16 @@ def test_bare_kernel(script, peers, kind):
                 grads = iter(torch.autograd.grad(scan(*inputs), [x for x in inputs if x is not None], grad))
             du, ddelta, dA, dB, dC, dD, *dz, dbias = grads
             return (du, ddelta, dA, dB, dC, dD, dbias, *dz)
-    found = script.Scan('', 2, 6, 12, 3, script.CROSS, grid=(3, 4)) if kind == 'cross' else \
-        script.Scan('', 2, 6, 7, 3, script.VIM, kind == 'gated')
-    inputs = {name: None if x is None else x.requires_grad_()
-              for name, x in script.make_inputs(found, torch.float32, 'cpu').items()}
+
+    found = (
+        script.Scan('', 2, 6, 12, 3, script.CROSS, grid=(3, 4))
+        if kind == 'cross'
+        else script.Scan('', 2, 6, 7, 3, script.VIM, kind == 'gated')
+    )
+    inputs = {
+        name: None if x is None else x.requires_grad_()
+        for name, x in script.make_inputs(found, torch.float32, 'cpu').items()
+    }
     leaves = [x for x in inputs.values() if x is not None]
     way = peers.with_copies(found.paths, found.grid, peers.published_kernel(peers.bare_kernel(Module)))
     both = [way.run(**way.prepare(**inputs)), script.ours(found, 'torch')(**inputs)]
@@ -123,6 +137,7 @@ def test_what_differs_or_fails_is_told(script, peers):
 
     def broken(**inputs):
         raise TypeError('no such argument')
+
     right = peers.Way(script.ours(scan, 'torch'))
     ways = {'torch': right, 'ours': peers.Way(off), 'mamba_ssm': peers.Way(broken), 'copies': right}
     wrong = script.check(scan, ways, torch.float32, 'cpu')
@@ -149,11 +164,13 @@ def test_what_is_timed(script, peers, grid):
 
 
 def test_table(script):
-    common = {'shape': 's', 'dtype': 'float16', 'pass': 'forward', 'bandwidth_ms': .5, 'exponentials_ms': .25}
-    rows = [{**common, 'implementation': 'ours', 'ms': 3., 'graph_ms': 1.},
-            {**common, 'implementation': 'mamba_ssm', 'ms': None, 'graph_ms': None, 'missing': 'not installed'},
-            {**common, 'implementation': 'copies', 'ms': 5., 'graph_ms': 4.},
-            {**common, 'implementation': 'torch', 'ms': 30., 'graph_ms': None}]
+    common = {'shape': 's', 'dtype': 'float16', 'pass': 'forward', 'bandwidth_ms': 0.5, 'exponentials_ms': 0.25}
+    rows = [
+        {**common, 'implementation': 'ours', 'ms': 3.0, 'graph_ms': 1.0},
+        {**common, 'implementation': 'mamba_ssm', 'ms': None, 'graph_ms': None, 'missing': 'not installed'},
+        {**common, 'implementation': 'copies', 'ms': 5.0, 'graph_ms': 4.0},
+        {**common, 'implementation': 'torch', 'ms': 30.0, 'graph_ms': None},
+    ]
     lines = [dict(zip(script.HEADER, line, strict=True)) for line in script.table(rows)]
     assert [line['ms'] for line in lines] == ['3.0000', 'not installed', '5.0000', '30.0000']
     assert [line['ours is'] for line in lines] == ['-', '-', '4.00x as fast', '10.00x as fast']

@@ -40,7 +40,6 @@ def test_parts():
 def test_attention_on_a_cpu():
 
     class Attention(nn.Module):
-
         def forward(self, x):
             return scaled_dot_product_attention(x, x[..., :6, :], x[..., :6, :])
 
@@ -53,6 +52,7 @@ def test_scan_is_counted(seg):
     """Linear in the number of tokens; the rest is what the other layers take."""
     from mmvim.analysis.flops import forward_once
     from mmvim.engine import launch
+
     cfg = launch.load_config(str(seg))
     model = launch.build_model(cfg)
     counts = {shape: count_complexity(model, forward_once(model, cfg, shape)) for shape in ((64, 64), (64, 128))}

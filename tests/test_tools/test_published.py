@@ -10,10 +10,10 @@ import tiny_runs as tiny
 import torch
 from mmengine.model import BaseModule
 
-ARCH = "dict(depths=(1, 1, 2, 2), dim=8, in_dim=8, num_heads=(1, 1, 2, 4))"
+ARCH = 'dict(depths=(1, 1, 2, 2), dim=8, in_dim=8, num_heads=(1, 1, 2, 4))'
 
 # The published segmentor, narrow: UPerHead and auxiliary FCNHead on MambaVision with windows larger than the maps.
-SEGMENTOR = '''
+SEGMENTOR = """
 _base_ = './{base}'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 loss = dict(type='CrossEntropyLoss', use_sigmoid=False)
@@ -25,10 +25,10 @@ model = dict(
     auxiliary_head=dict(
         type='FCNHead', in_channels=32, in_index=2, channels=4, num_convs=1, concat_input=False, dropout_ratio=0.1,
         num_classes=150, norm_cfg=norm_cfg, align_corners=False, loss_decode=loss))
-'''
+"""
 
 # The published detector, narrow: Cascade Mask R-CNN with 4conv1fc heads.
-DETECTOR = '''
+DETECTOR = """
 _base_ = './{base}'
 cascade = {cascade!r}
 roi = cascade['roi_head']
@@ -50,7 +50,7 @@ model = dict(
         mask_roi_extractor=dict(roi['mask_roi_extractor'], out_channels=8),
         mask_head=dict(roi['mask_head'], in_channels=8, conv_out_channels=8, num_classes=3)))
 del cascade, roi, coder
-'''
+"""
 
 
 def write_config(kind, path, base):
@@ -59,6 +59,7 @@ def write_config(kind, path, base):
         path.write_text(SEGMENTOR.format(base=base.name, arch=ARCH))
         return path
     from mmengine.config import Config
+
     cascade = Config.fromfile(tiny._bases('mmdet') + 'models/cascade-mask-rcnn_r50_fpn.py').model.to_dict()
     path.write_text(DETECTOR.format(base=base.name, arch=ARCH, cascade=cascade))
     return path
@@ -67,21 +68,29 @@ def write_config(kind, path, base):
 def build(config, seed=0):
     """A model with random weights, batch statistics included."""
     from mmvim.engine import launch
+
     model = launch.build_model(launch.load_config(str(config))).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                value.copy_(torch.rand(value.shape, generator=generator) + .5 if name.endswith('running_var')
-                            else torch.randn(value.shape, generator=generator) * .1)
+                value.copy_(
+                    torch.rand(value.shape, generator=generator) + 0.5
+                    if name.endswith('running_var')
+                    else torch.randn(value.shape, generator=generator) * 0.1
+                )
     return model
 
 
 def write(weights, path, form):
     """A file as MMEngine writes it, or as another script wraps it."""
     if form == 'mmengine':
-        content = {'meta': {'epoch': 36, 'mmdet_version': '3.3.0'}, 'state_dict': OrderedDict(weights),
-                   'optimizer': {'state': {}}, 'message_hub': {}}
+        content = {
+            'meta': {'epoch': 36, 'mmdet_version': '3.3.0'},
+            'state_dict': OrderedDict(weights),
+            'optimizer': {'state': {}},
+            'message_hub': {},
+        }
     else:
         content = {'model': OrderedDict((f'module.{k}', v) for k, v in weights.items())}
     torch.save(content, path)
@@ -91,6 +100,7 @@ def write(weights, path, form):
 def loaded_by(evaluate, monkeypatch, argv):
     """Run the test tool; return the weights that the tested model had, and its results."""
     from mmengine.runner import Runner
+
     seen = {}
 
     def test(self):
@@ -125,12 +135,14 @@ def test_configs_read_off_a_file_build_the_same_model(kind, request, tmp_path):
 
     from mmvim import checkpoints
     from mmvim.engine import launch
+
     base = request.getfixturevalue(kind)
     config = write_config(kind, tmp_path / f'read_{kind}.py', base)
     model = build(config)
     arch = eval(ARCH, {'dict': dict})
-    found = checkpoints.read(str(write(model.state_dict(), tmp_path / 'published.pth', 'wrapped')), arch=arch,
-                             window_sizes=(8, 8, 8, 4))
+    found = checkpoints.read(
+        str(write(model.state_dict(), tmp_path / 'published.pth', 'wrapped')), arch=arch, window_sizes=(8, 8, 8, 4)
+    )
     assert found.kind == {'seg': 'segmentor', 'det': 'detector'}[kind]
     assert found.state_dict.keys() == model.state_dict().keys() and not found.report.dropped
     cfg = launch.load_config(str(config))
@@ -151,7 +163,7 @@ def outputs(model: BaseModule, x: torch.Tensor) -> list[torch.Tensor]:
     features = model.extract_feat(x)
     if hasattr(model, 'decode_head'):
         return [model.decode_head(features), model.auxiliary_head(features)]
-    rois = torch.tensor([[0., 4., 4., 40., 40.], [0., 10., 2., 30., 60.]])
+    rois = torch.tensor([[0.0, 4.0, 4.0, 40.0, 40.0], [0.0, 10.0, 2.0, 30.0, 60.0]])
     found = [t for level in model.rpn_head(features) for t in level]
     for stage in range(3):
         found += model.roi_head._bbox_forward(stage, features, rois).values()
@@ -179,13 +191,22 @@ def test_wrong_files(evaluate, fails, seg, tmp_path):
 
 def test_training_starts_from_a_published_backbone_or_says_why_not(train, fails, seg, tmp_path, capsys):
     from mmvim.models import Vim
+
     published = Vim({'embed_dims': 16, 'depth': 2}, patch_size=8, img_size=32, cls_token='middle', final_norm=True)
     file = tmp_path / 'vim.pth'
     torch.save({'model': published.state_dict()}, file)
-    options = ['--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
-               f'model.backbone.init_cfg.checkpoint={file}']
-    train.main([str(seg), '--work-dir', str(tmp_path / 'work'), *options, 'train_cfg.max_iters=1',
-                'optim_wrapper.optimizer.lr=0.', 'param_scheduler.0.start_factor=1.'])
+    options = ['--cfg-options', 'model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={file}']
+    train.main(
+        [
+            str(seg),
+            '--work-dir',
+            str(tmp_path / 'work'),
+            *options,
+            'train_cfg.max_iters=1',
+            'optim_wrapper.optimizer.lr=0.',
+            'param_scheduler.0.start_factor=1.',
+        ]
+    )
     trained = torch.load(tmp_path / 'work' / 'iter_1.pth', weights_only=False)['state_dict']
     for name, value in published.state_dict().items():
         if name.startswith('layers'):
@@ -199,6 +220,7 @@ def test_training_starts_from_a_published_backbone_or_says_why_not(train, fails,
 def classifier(tmp_path):
     """A published Vim-Ti of twenty classes with random weights."""
     from mmvim.models import LinearReadout, Vim
+
     torch.manual_seed(0)
     weights = Vim('tiny', cls_token='middle', final_norm=True).state_dict()
     weights.update((f'head.{k}', v) for k, v in LinearReadout(192, 20).fc.state_dict().items())
@@ -246,6 +268,7 @@ def test_classify(classifier, fails, tmp_path, capsys, monkeypatch):
     assert out.count('name') >= 5 and 'shorter side 256, bicubic, centre 224 x 224' in out
 
     from mmvim import checkpoints
+
     found = checkpoints.read(str(classifier))
     view = checkpoints.preprocessing(found)(checkpoints.read_picture(str(picture)))
     with torch.no_grad():
@@ -267,12 +290,13 @@ def test_classify(classifier, fails, tmp_path, capsys, monkeypatch):
 def test_preprocessing():
     """Sizes, centre and normalisation by hand."""
     from mmvim.checkpoints import View
+
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[:, 90:110] = (255, 0, 0)
-    x = View(50, .5, 'bilinear')(picture)
+    x = View(50, 0.5, 'bilinear')(picture)
     assert x.shape == (3, 50, 50)  # shorter side 100: as it is; the centre columns 75 to 124
-    assert x[0, 25, 25].item() == pytest.approx((1 - .485) / .229, abs=1e-4)
-    assert x[1, 25, 25].item() == pytest.approx(-.456 / .224, abs=1e-4)
+    assert x[0, 25, 25].item() == pytest.approx((1 - 0.485) / 0.229, abs=1e-4)
+    assert x[1, 25, 25].item() == pytest.approx(-0.456 / 0.224, abs=1e-4)
     red = (x[0, 25] > 0).nonzero().flatten().tolist()
     assert red == list(range(15, 35))
 
@@ -280,30 +304,40 @@ def test_preprocessing():
 def test_squashed_pictures():
     """Both sides of the whole picture to the same, whatever its aspect, and the centre of that."""
     from mmvim.checkpoints import View
+
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[:, 90:110] = (255, 0, 0)
-    x = View(50, .5, 'bilinear', 'squash')(picture)
+    x = View(50, 0.5, 'bilinear', 'squash')(picture)
     red = (x[0, 25] > 0).nonzero().flatten().tolist()
     assert x.shape == (3, 50, 50) and red == list(range(20, 30))  # columns 45 to 54 of 100, less 25
-    assert 'both sides 550' in str(View(512, .93, 'bicubic', 'squash'))
+    assert 'both sides 550' in str(View(512, 0.93, 'bicubic', 'squash'))
 
 
-@pytest.mark.parametrize(('arch', 'given', 'img_size', 'crop_pct', 'crop_mode'), [
-    ('tiny', {}, 224, 1., 'center'), ('tiny2', {}, 224, .98, 'center'), ('small', {}, 224, .93, 'center'),
-    ('large2', {}, 224, 1., 'center'), ('large3', {}, 256, 1., 'center'),
-    ('tiny', {'img_size': 512}, 512, 1., 'center'),
-    ('large2', {'img_size': 512}, 512, .93, 'squash'), ('large3', {'img_size': 512}, 512, .93, 'squash'),
-    ('large3', {'window_sizes': (8, 8, 32, 16)}, 512, .93, 'squash')])
+@pytest.mark.parametrize(
+    ('arch', 'given', 'img_size', 'crop_pct', 'crop_mode'),
+    [
+        ('tiny', {}, 224, 1.0, 'center'),
+        ('tiny2', {}, 224, 0.98, 'center'),
+        ('small', {}, 224, 0.93, 'center'),
+        ('large2', {}, 224, 1.0, 'center'),
+        ('large3', {}, 256, 1.0, 'center'),
+        ('tiny', {'img_size': 512}, 512, 1.0, 'center'),
+        ('large2', {'img_size': 512}, 512, 0.93, 'squash'),
+        ('large3', {'img_size': 512}, 512, 0.93, 'squash'),
+        ('large3', {'window_sizes': (8, 8, 32, 16)}, 512, 0.93, 'squash'),
+    ],
+)
 def test_the_publishers_view(arch, given, img_size, crop_pct, crop_mode):
     """It follows what a file is read for, windows included."""
     from mmvim.checkpoints import Published, View, preprocessing
     from mmvim.checkpoints.families import FAMILIES
+
     family = FAMILIES['mambavision']
     settings = family.options(given, family.config_options)
     backbone, _ = family.config({}, 'classifier', arch, settings)
     found = Published('mambavision', arch, 'classifier', backbone, *[None] * 8)
     assert preprocessing(found) == View(img_size, crop_pct, 'bicubic', crop_mode)
-    assert preprocessing(found, 64, .5, 'bilinear', 'center') == View(64, .5, 'bilinear', 'center')
+    assert preprocessing(found, 64, 0.5, 'bilinear', 'center') == View(64, 0.5, 'bilinear', 'center')
 
 
 def test_as_a_user_types_it(classifier, tmp_path):

@@ -10,7 +10,7 @@ from tiny_runs import run
 BACKBONES = {
     'mmseg': "dict(type='mmvim.Vim', arch=dict(embed_dims=16, depth=2), img_size=64, patch_size=8)",
     'mmdet': "dict(_delete_=True, type='mmvim.MambaVision', arch=dict(depths=(1, 1, 1, 1), dim=4, in_dim=4, "
-             "num_heads=(1, 1, 1, 1), window_sizes=(8, 8, 4, 2)))",
+    'num_heads=(1, 1, 1, 1), window_sizes=(8, 8, 4, 2)))',
 }
 
 

@@ -25,8 +25,11 @@ def differing(a, b):
     """Names of weights and optimizer states that are not equal to the bit."""
     names = [name for name, value in a['state_dict'].items() if not torch.equal(value, b['state_dict'][name])]
     for key, state in a['optimizer']['state'].items():
-        names += [f'{key}.{n}' for n, v in state.items()
-                  if isinstance(v, torch.Tensor) and not torch.equal(v, b['optimizer']['state'][key][n])]
+        names += [
+            f'{key}.{n}'
+            for n, v in state.items()
+            if isinstance(v, torch.Tensor) and not torch.equal(v, b['optimizer']['state'][key][n])
+        ]
     assert a.get('param_schedulers') == b.get('param_schedulers')
     return names
 
@@ -42,8 +45,15 @@ def interrupt_and_resume(train, folder, base, first, last, text=''):
     [saved] = part.glob('*.pth')
     seed = load(saved)['meta']['seed']
     train.main([str(run_config(folder, 'second', base, text)), '--work-dir', str(part), '--resume'])
-    train.main([str(run_config(folder, 'whole', base, text)), '--work-dir', str(whole),
-                '--cfg-options', f'randomness.seed={seed}'])
+    train.main(
+        [
+            str(run_config(folder, 'whole', base, text)),
+            '--work-dir',
+            str(whole),
+            '--cfg-options',
+            f'randomness.seed={seed}',
+        ]
+    )
     return saved, load(part / last), load(whole / last)
 
 
@@ -57,16 +67,25 @@ def test_resume_goes_on_as_if_never_stopped(train, tmp_path, seg):
     checkpoint = load(saved)
     del checkpoint['random_state']
     torch.save(checkpoint, tmp_path / 'without.pth')
-    train.main([str(run_config(tmp_path, 'without', seg)), '--work-dir', str(tmp_path / 'without'),
-                '--resume', str(tmp_path / 'without.pth')])
+    train.main(
+        [
+            str(run_config(tmp_path, 'without', seg)),
+            '--work-dir',
+            str(tmp_path / 'without'),
+            '--resume',
+            str(tmp_path / 'without.pth'),
+        ]
+    )
     assert differing(load(tmp_path / 'without' / 'iter_4.pth'), whole) != []
 
 
 def test_resume_with_workers(train, tmp_path, seg):
     """Pictures are prepared in another process, here without chance; dropout and stochastic depth are drawn in this."""
-    text = ("pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]\n"
-            'val_cfg = val_dataloader = val_evaluator = None\n'
-            'train_dataloader = dict(num_workers=1, persistent_workers=True, dataset=dict(pipeline=pipeline))\n')
+    text = (
+        "pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]\n"
+        'val_cfg = val_dataloader = val_evaluator = None\n'
+        'train_dataloader = dict(num_workers=1, persistent_workers=True, dataset=dict(pipeline=pipeline))\n'
+    )
     _, resumed, whole = interrupt_and_resume(train, tmp_path, seg, 'train_cfg.max_iters=2', 'iter_4.pth', text)
     assert differing(resumed, whole) == []
 
@@ -81,14 +100,16 @@ def test_resume_by_epoch(train, tmp_path, det):
 
 def test_resume_from_nothing_starts(train, tmp_path, seg, capsys):
     config = run_config(tmp_path, 'start', seg, 'val_cfg = val_dataloader = val_evaluator = None\n')
-    train.main([str(config), '--work-dir', str(tmp_path / 'work'), '--resume',
-                '--cfg-options', 'train_cfg.max_iters=1'])
+    train.main(
+        [str(config), '--work-dir', str(tmp_path / 'work'), '--resume', '--cfg-options', 'train_cfg.max_iters=1']
+    )
     assert 'starting at iteration 0' in capsys.readouterr().err
     assert load(tmp_path / 'work' / 'iter_1.pth')['meta']['iter'] == 1
 
 
 def test_resume_in_a_work_dir_that_was_moved(train, tmp_path, seg):
     from mmvim.engine.launch.resume import last_checkpoint
+
     (tmp_path / 'iter_2.pth').write_bytes(b'')
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/iter_2.pth')
     assert last_checkpoint(tmp_path) == str(tmp_path / 'iter_2.pth')
@@ -97,8 +118,16 @@ def test_resume_in_a_work_dir_that_was_moved(train, tmp_path, seg):
 def test_checkpoint_is_plain_weights_and_known_classes(train, tmp_path, seg):
     """What MMEngine 0.10.7 needs under PyTorch 2.6 and later, where torch.load is restricted by default."""
     from mmvim.engine.launch import checkpoint_globals
-    train.main([str(run_config(tmp_path, 'plain', seg)), '--work-dir', str(tmp_path / 'work'),
-                '--cfg-options', 'train_cfg.max_iters=2'])
+
+    train.main(
+        [
+            str(run_config(tmp_path, 'plain', seg)),
+            '--work-dir',
+            str(tmp_path / 'work'),
+            '--cfg-options',
+            'train_cfg.max_iters=2',
+        ]
+    )
     path = tmp_path / 'work' / 'iter_2.pth'
     torch.serialization.clear_safe_globals()
     with pytest.raises(pickle.UnpicklingError):
@@ -110,16 +139,27 @@ def test_checkpoint_is_plain_weights_and_known_classes(train, tmp_path, seg):
 
 def test_safe_globals_give_no_other_attribute():
     from mmvim.checkpoints.safe_globals import _statistics_method
+
     with pytest.raises(ValueError, match='asks for'):
         _statistics_method(torch, 'load')
 
 
 def test_precision_without_gpu(train, tmp_path, ade, monkeypatch, capsys):
     from mmvim.engine.launch import device
+
     monkeypatch.setattr(device, 'has_accelerator', lambda: False)
     config = tiny.seg_config(tmp_path / f'amp_{tmp_path.name}.py', ade, wrapper='AmpOptimWrapper')
-    train.main([str(config), '--work-dir', str(tmp_path / 'work'), '--cfg-options', 'train_cfg.max_iters=2',
-                'optim_wrapper.loss_scale=dynamic', 'optim_wrapper.dtype=bfloat16'])
+    train.main(
+        [
+            str(config),
+            '--work-dir',
+            str(tmp_path / 'work'),
+            '--cfg-options',
+            'train_cfg.max_iters=2',
+            'optim_wrapper.loss_scale=dynamic',
+            'optim_wrapper.dtype=bfloat16',
+        ]
+    )
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('warning: ')]
     assert len(lines) == 1 and 'fp32' in lines[0]
     assert load(tmp_path / 'work' / 'iter_2.pth')['meta']['iter'] == 2
@@ -128,6 +168,7 @@ def test_precision_without_gpu(train, tmp_path, ade, monkeypatch, capsys):
 def test_amp_with_gpu(seg, monkeypatch):
     from mmvim.engine import launch
     from mmvim.engine.launch import device
+
     monkeypatch.setattr(device, 'has_accelerator', lambda: True)
     cfg = launch.load_config(str(seg))
     launch.set_precision(cfg, amp=True)
@@ -136,8 +177,9 @@ def test_amp_with_gpu(seg, monkeypatch):
 
 def test_learning_rate_scales_with_the_batch(train, tmp_path, seg):
     options = ('--cfg-options', 'train_cfg.max_iters=2', 'auto_scale_lr.base_batch_size=8')
-    train.main([str(run_config(tmp_path, 'scaled', seg)), '--work-dir', str(tmp_path / 'work'), '--auto-scale-lr',
-                *options])
+    train.main(
+        [str(run_config(tmp_path, 'scaled', seg)), '--work-dir', str(tmp_path / 'work'), '--auto-scale-lr', *options]
+    )
     [group] = load(tmp_path / 'work' / 'iter_2.pth')['optimizer']['param_groups']
     assert group['initial_lr'] == pytest.approx(1e-3 * 2 / 8)
 
@@ -169,9 +211,21 @@ def detector(train, tmp_path_factory, coco):
 def test_test_segmentor(evaluate, tmp_path, segmentor):
     config, checkpoint = segmentor
     shutil.copy(config, tmp_path / config.name)
-    evaluate.main([str(tmp_path / config.name), str(checkpoint), '--work-dir', str(tmp_path / 'work'),
-                   '--out', str(tmp_path / 'out'), '--show-dir', str(tmp_path / 'vis'), '--tta',
-                   '--cfg-options', f'visualizer.name={tmp_path.name}'])
+    evaluate.main(
+        [
+            str(tmp_path / config.name),
+            str(checkpoint),
+            '--work-dir',
+            str(tmp_path / 'work'),
+            '--out',
+            str(tmp_path / 'out'),
+            '--show-dir',
+            str(tmp_path / 'vis'),
+            '--tta',
+            '--cfg-options',
+            f'visualizer.name={tmp_path.name}',
+        ]
+    )
     maps = sorted((tmp_path / 'out').glob('*.png'))
     assert [m.name for m in maps] == ['ADE_000.png', 'ADE_001.png']
     labels = cv2.imread(str(maps[0]), cv2.IMREAD_UNCHANGED)
@@ -188,8 +242,17 @@ def test_test_detector(evaluate, tmp_path, detector, fails):
     command = [str(run), str(checkpoint), '--work-dir', str(tmp_path / 'work')]
     assert 'masks' in fails(evaluate.main, *command, '--tta', status=2)
     assert '.pkl' in fails(evaluate.main, *command, '--out', 'predictions', status=2)
-    evaluate.main([*command, '--out', str(tmp_path / 'out.pkl'), '--show-dir', 'vis',
-                   '--cfg-options', f'visualizer.name={tmp_path.name}'])
+    evaluate.main(
+        [
+            *command,
+            '--out',
+            str(tmp_path / 'out.pkl'),
+            '--show-dir',
+            'vis',
+            '--cfg-options',
+            f'visualizer.name={tmp_path.name}',
+        ]
+    )
     with open(tmp_path / 'out.pkl', 'rb') as stream:
         predictions = pickle.load(stream)
     assert len(predictions) == 3 and 'masks' in predictions[0]['pred_instances']
@@ -203,9 +266,20 @@ def test_tta_of_a_box_detector(evaluate, tmp_path, detector, capsys):
     config, checkpoint = detector
     run = tmp_path / f'{tmp_path.name}.py'
     shutil.copy(config, run)
-    evaluate.main([str(run), str(checkpoint), '--work-dir', str(tmp_path / 'work'), '--tta', '--cfg-options',
-                   'model.type=FasterRCNN', 'model.roi_head.mask_roi_extractor=None', 'model.roi_head.mask_head=None',
-                   'test_evaluator.metric=bbox'])
+    evaluate.main(
+        [
+            str(run),
+            str(checkpoint),
+            '--work-dir',
+            str(tmp_path / 'work'),
+            '--tta',
+            '--cfg-options',
+            'model.type=FasterRCNN',
+            'model.roi_head.mask_roi_extractor=None',
+            'model.roi_head.mask_head=None',
+            'test_evaluator.metric=bbox',
+        ]
+    )
     assert 'weights that this FasterRCNN does not use' in capsys.readouterr().err
     [scores] = (tmp_path / 'work').glob('*/*.json')
     assert 'bbox_mAP' in scores.read_text()

@@ -23,7 +23,7 @@ def scene(seed: int) -> np.ndarray:
     for label in (1, 2, 3):
         y, x = generator.integers(0, SIZE // 2, 2)
         h, w = generator.integers(SIZE // 4, SIZE // 2, 2)
-        labels[y:y + h, x:x + w] = label
+        labels[y : y + h, x : x + w] = label
     return labels
 
 
@@ -55,16 +55,24 @@ def make_coco(root: Path, count: int = 3) -> Path:
                 continue
             x, y = int(columns.min()), int(rows.min())
             w, h = int(columns.max()) + 1 - x, int(rows.max()) + 1 - y
-            annotations.append({
-                'id': len(annotations) + 1, 'image_id': index, 'category_id': label, 'bbox': [x, y, w, h],
-                'area': w * h, 'iscrowd': 0, 'segmentation': [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': index,
+                    'category_id': label,
+                    'bbox': [x, y, w, h],
+                    'area': w * h,
+                    'iscrowd': 0,
+                    'segmentation': [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                }
+            )
     categories = [{'id': k, 'name': name} for k, name in enumerate(('red', 'green', 'blue'), 1)]
     with open(root / 'instances.json', 'w') as stream:
         json.dump({'images': images, 'annotations': annotations, 'categories': categories}, stream)
     return root
 
 
-_SEG = '''
+_SEG = """
 _base_ = [{bases!r} + name for name in (
     'datasets/ade20k.py', 'default_runtime.py', 'schedules/schedule_160k.py')]
 crop_size = (64, 64)
@@ -111,9 +119,9 @@ tta_pipeline = [
         [dict(type='Resize', scale=(64, 64), keep_ratio=True)],
         [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
         [dict(type='LoadAnnotations', reduce_zero_label=True)], [dict(type='PackSegInputs')]])]
-'''
+"""
 
-_DET = '''
+_DET = """
 _base_ = [{bases!r} + name for name in ('models/mask-rcnn_r50_fpn.py', 'default_runtime.py')]
 classes = dict(classes=('red', 'green', 'blue'))
 pipeline = [
@@ -155,7 +163,7 @@ optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-'''
+"""
 
 
 def _bases(library: str) -> str:
@@ -165,8 +173,7 @@ def _bases(library: str) -> str:
 
 def seg_config(path: Path, root: Path, wrapper: str = 'OptimWrapper', val_interval: int = 2) -> Path:
     """Write a config of a two-block Vim with an FCN head on :func:`make_ade`'s data, 4 iterations of 2 pictures."""
-    path.write_text(
-        _SEG.format(bases=_bases('mmseg'), root=str(root), wrapper=wrapper, val_interval=val_interval))
+    path.write_text(_SEG.format(bases=_bases('mmseg'), root=str(root), wrapper=wrapper, val_interval=val_interval))
     return path
 
 
@@ -180,8 +187,13 @@ def run(*command, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     """Run a command as a user does, on one thread."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
     return subprocess.run(
-        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=300,
-        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env})
+        [str(c) for c in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env},
+    )
 
 
 def load_tool(name: str):

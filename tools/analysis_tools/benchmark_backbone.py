@@ -22,20 +22,41 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 SIDES = (224, 384, 512, 640, 738, 1024, 1248, 1536, 2048)
-HEADER = ['model', 'side', 'batch', 'images/s', 'peak memory, MB', 'times the images/s of DeiT, plain',
-          'memory saved against DeiT, plain, %', 'times the images/s of DeiT, fused']
+HEADER = [
+    'model',
+    'side',
+    'batch',
+    'images/s',
+    'peak memory, MB',
+    'times the images/s of DeiT, plain',
+    'memory saved against DeiT, plain, %',
+    'times the images/s of DeiT, fused',
+]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'], help='Defaults to cpu')
-    parser.add_argument('--sides', type=int, nargs='+', default=list(SIDES),
-                        help=f'pixels, multiples of 16 or not. Defaults to {" ".join(map(str, SIDES))}')
-    parser.add_argument('--batch', type=int, help='pictures a call. Defaults to 64 at 224, fewer at larger sides, so '
-                        'that their pixels are about as many; at least 1')
+    parser.add_argument(
+        '--sides',
+        type=int,
+        nargs='+',
+        default=list(SIDES),
+        help=f'pixels, multiples of 16 or not. Defaults to {" ".join(map(str, SIDES))}',
+    )
+    parser.add_argument(
+        '--batch',
+        type=int,
+        help='pictures a call. Defaults to 64 at 224, fewer at larger sides, so '
+        'that their pixels are about as many; at least 1',
+    )
     parser.add_argument('--models', default='', help='only models whose name contains this')
-    parser.add_argument('--dtype', default='float16', choices=['float16', 'bfloat16', 'float32'],
-                        help='of autocast on a GPU (the CPU computes in float32). Defaults to float16')
+    parser.add_argument(
+        '--dtype',
+        default='float16',
+        choices=['float16', 'bfloat16', 'float32'],
+        help='of autocast on a GPU (the CPU computes in float32). Defaults to float16',
+    )
     parser.add_argument('--seconds', type=float, default=2.0, help='least time of repeated calls. Defaults to 2')
     parser.add_argument('--markdown', type=Path, help='write the table here too')
     parser.add_argument('--json', type=Path, help='write every number here')
@@ -44,6 +65,7 @@ def parse_args() -> argparse.Namespace:
     if min(args.sides) < 32 or (args.batch is not None and args.batch < 1):
         parser.error('--sides must be at least 32 and --batch at least 1')
     import torch
+
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA device')
     return args
@@ -63,10 +85,17 @@ def models() -> dict[str, Callable]:
 
     def deit(dim: int, fused: bool) -> Callable:
         return lambda side: DeiT(side, dim, fused)
-    return {'Vim-T': vim('tiny'), 'Vim-S': vim('small'),
-            'MambaVision-T': mamba_vision('tiny'), 'MambaVision-S': mamba_vision('small'),
-            'DeiT-T, plain': deit(192, False), 'DeiT-S, plain': deit(384, False),
-            'DeiT-T, fused': deit(192, True), 'DeiT-S, fused': deit(384, True)}
+
+    return {
+        'Vim-T': vim('tiny'),
+        'Vim-S': vim('small'),
+        'MambaVision-T': mamba_vision('tiny'),
+        'MambaVision-S': mamba_vision('small'),
+        'DeiT-T, plain': deit(192, False),
+        'DeiT-S, plain': deit(384, False),
+        'DeiT-T, fused': deit(192, True),
+        'DeiT-S, fused': deit(384, True),
+    }
 
 
 def resident(field: str) -> int:
@@ -78,6 +107,7 @@ def resident(field: str) -> int:
 def measure(build: Callable, side: int, batch: int, args: argparse.Namespace) -> dict:
     """Images a second and peak memory in MB, or what happened instead."""
     import torch
+
     cuda = args.device == 'cuda'
     model = build(side).eval().to(args.device)
     picture = torch.randn(batch, 3, side, side, device=args.device)
@@ -88,6 +118,7 @@ def measure(build: Callable, side: int, batch: int, args: argparse.Namespace) ->
             model(picture)
         if cuda:
             torch.cuda.synchronize()
+
     try:
         call()
         if cuda:
@@ -120,27 +151,42 @@ def row(name: str, side: int, batch: int, found: dict) -> list[str]:
     def ratio(peer: str, field: str) -> float | None:
         other = found.get((f'DeiT-{size}, {peer}', side), {})
         return result[field] / other[field] if field in other else None
+
     plain, memory, fused = ratio('plain', 'images_per_s'), ratio('plain', 'mb'), ratio('fused', 'images_per_s')
-    return [name, str(side), str(batch), f'{result["images_per_s"]:.1f}', f'{result["mb"]:.0f}',
-            '-' if plain is None else f'{plain:.2f}', '-' if memory is None else f'{100 * (1 - memory):.1f}',
-            '-' if fused is None else f'{fused:.2f}']
+    return [
+        name,
+        str(side),
+        str(batch),
+        f'{result["images_per_s"]:.1f}',
+        f'{result["mb"]:.0f}',
+        '-' if plain is None else f'{plain:.2f}',
+        '-' if memory is None else f'{100 * (1 - memory):.1f}',
+        '-' if fused is None else f'{fused:.2f}',
+    ]
 
 
 def draw(found: dict, path: Path, title: str) -> None:
     """Images a second and memory against the side, one line a model."""
     import matplotlib
+
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout='constrained')
     names = list(dict.fromkeys(name for name, _ in found))
     for axis, field, label in zip(axes, ('images_per_s', 'mb'), ('images a second', 'peak memory, MB'), strict=True):
         for number, name in enumerate(names):
             points = [(side, r[field]) for (n, side), r in found.items() if n == name and field in r]
             if points:
-                axis.plot(*zip(*points, strict=True), marker='o', label=name, color=f'C{number // 2}',
-                          linestyle='-' if number % 2 else '--')
+                axis.plot(
+                    *zip(*points, strict=True),
+                    marker='o',
+                    label=name,
+                    color=f'C{number // 2}',
+                    linestyle='-' if number % 2 else '--',
+                )
         axis.set(xlabel='side of the picture in pixels', ylabel=label, xscale='log', yscale='log')
-        axis.grid(alpha=.3, which='both')
+        axis.grid(alpha=0.3, which='both')
     axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=120)
@@ -152,14 +198,17 @@ def main() -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
     chosen = {name: build for name, build in models().items() if args.models in name}
     if not chosen:
         raise SystemExit(f'--models {args.models!r} fits none of: {", ".join(models())}')
     torch.manual_seed(0)
     where = torch.cuda.get_device_name() if args.device == 'cuda' else f'{torch.get_num_threads()} thread(s) of a CPU'
     kind = args.dtype if args.device == 'cuda' else 'float32'
-    about = (f'{where}, {kind}, Python {platform.python_version()}, PyTorch {torch.__version__}; '
-             f'python tools/analysis_tools/benchmark_backbone.py {" ".join(sys.argv[1:])}'.strip())
+    about = (
+        f'{where}, {kind}, Python {platform.python_version()}, PyTorch {torch.__version__}; '
+        f'python tools/analysis_tools/benchmark_backbone.py {" ".join(sys.argv[1:])}'.strip()
+    )
     console = Console(width=160)
     console.print(about)
     found: dict[tuple[str, int], dict] = {}
@@ -179,8 +228,10 @@ def main() -> None:
         head = [f'`{about}`', '', '| ' + ' | '.join(HEADER) + ' |', '|' + '-|' * len(HEADER)]
         args.markdown.write_text('\n'.join([*head, *('| ' + ' | '.join(line) + ' |' for line in lines), '']))
     if args.json:
-        args.json.write_text(json.dumps([{'model': n, 'side': s, 'batch': batches[s], **r}
-                                         for (n, s), r in found.items()], indent=1) + '\n')
+        args.json.write_text(
+            json.dumps([{'model': n, 'side': s, 'batch': batches[s], **r} for (n, s), r in found.items()], indent=1)
+            + '\n'
+        )
     if args.chart:
         draw(found, args.chart, about.partition('; ')[0])
 

@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT))
 
 LOOP_BACKWARD_LIMIT = 256
 TURNS = 5
-ENOUGH = 20.  # seconds of one measurement, however few its turns were
+ENOUGH = 20.0  # seconds of one measurement, however few its turns were
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'], help='Defaults to cpu')
     parser.add_argument('--shapes', default='', help='only shapes whose name contains this')
     parser.add_argument('--implementations', default='', help='only these, separated by commas')
-    parser.add_argument('--seconds', type=float, default=1.0, help=f'least time of repeated calls, in {TURNS} turns. '
-                        'Defaults to 1')
+    parser.add_argument(
+        '--seconds', type=float, default=1.0, help=f'least time of repeated calls, in {TURNS} turns. Defaults to 1'
+    )
     parser.add_argument('--quick', action='store_true', help='the three smallest shapes, briefly')
     parser.add_argument('--markdown', type=Path, help='write the table here too')
     parser.add_argument('--json', type=Path, help='write every number here')
@@ -102,6 +103,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.device == 'cuda':
         import torch
+
         if not torch.cuda.is_available():
             parser.error('--device cuda: PyTorch finds no CUDA device')
     return args
@@ -110,14 +112,21 @@ def parse_args() -> argparse.Namespace:
 def make_inputs(shape: Shape, device: str) -> dict:
     """Random leaves; u and delta with channels fastest, as the projections of a model leave them."""
     import torch
+
     generator = torch.Generator().manual_seed(0)
 
     def randn(*size: int) -> 'torch.Tensor':
         return torch.randn(size, generator=generator).to(device)
+
     k, b, d, n, length = len(shape.paths), shape.batch, shape.dim, shape.d_state, shape.length
     lead = (b,) if shape.shared_u else (b, k)
-    return {'u': randn(*lead, length, d), 'delta': randn(b, k, length, d) - 4, 'A': -torch.exp(randn(k, d, n)),
-            'B': randn(b, k, length, n), 'C': randn(b, k, length, n)}
+    return {
+        'u': randn(*lead, length, d),
+        'delta': randn(b, k, length, d) - 4,
+        'A': -torch.exp(randn(k, d, n)),
+        'B': randn(b, k, length, n),
+        'C': randn(b, k, length, n),
+    }
 
 
 def orders(shape: Shape, device: str) -> list:
@@ -125,6 +134,7 @@ def orders(shape: Shape, device: str) -> list:
     import torch
 
     from mmvim.ops import scan_paths
+
     forward = torch.arange(shape.length, device=device)
     if shape.grid is None:
         return [forward if name == 'forward' else forward.flip(0) for name in shape.paths]
@@ -139,13 +149,23 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
     """The function from the inputs to (B, L, D)."""
     import torch
     import torch.nn.functional as F
+
     index = orders(shape, device)
 
     def ours(u, delta, A, B, C):
         from mmvim.ops import scan_paths, selective_scan_paths
+
         paths = shape.paths if shape.grid is None else scan_paths(shape.paths, *shape.grid, device=u.device)
-        y = selective_scan_paths(u.transpose(-1, -2), delta.transpose(-1, -2), A, B.transpose(-1, -2),
-                                 C.transpose(-1, -2), delta_softplus=True, paths=paths, backend=name.split(':')[1])
+        y = selective_scan_paths(
+            u.transpose(-1, -2),
+            delta.transpose(-1, -2),
+            A,
+            B.transpose(-1, -2),
+            C.transpose(-1, -2),
+            delta_softplus=True,
+            paths=paths,
+            backend=name.split(':')[1],
+        )
         return y.transpose(-1, -2)
 
     def permuted(scan):
@@ -161,10 +181,12 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
                     y = torch.empty_like(y).index_copy(1, order, y)
                 total = total + y
             return total
+
         return run
 
     def pscan(u, delta, A, B, C):
         from mambapy.pscan import pscan as parallel
+
         states = parallel(torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.unsqueeze(2))
         return (states @ C.unsqueeze(-1)).squeeze(-1)
 
@@ -185,17 +207,19 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
             for _ in range(-(-count // block.numel())):
                 torch.exp(block, out=out)
             return out
+
         return exponentials
     if name == 'bytes':
         outputs = shape.batch * shape.dim * shape.length
 
         def copy(**inputs):
             # Half of what is moved is read, half written.
-            source = torch.empty((sum(x.numel() for x in inputs.values()) + outputs) // 2, device=device).fill_(1.)
-            target = torch.empty_like(source).fill_(1.)
+            source = torch.empty((sum(x.numel() for x in inputs.values()) + outputs) // 2, device=device).fill_(1.0)
+            target = torch.empty_like(source).fill_(1.0)
             start = time.perf_counter()
             target.copy_(source)
             return time.perf_counter() - start
+
         return copy
     return {'pscan': permuted(pscan), 'loop': permuted(loop)}.get(name, ours)
 
@@ -225,6 +249,7 @@ def set_allocator(at_once: bool) -> None:
 def work(job: dict) -> None:
     """One measurement in this process: of 'memory', a call's bytes; of 'time', a turn's seconds (shortest, sum)."""
     import torch
+
     torch.set_num_threads(job['threads'])
     shape = Shape(**{key: tuple(v) if isinstance(v, list) else v for key, v in job['shape'].items()})
     device, name, backward = job['device'], job['name'], job['backward']
@@ -263,12 +288,14 @@ def work(job: dict) -> None:
         while sum(times) < job['seconds'] / TURNS:
             times.append(call())
         return min(times), sum(times)
+
     serve(answer)
 
 
 def check(shape: Shape, names: list[str], device: str) -> None:
     """All implementations agree on a short version of the shape."""
     import torch
+
     side = None if shape.grid is None else (3, 4)
     short = Shape(shape.name, 1, 16, 12 if side else 20, shape.d_state, shape.paths, shape.shared_u, side)
     inputs = make_inputs(short, device)
@@ -291,17 +318,27 @@ def measure(args: argparse.Namespace, shape: Shape, names: list[str]) -> dict[tu
             workers.pop(key).close()
             found.pop(key, None)
         return None
+
     try:
         for name, backward in itertools.product(names, (False, True)):
             if backward and (name in LIMITS or (name == 'loop' and shape.length > LOOP_BACKWARD_LIMIT)):
                 continue
             key = (shape.name, name, backward)
-            workers[key] = Worker(__file__, {'shape': asdict(shape), 'name': name, 'backward': backward,
-                                             'threads': args.threads, 'device': args.device, 'seconds': args.seconds})
+            workers[key] = Worker(
+                __file__,
+                {
+                    'shape': asdict(shape),
+                    'name': name,
+                    'backward': backward,
+                    'threads': args.threads,
+                    'device': args.device,
+                    'seconds': args.seconds,
+                },
+            )
         for key in list(workers):
             memory = ask(key, 'memory')
             if memory is not None:
-                found[key] = {'ms': math.inf, 'mb': memory / 1e6, 'seconds': 0.}
+                found[key] = {'ms': math.inf, 'mb': memory / 1e6, 'seconds': 0.0}
         for _ in range(TURNS):
             for key in [key for key, result in found.items() if result['seconds'] < ENOUGH]:
                 times = ask(key, 'time')
@@ -318,6 +355,7 @@ def available(args: argparse.Namespace) -> list[str]:
     import importlib.util
 
     from mmvim.ops import backends
+
     names = [f'ours:{name}' for name, (usable, _) in backends().items() if usable and name != 'reference']
     if args.device != 'cpu':
         names = [name for name in names if name != 'ours:native']
@@ -346,35 +384,43 @@ def main() -> None:
         return
     if args.device == 'cuda':
         from benchmark_scan_cuda import run
+
         run(args)
         return
     import torch
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
     if args.quick:
-        args.seconds = .1
+        args.seconds = 0.1
     shapes = [shape for shape in SHAPES if args.shapes in shape.name]
     shapes = sorted(shapes, key=lambda shape: shape.elements)[:3] if args.quick else shapes
     if not shapes:
         raise SystemExit(f'--shapes {args.shapes!r} fits none of: {", ".join(shape.name for shape in SHAPES)}')
     names = available(args)
-    about = (f'{processor()}, {args.threads} thread(s), Python {platform.python_version()}, PyTorch '
-             f'{torch.__version__}; '
-             f'python {" ".join(["tools/analysis_tools/benchmark_scan.py", *sys.argv[1:]])}')
+    about = (
+        f'{processor()}, {args.threads} thread(s), Python {platform.python_version()}, PyTorch '
+        f'{torch.__version__}; '
+        f'python {" ".join(["tools/analysis_tools/benchmark_scan.py", *sys.argv[1:]])}'
+    )
     console = Console(width=150)
     console.print(about)
     table = Table(*HEADER)
     found: dict = {}
     for shape in shapes:
         check(shape, names, args.device)
-        found |= measure(args, shape, [*(name for name in names if name != 'limit'),
-                                       *(LIMITS if 'limit' in names else ())])
+        found |= measure(
+            args, shape, [*(name for name in names if name != 'limit'), *(LIMITS if 'limit' in names else ())]
+        )
         if 'limit' in names:
             exps, softplus, copied = (found.pop((shape.name, name, False), None) for name in LIMITS)
             if exps and softplus and copied:  # a process that ended has none
-                found[shape.name, 'limit', False] = {**exps, 'ms': max(exps['ms'], copied['ms']),
-                                                     'with_softplus_ms': max(exps['ms'], softplus['ms'], copied['ms'])}
+                found[shape.name, 'limit', False] = {
+                    **exps,
+                    'ms': max(exps['ms'], copied['ms']),
+                    'with_softplus_ms': max(exps['ms'], softplus['ms'], copied['ms']),
+                }
         for name in names:
             table.add_row(*map(escape, row(shape, name, found)))
         console.print(f'done: {shape.name}', style='dim', markup=False)
@@ -382,11 +428,16 @@ def main() -> None:
     console.print('In brackets: how many times as fast as pscan, and what share of its memory.')
     if args.markdown:
         forward, both = (by_shape(shapes, names, found, backward) for backward in (False, True))
-        args.markdown.write_text('\n'.join([f'`{about}`', '', 'Forward:', '', *forward, '', 'Forward and backward:', '',
-                                            *both, '']))
+        args.markdown.write_text(
+            '\n'.join([f'`{about}`', '', 'Forward:', '', *forward, '', 'Forward and backward:', '', *both, ''])
+        )
     if args.json:
-        args.json.write_text(json.dumps([{'shape': s, 'implementation': n, 'backward': b, **r}
-                                         for (s, n, b), r in found.items()], indent=1) + '\n')
+        args.json.write_text(
+            json.dumps(
+                [{'shape': s, 'implementation': n, 'backward': b, **r} for (s, n, b), r in found.items()], indent=1
+            )
+            + '\n'
+        )
 
 
 if __name__ == '__main__':

@@ -63,15 +63,24 @@ def shapes() -> list[Scan]:
         for arch, dim, d_state in (('T', 96, 1), ('B', 256, 1), ('T v0', 192, 16)):
             for level in range(4):
                 side = -(-pixels // (4 << level))
-                found.append(Scan(f'VMamba-{arch} {pixels}, stage {level + 1}', batch, dim << level, side * side,
-                                  d_state, CROSS, grid=(side, side)))
+                found.append(
+                    Scan(
+                        f'VMamba-{arch} {pixels}, stage {level + 1}',
+                        batch,
+                        dim << level,
+                        side * side,
+                        d_state,
+                        CROSS,
+                        grid=(side, side),
+                    )
+                )
     for arch, dim in (('T', 160), ('S', 192), ('B', 256)):
         found.append(Scan(f'MambaVision-{arch} 224, level 3', 64, dim, 196, 8))
         found.append(Scan(f'MambaVision-{arch} 224, level 4', 64, 2 * dim, 49, 8))
         window = 160 if arch == 'S' else 64
-        found.append(Scan(f'MambaVision-{arch} 512, level 3, window {window}', 16, dim, window ** 2, 8))
+        found.append(Scan(f'MambaVision-{arch} 512, level 3, window {window}', 16, dim, window**2, 8))
         window = 56 if arch == 'S' else 32
-        found.append(Scan(f'MambaVision-{arch} 512, level 4, window {window}', 16, 2 * dim, window ** 2, 8))
+        found.append(Scan(f'MambaVision-{arch} 512, level 4, window {window}', 16, 2 * dim, window**2, 8))
         found.append(Scan(f'MambaVision-{arch} 1024, level 3, window 112', 4, dim, 12544, 8))
         found.append(Scan(f'MambaVision-{arch} 1024, level 4, window 56', 4, 2 * dim, 3136, 8))
         # 78 x 78 and 39 x 39 tokens in the classifiers' windows of 14 and 7, 36 a picture.
@@ -84,32 +93,46 @@ def shapes() -> list[Scan]:
 def make_inputs(scan: Scan, dtype, device: str) -> dict:
     """Random leaves with channels fastest: u, delta, A, B, C, D, z, delta_bias; one u for all paths of a cross scan."""
     import torch
+
     generator = torch.Generator(device).manual_seed(0)
     k, b, d, n, length = len(scan.paths), scan.batch, scan.dim, scan.d_state, scan.length
 
     def randn(*size: int, kind=dtype) -> 'torch.Tensor':
         return torch.randn(size, generator=generator, device=device).to(kind)
+
     own = (k,) if scan.grid is None else ()
     full = torch.float32
-    return {'u': randn(b, *own, length, d), 'delta': randn(b, k, length, d), 'A': -torch.exp(randn(k, d, n, kind=full)),
-            'B': randn(b, k, length, n), 'C': randn(b, k, length, n), 'D': randn(k, d, kind=full),
-            'z': randn(b, length, d) if scan.gate else None, 'bias': randn(k, d, kind=full) - 4}
+    return {
+        'u': randn(b, *own, length, d),
+        'delta': randn(b, k, length, d),
+        'A': -torch.exp(randn(k, d, n, kind=full)),
+        'B': randn(b, k, length, n),
+        'C': randn(b, k, length, n),
+        'D': randn(k, d, kind=full),
+        'z': randn(b, length, d) if scan.gate else None,
+        'bias': randn(k, d, kind=full) - 4,
+    }
 
 
 def ours(scan: Scan, backend: str) -> Callable:
     """All paths in one call."""
+
     def run(u, delta, A, B, C, D, z, bias):
         from mmvim.ops import scan_paths, selective_scan_paths
+
         paths = scan.paths if scan.grid is None else scan_paths(scan.paths, *scan.grid, device=u.device)
-        y = selective_scan_paths(u.mT, delta.mT, A, B.mT, C.mT, D, None if z is None else z.mT, bias, True,
-                                 paths=paths, backend=backend)
+        y = selective_scan_paths(
+            u.mT, delta.mT, A, B.mT, C.mT, D, None if z is None else z.mT, bias, True, paths=paths, backend=backend
+        )
         return y.mT
+
     return run
 
 
 def implementations(scan: Scan) -> dict[str, 'Way']:
     """Those that can run here, ours first."""
     from scan_peers import Way, mamba_ssm, own_kernel, published_kernel, with_copies
+
     found = {'ours': Way(ours(scan, 'triton'))}
     peer, _ = mamba_ssm()
     if peer is not None:
@@ -121,6 +144,7 @@ def copy_bandwidth() -> float:
     """Bytes read and written a second by a copy of 1 GiB."""
     import torch
     from triton.testing import do_bench
+
     source = torch.empty(1 << 30, dtype=torch.uint8, device='cuda')
     target = torch.empty_like(source)
     return 2 * source.numel() / (1e-3 * do_bench(lambda: target.copy_(source), return_mode='median'))
@@ -131,6 +155,7 @@ def exponential_rate() -> float:
     import torch
     from exponentials_kernel import exponentials
     from triton.testing import do_bench
+
     programs, block, repeats = 16 * torch.cuda.get_device_properties(0).multi_processor_count, 1024, 2048
     out = torch.empty(programs * block, device='cuda')
     time = do_bench(lambda: exponentials[(programs,)](out, repeats, BLOCK=block, num_warps=4), return_mode='median')
@@ -151,11 +176,14 @@ def limits(scan: Scan, inputs: dict, backward: bool, bandwidth: float, rate: flo
 def calls(way: 'Way', inputs: dict, backward: bool) -> Callable:
     """What is timed."""
     import torch
+
     leaves = {name: None if x is None else x.detach() for name, x in way.prepare(**inputs).items()}
     if not backward:
+
         def forward():
             with torch.no_grad():
                 return way.run(**leaves)
+
         return forward
     grad = torch.randn_like(way.run(**leaves))
     wanted = [x.requires_grad_() for x in leaves.values() if x is not None]
@@ -165,6 +193,7 @@ def calls(way: 'Way', inputs: dict, backward: bool) -> Callable:
 def graphed(call: Callable) -> Callable:
     """The replay of a call that has been captured in a CUDA graph."""
     import torch
+
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -180,6 +209,7 @@ def time_of(call: Callable) -> float | None:
     """Milliseconds of a call, None if it finds no memory."""
     import torch
     from triton.testing import do_bench
+
     torch.cuda.empty_cache()
     try:
         return do_bench(call, return_mode='median')
@@ -190,6 +220,7 @@ def time_of(call: Callable) -> float | None:
 def graph_time(call: Callable, what: str) -> float | None:
     """Milliseconds of a call without Python's share, None if it cannot be captured."""
     import torch
+
     torch.cuda.empty_cache()
     try:
         replay = graphed(call)
@@ -203,6 +234,7 @@ def graph_time(call: Callable, what: str) -> float | None:
 def check(scan: Scan, ways: dict[str, 'Way'], dtype, device: str = 'cuda') -> dict[str, str]:
     """What fails, or differs from 'torch' in output or a gradient by more than the dtype's precision: how, by name."""
     import torch
+
     wrong = {}
     tolerance = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
     inputs = make_inputs(scan, dtype, device)
@@ -224,8 +256,11 @@ def check(scan: Scan, ways: dict[str, 'Way'], dtype, device: str = 'cuda') -> di
         for key, x in found.items():
             error = ((x.float() - expected[key].float()).abs().max() / expected[key].float().abs().max()).item()
             if not error < tolerance * (1 if key == 'the output' else 3):
-                wrong.setdefault(name, f'{scan.name}, {dtype}: {name} differs from torch by {error:.1e} of the largest '
-                                 f'value in {key if key == "the output" else f"the gradient of {key}"}')
+                wrong.setdefault(
+                    name,
+                    f'{scan.name}, {dtype}: {name} differs from torch by {error:.1e} of the largest '
+                    f'value in {key if key == "the output" else f"the gradient of {key}"}',
+                )
     return wrong
 
 
@@ -233,6 +268,7 @@ def measure(scan: Scan, dtype_name: str, names: list[str], bandwidth: float, rat
     """Rows of one shape and dtype; without times, but with a field 'differs' or 'missing', where there can be none."""
     import torch
     from scan_peers import mamba_ssm
+
     dtype = getattr(torch, dtype_name)
     ways = implementations(scan)
     wrong = check(replace(scan, batch=1), ways, dtype)
@@ -244,9 +280,16 @@ def measure(scan: Scan, dtype_name: str, names: list[str], bandwidth: float, rat
         for name in NAMES:
             if names and name not in names:
                 continue
-            row = {'shape': scan.name, 'dtype': dtype_name, 'implementation': name,
-                   'pass': 'forward + backward' if backward else 'forward', 'ms': None, 'graph_ms': None,
-                   'bandwidth_ms': by_bytes, 'exponentials_ms': by_exponents}
+            row = {
+                'shape': scan.name,
+                'dtype': dtype_name,
+                'implementation': name,
+                'pass': 'forward + backward' if backward else 'forward',
+                'ms': None,
+                'graph_ms': None,
+                'bandwidth_ms': by_bytes,
+                'exponentials_ms': by_exponents,
+            }
             rows.append(row)
             if name in wrong:
                 row['differs'] = wrong[name]
@@ -264,8 +307,19 @@ def measure(scan: Scan, dtype_name: str, names: list[str], bandwidth: float, rat
     return rows
 
 
-HEADER = ['shape', 'dtype', 'pass', 'implementation', 'ms', 'ms in a CUDA graph', 'ours is', 'bandwidth limit ms',
-          'exponentials limit ms', '% of bandwidth limit', '% of exponentials limit']
+HEADER = [
+    'shape',
+    'dtype',
+    'pass',
+    'implementation',
+    'ms',
+    'ms in a CUDA graph',
+    'ours is',
+    'bandwidth limit ms',
+    'exponentials limit ms',
+    '% of bandwidth limit',
+    '% of exponentials limit',
+]
 
 
 def table(rows: list[dict]) -> list[list[str]]:
@@ -285,8 +339,19 @@ def table(rows: list[dict]) -> list[list[str]]:
         elif not r['ms']:
             shown[0] = 'out of memory'
         shares = [f'{100 * r[field] / time:.0f}' if time else '-' for field in ('bandwidth_ms', 'exponentials_ms')]
-        lines.append([r['shape'], r['dtype'], r['pass'], r['implementation'], *shown, ratio,
-                      f'{r["bandwidth_ms"]:.4f}', f'{r["exponentials_ms"]:.4f}', *shares])
+        lines.append(
+            [
+                r['shape'],
+                r['dtype'],
+                r['pass'],
+                r['implementation'],
+                *shown,
+                ratio,
+                f'{r["bandwidth_ms"]:.4f}',
+                f'{r["exponentials_ms"]:.4f}',
+                *shares,
+            ]
+        )
     return lines
 
 
@@ -300,6 +365,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.markup import escape
     from rich.table import Table
     from scan_peers import mamba_ssm
+
     chosen = [scan for scan in shapes() if args.shapes in scan.name]
     if not chosen:
         raise SystemExit(f'--shapes {args.shapes!r} fits none of: {", ".join(scan.name for scan in shapes())}')
@@ -311,9 +377,11 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(f'--implementations {",".join(unknown)}: unknown; there are {", ".join(NAMES)}')
     _, peer = mamba_ssm()
     bandwidth, rate = copy_bandwidth(), exponential_rate()
-    about = (f'{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, Python {platform.python_version()}, '
-             f'PyTorch {torch.__version__}, Triton {triton.__version__}, mamba_ssm {peer}; copy {bandwidth / 1e12:.2f} '
-             f'TB/s, {rate / 1e12:.2f}e12 exponentials/s; python {" ".join(sys.argv)}')
+    about = (
+        f'{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, Python {platform.python_version()}, '
+        f'PyTorch {torch.__version__}, Triton {triton.__version__}, mamba_ssm {peer}; copy {bandwidth / 1e12:.2f} '
+        f'TB/s, {rate / 1e12:.2f}e12 exponentials/s; python {" ".join(sys.argv)}'
+    )
     console = Console(width=220)
     console.print(about)
     rows: list[dict] = []

@@ -13,6 +13,7 @@ HEADER = ['shape', 'implementation', 'forward ms', '/ limit', 'forward + backwar
 
 def row(shape: Shape, name: str, found: dict) -> list[str]:
     """One line of the table; ratios are peer / ours, so more is better for the line's implementation."""
+
     def cell(backward: bool, field: str, digits: int) -> str:
         result = found.get((shape.name, name, backward))
         if result is None:
@@ -21,13 +22,24 @@ def row(shape: Shape, name: str, found: dict) -> list[str]:
         text = f'{result[field]:.{digits}f}'
         if base is None or name in ('pscan', 'limit'):
             return text
-        return f'{text} ({base[field] / result[field]:.1f}x)' if field == 'ms' else \
-            f'{text} ({100 * result[field] / base[field]:.0f} %)'
+        return (
+            f'{text} ({base[field] / result[field]:.1f}x)'
+            if field == 'ms'
+            else f'{text} ({100 * result[field] / base[field]:.0f} %)'
+        )
+
     limit = found.get((shape.name, 'limit', False))
     forward = found.get((shape.name, name, False))
     times = of_limits(forward, limit) if limit and forward else '-'
-    return [shape.name, name, cell(False, 'ms', 1), times, cell(True, 'ms', 1), cell(False, 'mb', 0),
-            cell(True, 'mb', 0)]
+    return [
+        shape.name,
+        name,
+        cell(False, 'ms', 1),
+        times,
+        cell(True, 'ms', 1),
+        cell(False, 'mb', 0),
+        cell(True, 'mb', 0),
+    ]
 
 
 def of_limits(result: dict, limit: dict) -> str:
@@ -60,19 +72,30 @@ def by_shape(shapes: list[Shape], names: list[str], found: dict, backward: bool)
         notes = [f'{base["ms"] / result["ms"]:.1f}x pscan'] if base and name.startswith('ours') else []
         notes += [f'{of_limits(result, limit)} limit'] if limit and name.startswith('ours') else []
         return f'{result["ms"]:.1f}' + (f' ({", ".join(notes)})' if notes else '')
-    peers = [name for name in names if name != 'limit' and (not backward or any((s.name, name, True) in found
-                                                                                     for s in shapes))]
+
+    peers = [
+        name
+        for name in names
+        if name != 'limit' and (not backward or any((s.name, name, True) in found for s in shapes))
+    ]
     with_limit = not backward and 'limit' in names
-    head = ['shape', *(['limit (with softplus), ms'] if with_limit else []), *(f'{name}, ms' for name in peers),
-            *(f'{name}, MB' for name in peers), 'results, MB']
+    head = [
+        'shape',
+        *(['limit (with softplus), ms'] if with_limit else []),
+        *(f'{name}, ms' for name in peers),
+        *(f'{name}, MB' for name in peers),
+        'results, MB',
+    ]
     table = ['| ' + ' | '.join(head) + ' |']
     table.append('|' + '-|' * (table[0].count('|') - 1))
     for shape in shapes:
         limit, base = found.get((shape.name, 'limit', False)), found.get((shape.name, 'pscan', backward))
         cells = [f'{limit["ms"]:.2f} ({limit["with_softplus_ms"]:.2f})' if limit else '-'] if with_limit else []
         for field in ('ms', 'mb'):
-            cells += [cell(found.get((shape.name, name, backward)), name, field, base, None if backward else limit)
-                      for name in peers]
+            cells += [
+                cell(found.get((shape.name, name, backward)), name, field, base, None if backward else limit)
+                for name in peers
+            ]
         cells.append(f'{irreducible(shape, backward) / 1e6:.0f}')
         table.append(f'| {shape.name} | ' + ' | '.join(cells) + ' |')
     return table

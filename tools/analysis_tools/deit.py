@@ -25,7 +25,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v) if self.fused else (q * 64 ** -.5 @ k.mT).softmax(dim=-1) @ v
+        y = F.scaled_dot_product_attention(q, k, v) if self.fused else (q * 64**-0.5 @ k.mT).softmax(dim=-1) @ v
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
@@ -58,7 +58,7 @@ class DeiT(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(3, dim, 16, 16)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.positions = nn.Parameter(torch.randn(1, (side // 16) ** 2 + 1, dim) * .02)
+        self.positions = nn.Parameter(torch.randn(1, (side // 16) ** 2 + 1, dim) * 0.02)
         self.blocks = nn.Sequential(*(Block(dim, fused) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 

@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, help='folder of results. Defaults to WORK_DIR/TASK')
     args = parser.parse_args()
     if not (args.data_root / TRAIN).is_file():
-        parser.error(f'--data-root {args.data_root} holds no {TRAIN}: give the folder of a data set in COCO\'s layout')
+        parser.error(f"--data-root {args.data_root} holds no {TRAIN}: give the folder of a data set in COCO's layout")
     return args
 
 
@@ -51,8 +51,9 @@ def first_annotated(source: Path, target: Path, count: int) -> Path:
     if len(images) < count:
         raise SystemExit(f'{source} has {len(images)} pictures with instances; {count} are needed')
     chosen = {image['id'] for image in images[:count]}
-    content.update(images=images[:count],
-                   annotations=[item for item in content['annotations'] if item['image_id'] in chosen])
+    content.update(
+        images=images[:count], annotations=[item for item in content['annotations'] if item['image_id'] in chosen]
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(content))
     return target
@@ -64,8 +65,11 @@ def options(args: argparse.Namespace) -> list[str]:
     if args.task == 'overfit':
         subset = first_annotated(args.data_root / TRAIN, args.work_dir / f'overfit/instances_{PICTURES}.json', PICTURES)
         names = dict.fromkeys(names, str(subset))
-    pairs = [f'{name}_dataloader.dataset.{key}={value}' for name, ann in names.items()
-             for key, value in (('data_root', args.data_root), ('ann_file', ann))]
+    pairs = [
+        f'{name}_dataloader.dataset.{key}={value}'
+        for name, ann in names.items()
+        for key, value in (('data_root', args.data_root), ('ann_file', ann))
+    ]
     return pairs + [f'{name}_evaluator.ann_file={args.data_root / names[name]}' for name in ('val', 'test')]
 
 
@@ -77,13 +81,23 @@ def run(config: Path, args: argparse.Namespace) -> Path:
     env = {**os.environ, 'OMP_NUM_THREADS': str(args.threads), 'PYTHONPATH': str(ROOT)}
     work.mkdir(parents=True, exist_ok=True)
     with (work / 'output.txt').open('a') as log:
+
         def call(tool: str, *arguments: str) -> None:
-            command = [sys.executable, str(ROOT / 'tools' / tool), str(config), *arguments, '--work-dir', str(work),
-                       '--cfg-options', *options(args)]
+            command = [
+                sys.executable,
+                str(ROOT / 'tools' / tool),
+                str(config),
+                *arguments,
+                '--work-dir',
+                str(work),
+                '--cfg-options',
+                *options(args),
+            ]
             result = subprocess.run(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, check=False)
             if result.returncode:
                 tail = (work / 'output.txt').read_text().splitlines()[-5:]
                 raise SystemExit('\n'.join([*tail, f'{tool} of {config.name} failed; see {work / "output.txt"}']))
+
         if not (work / 'last_checkpoint').exists():
             print(f'training {config.stem}', flush=True)
             call('train.py')
@@ -106,27 +120,43 @@ def result(config: Path, work: Path) -> dict:
     from mmengine.registry import init_default_scope
 
     import mmvim  # noqa: F401  (configs inherit from mmdet::)
+
     cfg = Config.fromfile(config)
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model)
-    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6
-                for name, part in (('backbone_m', model.backbone), ('model_m', model))}
+    millions = {
+        name: sum(p.numel() for p in part.parameters()) / 1e6
+        for name, part in (('backbone_m', model.backbone), ('model_m', model))
+    }
     (work / 'classes.json').write_text(json.dumps(cfg.val_dataloader.dataset.get('metainfo', {}).get('classes', [])))
     scores = json.loads((work / 'scores.json').read_text())
-    percent = {key: 100 * scores.get(f'coco/{key}', 0.) for key in SCORES}  # nothing found, nothing recorded
+    percent = {key: 100 * scores.get(f'coco/{key}', 0.0) for key in SCORES}  # nothing found, nothing recorded
     logged = [json.loads(line) for line in scalars(work).read_text().splitlines() if '"loss"' in line]
-    return {'name': config.stem.split('_')[0], **millions, **percent,
-            'iterations': logged[-1]['step'], 'seconds_per_iteration': sum(e['time'] for e in logged) / len(logged)}
+    return {
+        'name': config.stem.split('_')[0],
+        **millions,
+        **percent,
+        'iterations': logged[-1]['step'],
+        'seconds_per_iteration': sum(e['time'] for e in logged) / len(logged),
+    }
 
 
 def draw_curves(path: Path, task: str, works: dict[str, Path]) -> None:
     """Training loss and the mask score that the task is about."""
     from mmvim.analysis.curves import Curve, plot_curves, read_curve
-    key, name = ('segm_mAP_50', 'mask AP50 (%), training pictures') if task == 'overfit' \
+
+    key, name = (
+        ('segm_mAP_50', 'mask AP50 (%), training pictures')
+        if task == 'overfit'
         else ('segm_mAP', 'mask AP (%), validation scenes')
+    )
     scores = {model: read_curve(scalars(work), f'coco/{key}') for model, work in works.items()}
-    plot_curves(path, {model: read_curve(scalars(work), 'loss') for model, work in works.items()},
-                {model: Curve(curve.steps, 100 * curve.values) for model, curve in scores.items()}, score_name=name)
+    plot_curves(
+        path,
+        {model: read_curve(scalars(work), 'loss') for model, work in works.items()},
+        {model: Curve(curve.steps, 100 * curve.values) for model, curve in scores.items()},
+        score_name=name,
+    )
 
 
 def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: int = 5, threshold: float = 0.4) -> None:
@@ -137,17 +167,23 @@ def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: in
     from pycocotools.mask import decode
 
     from mmvim.analysis.instances import draw_instances, picture_table
+
     truth = COCO(str(data_root / VAL))
     names = json.loads((works[next(iter(works))] / 'classes.json').read_text())
     label_of = {number: names.index(item['name']) for number, item in truth.cats.items() if item['name'] in names}
-    found = {model: {item['img_id']: item['pred_instances'] for item in pickle.loads(
-        (work / 'predictions.pkl').read_bytes())} for model, work in works.items()}
+    found = {
+        model: {
+            item['img_id']: item['pred_instances'] for item in pickle.loads((work / 'predictions.pkl').read_bytes())
+        }
+        for model, work in works.items()
+    }
     numbers = sorted(truth.imgs, key=lambda number: -len(truth.getAnnIds(number, iscrowd=False)))
     rows = []
-    for number in sorted(numbers[:4 * count:4]):  # with many objects, but not only the fullest
+    for number in sorted(numbers[: 4 * count : 4]):  # with many objects, but not only the fullest
         image = cv2.imread(str(data_root / 'val2017' / truth.imgs[number]['file_name']))[..., ::-1]
-        objects = [item for item in truth.loadAnns(truth.getAnnIds(number, iscrowd=False))
-                   if item['category_id'] in label_of]
+        objects = [
+            item for item in truth.loadAnns(truth.getAnnIds(number, iscrowd=False)) if item['category_id'] in label_of
+        ]
         empty = np.zeros((0, *image.shape[:2]), np.uint8)
         boxes = np.array([item['bbox'] for item in objects]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -175,14 +211,25 @@ def main() -> None:
     out = args.out or args.work_dir / args.task
     out.mkdir(parents=True, exist_ok=True)
     by_name = {row['name']: work for row, work in zip(rows, works, strict=True)}
-    (out / f'{args.task}.json').write_text(json.dumps({
-        'models': rows, 'threads': args.threads, 'python': platform.python_version(),
-        'torch': __import__('torch').__version__}, indent=1) + '\n')
+    (out / f'{args.task}.json').write_text(
+        json.dumps(
+            {
+                'models': rows,
+                'threads': args.threads,
+                'python': platform.python_version(),
+                'torch': __import__('torch').__version__,
+            },
+            indent=1,
+        )
+        + '\n'
+    )
     print('\n| model | backbone (M) | model (M) | iterations | s / it | box AP | box AP50 | mask AP | mask AP50 |')
     print('|-|-|-|-|-|-|-|-|-|')
     for row in rows:
-        print('| {name} | {backbone_m:.2f} | {model_m:.2f} | {iterations} | {seconds_per_iteration:.2f} | '
-              '{bbox_mAP:.1f} | {bbox_mAP_50:.1f} | {segm_mAP:.1f} | {segm_mAP_50:.1f} |'.format(**row))
+        print(
+            '| {name} | {backbone_m:.2f} | {model_m:.2f} | {iterations} | {seconds_per_iteration:.2f} | '
+            '{bbox_mAP:.1f} | {bbox_mAP_50:.1f} | {segm_mAP:.1f} | {segm_mAP_50:.1f} |'.format(**row)
+        )
     draw_curves(out / f'{args.task}_curves.png', args.task, by_name)
     if args.task == 'demo':
         draw_overlays(out / 'demo_overlays.png', args.data_root, by_name)

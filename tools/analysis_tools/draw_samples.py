@@ -41,8 +41,9 @@ def sample(dataset, preprocess, index: int) -> np.ndarray:
     pixels = data['inputs'][0] * preprocess.std + preprocess.mean
     image = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
     objects = data['data_samples'][0].gt_instances
-    return draw_instances(image, objects.bboxes.numpy(), objects.masks.masks, objects.labels.tolist(),
-                          dataset.metainfo['classes'])
+    return draw_instances(
+        image, objects.bboxes.numpy(), objects.masks.masks, objects.labels.tolist(), dataset.metainfo['classes']
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,9 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     if cfg.default_scope != 'mmdet':
         raise launch.UserError(f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector')
-    launch.check_data(cfg, ('train', ))
+    launch.check_data(cfg, ('train',))
     from mmdet.registry import DATASETS, MODELS
     from mmengine.registry import init_default_scope
+
     init_default_scope('mmdet')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocess = MODELS.build(cfg.model.data_preprocessor)

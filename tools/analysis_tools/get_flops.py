@@ -25,8 +25,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = launch.config_parser('Count the parameters and floating-point operations of a model.')
     parser.add_argument(
-        '--shape', type=int, nargs='+', metavar=('H', 'W'),
-        help='size of the picture; one number for a square. Defaults to the training crop (mmseg) or 800 1280 (mmdet)')
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar=('H', 'W'),
+        help='size of the picture; one number for a square. Defaults to the training crop (mmseg) or 800 1280 (mmdet)',
+    )
     args = parser.parse_args(argv)
     if args.shape is not None and (len(args.shape) > 2 or min(args.shape) < 1):
         parser.error(f'--shape {" ".join(map(str, args.shape))} is not one or two positive numbers')
@@ -73,13 +77,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         counts = count_complexity(model, forward_once(model, cfg, shape))
     except UncountedScanError as error:
-        raise launch.UserError(str(error), 'unset MMVIM_SCAN_BACKEND and leave backend to its default',
-                               launch.ENVIRONMENT) from error
+        raise launch.UserError(
+            str(error), 'unset MMVIM_SCAN_BACKEND and leave backend to its default', launch.ENVIRONMENT
+        ) from error
     console = Console()
     console.print(report(counts, shape, type(model).__name__))
-    console.print('* what papers and mmseg call FLOPs: a multiply-add is one, and the scan is added by its formula.\n'
-                  'Not counted: norms, activations, interpolation, operators of mmcv. An auxiliary head runs in '
-                  'training only.', highlight=False)
+    console.print(
+        '* what papers and mmseg call FLOPs: a multiply-add is one, and the scan is added by its formula.\n'
+        'Not counted: norms, activations, interpolation, operators of mmcv. An auxiliary head runs in '
+        'training only.',
+        highlight=False,
+    )
 
 
 if __name__ == '__main__':

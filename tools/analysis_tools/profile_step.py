@@ -35,8 +35,12 @@ KINDS = {
     'matrix products': ('aten::mm', 'aten::addmm', 'aten::bmm', 'aten::linear', 'aten::matmul'),
     'attention': ('aten::_scaled_dot_product', 'aten::scaled_dot_product'),
     'other convolutions': ('aten::convolution', 'aten::_convolution', 'aten::mkldnn_convolution', 'aten::conv'),
-    'batch and layer norm': ('aten::native_batch_norm', 'aten::native_layer_norm', 'aten::layer_norm',
-                             'aten::batch_norm'),
+    'batch and layer norm': (
+        'aten::native_batch_norm',
+        'aten::native_layer_norm',
+        'aten::layer_norm',
+        'aten::batch_norm',
+    ),
 }
 
 
@@ -64,6 +68,7 @@ def shares(step, repeats: int) -> dict[str, float]:
                 return found
             event = event.cpu_parent
         return 'other'
+
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(repeats):
             step()
@@ -80,6 +85,7 @@ def work(job: dict) -> None:
     import mmvim.models  # noqa: F401  (registers the backbones)
     from mmvim.engine.launch import keep_freed_memory
     from mmvim.registry import MODELS as REGISTRY
+
     if job['keep'] and not keep_freed_memory():
         raise RuntimeError('the memory of freed tensors cannot be kept: unset MALLOC_* and GLIBC_TUNABLES')
     torch.set_num_threads(job['threads'])
@@ -100,9 +106,11 @@ def work(job: dict) -> None:
     def norm() -> None:
         for module in norms:
             module(stream + hidden).sum().backward()
+
     if norms:
-        stream, hidden = (torch.randn(job['batch'], (job['size'] // 16) ** 2, model.embed_dims, requires_grad=True)
-                          for _ in range(2))
+        stream, hidden = (
+            torch.randn(job['batch'], (job['size'] // 16) ** 2, model.embed_dims, requires_grad=True) for _ in range(2)
+        )
     tasks = {'forward': forward, 'step': step, 'norm': norm}
 
     def answer(name: str) -> dict | float:
@@ -111,6 +119,7 @@ def work(job: dict) -> None:
         start = time.perf_counter()
         tasks[name]()
         return time.perf_counter() - start
+
     serve(answer)
 
 
@@ -119,8 +128,12 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, dict]:
     job = {'model': model, 'size': args.size, 'batch': args.batch, 'threads': args.threads}
     backends = args.backends.split(',')
     variants = [*((backend, True) for backend in backends), (backends[-1], False)]
-    workers = {backend if keep else f'{backend}, plain malloc':
-               Worker(__file__, {**job, 'keep': keep}, {'MMVIM_SCAN_BACKEND': backend}) for backend, keep in variants}
+    workers = {
+        backend if keep else f'{backend}, plain malloc': Worker(
+            __file__, {**job, 'keep': keep}, {'MMVIM_SCAN_BACKEND': backend}
+        )
+        for backend, keep in variants
+    }
     found: dict[str, dict] = {label: {} for label in workers}
     try:
         for name in ('forward', 'step', *(['norm'] if MODELS[model]['type'] == 'mmvim.Vim' else [])):
@@ -146,11 +159,16 @@ def main() -> None:
         return
     import torch
     from benchmark_scan import processor
-    about = (f'{processor()}, {args.threads} thread(s), {args.batch} x {args.size} x {args.size} pixels, Python '
-             f'{platform.python_version()}, PyTorch {torch.__version__}')
+
+    about = (
+        f'{processor()}, {args.threads} thread(s), {args.batch} x {args.size} x {args.size} pixels, Python '
+        f'{platform.python_version()}, PyTorch {torch.__version__}'
+    )
     speed = ['| backbone | scan | forward, images/s | training step, images/s |', '|-|-|-|-|']
-    table = ['| backbone | scan | ' + ' | '.join([*KINDS, 'other', 'RMSNorm + residual, timed alone']) + ' |',
-             '|-|-|' + '-|' * (len(KINDS) + 2)]
+    table = [
+        '| backbone | scan | ' + ' | '.join([*KINDS, 'other', 'RMSNorm + residual, timed alone']) + ' |',
+        '|-|-|' + '-|' * (len(KINDS) + 2),
+    ]
     print(about)
     for model in (name for name in MODELS if args.models in name):
         results = measure(args, model)

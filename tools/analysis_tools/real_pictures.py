@@ -47,19 +47,34 @@ def run(config: Path, args: argparse.Namespace) -> Path:
     loaders = ('train', 'val', 'test')
     options = [f'{name}_dataloader.dataset.data_root={args.data_root}' for name in loaders]
     if args.max_iters:
-        options += [f'train_cfg.max_iters={args.max_iters}', f'train_cfg.val_interval={max(1, args.max_iters // 4)}',
-                    f'param_scheduler.0.end={args.max_iters // 10}', f'param_scheduler.1.begin={args.max_iters // 10}',
-                    f'param_scheduler.1.end={args.max_iters}', f'default_hooks.checkpoint.interval={args.max_iters}']
+        options += [
+            f'train_cfg.max_iters={args.max_iters}',
+            f'train_cfg.val_interval={max(1, args.max_iters // 4)}',
+            f'param_scheduler.0.end={args.max_iters // 10}',
+            f'param_scheduler.1.begin={args.max_iters // 10}',
+            f'param_scheduler.1.end={args.max_iters}',
+            f'default_hooks.checkpoint.interval={args.max_iters}',
+        ]
     env = {**os.environ, 'OMP_NUM_THREADS': str(args.threads), 'PYTHONPATH': str(ROOT)}
     work.mkdir(parents=True, exist_ok=True)
     with (work / 'output.txt').open('a') as log:
+
         def call(tool: str, *arguments: str) -> None:
-            command = [sys.executable, str(ROOT / 'tools' / tool), str(config), *arguments, '--work-dir', str(work),
-                       '--cfg-options', *options]
+            command = [
+                sys.executable,
+                str(ROOT / 'tools' / tool),
+                str(config),
+                *arguments,
+                '--work-dir',
+                str(work),
+                '--cfg-options',
+                *options,
+            ]
             result = subprocess.run(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, check=False)
             if result.returncode:
                 tail = (work / 'output.txt').read_text().splitlines()[-5:]
                 raise SystemExit('\n'.join([*tail, f'{tool} of {config.name} failed; see {work / "output.txt"}']))
+
         if not (work / 'last_checkpoint').exists():
             print(f'training {config.stem}', flush=True)
             call('train.py')
@@ -78,17 +93,27 @@ def result(config: Path, work: Path, args: argparse.Namespace) -> dict:
     from mmseg.registry import MODELS
 
     import mmvim  # noqa: F401  (configs inherit from mmseg::)
+
     cfg = Config.fromfile(config)
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model)
-    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6
-                for name, part in (('backbone', model.backbone), ('model', model))}
+    millions = {
+        name: sum(p.numel() for p in part.parameters()) / 1e6
+        for name, part in (('backbone', model.backbone), ('model', model))
+    }
     scores = json.loads((work / 'scores.json').read_text())
     times = [entry['time'] for entry in scalars(work) if 'time' in entry and 'loss' in entry]
     iterations = max(entry['step'] for entry in scalars(work) if 'loss' in entry)
-    return {'name': config.stem.split('_')[0], 'backbone_m': millions['backbone'], 'model_m': millions['model'],
-            'mIoU': scores['mIoU'], 'aAcc': scores['aAcc'], 'mAcc': scores['mAcc'], 'iterations': iterations,
-            'seconds_per_iteration': sum(times) / len(times)}
+    return {
+        'name': config.stem.split('_')[0],
+        'backbone_m': millions['backbone'],
+        'model_m': millions['model'],
+        'mIoU': scores['mIoU'],
+        'aAcc': scores['aAcc'],
+        'mAcc': scores['mAcc'],
+        'iterations': iterations,
+        'seconds_per_iteration': sum(times) / len(times),
+    }
 
 
 def scalars(work: Path) -> list[dict]:
@@ -105,6 +130,7 @@ def floor(config: Path, args: argparse.Namespace) -> dict:
 
     import mmvim  # noqa: F401
     from mmvim.analysis.majority_floor import majority_floor
+
     cfg = Config.fromfile(config)
     init_default_scope('mmseg')
 
@@ -113,8 +139,13 @@ def floor(config: Path, args: argparse.Namespace) -> dict:
         for index in range(len(dataset)):
             label = mmcv.imread(dataset.get_data_info(index)['seg_map_path'], flag='unchanged', backend='pillow')
             yield label - 1 if dataset.reduce_zero_label else label  # uint8: 0 becomes 255, the ignored label
-    return majority_floor(labels(cfg.train_dataloader), labels(cfg.test_dataloader), cfg.model.decode_head.num_classes,
-                          cfg.model.decode_head.get('ignore_index', 255))
+
+    return majority_floor(
+        labels(cfg.train_dataloader),
+        labels(cfg.test_dataloader),
+        cfg.model.decode_head.num_classes,
+        cfg.model.decode_head.get('ignore_index', 255),
+    )
 
 
 def main() -> None:
@@ -127,25 +158,48 @@ def main() -> None:
         works = list(pool.map(lambda config: run(config, args), configs))
 
     from mmvim.analysis.curves import plot_curves, read_curve
+
     rows = [result(config, work, args) for config, work in zip(configs, works, strict=True)]
     base = floor(configs[0], args)
     out = args.out or args.work_dir / args.task
     out.mkdir(parents=True, exist_ok=True)
-    logs = {row['name']: max(work.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_size)
-            for row, work in zip(rows, works, strict=True)}
-    scored, floor_of = ('validation split', 'majority class, test split') if args.task == 'camvid' else (
-        'the training pictures', 'majority class')
-    plot_curves(out / f'{args.task}_curves.png', {name: read_curve(path, 'loss') for name, path in logs.items()},
-                {name: read_curve(path, 'mIoU') for name, path in logs.items()},
-                score_name=f'mIoU (%), {scored}', floors={floor_of: base['mIoU']})
-    (out / f'{args.task}.json').write_text(json.dumps({
-        'models': rows, 'floor': base, 'threads': args.threads, 'jobs': args.jobs, 'python': platform.python_version(),
-        'torch': __import__('torch').__version__}, indent=1) + '\n')
+    logs = {
+        row['name']: max(work.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_size)
+        for row, work in zip(rows, works, strict=True)
+    }
+    scored, floor_of = (
+        ('validation split', 'majority class, test split')
+        if args.task == 'camvid'
+        else ('the training pictures', 'majority class')
+    )
+    plot_curves(
+        out / f'{args.task}_curves.png',
+        {name: read_curve(path, 'loss') for name, path in logs.items()},
+        {name: read_curve(path, 'mIoU') for name, path in logs.items()},
+        score_name=f'mIoU (%), {scored}',
+        floors={floor_of: base['mIoU']},
+    )
+    (out / f'{args.task}.json').write_text(
+        json.dumps(
+            {
+                'models': rows,
+                'floor': base,
+                'threads': args.threads,
+                'jobs': args.jobs,
+                'python': platform.python_version(),
+                'torch': __import__('torch').__version__,
+            },
+            indent=1,
+        )
+        + '\n'
+    )
 
     print('\n| model | backbone (M) | whole model (M) | iterations | s / it | mIoU | mAcc | aAcc |\n|-|-|-|-|-|-|-|-|')
     for row in rows:
-        print('| {name} | {backbone_m:.2f} | {model_m:.2f} | {iterations} | {seconds_per_iteration:.2f} | {mIoU:.1f} | '
-              '{mAcc:.1f} | {aAcc:.1f} |'.format(**row))
+        print(
+            '| {name} | {backbone_m:.2f} | {model_m:.2f} | {iterations} | {seconds_per_iteration:.2f} | {mIoU:.1f} | '
+            '{mAcc:.1f} | {aAcc:.1f} |'.format(**row)
+        )
     print('| majority class | - | - | - | - | {mIoU:.1f} | - | {aAcc:.1f} |'.format(**base))
 
 

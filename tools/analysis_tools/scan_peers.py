@@ -49,16 +49,20 @@ def own_kernel(backend: str = 'triton') -> Kernel:
         return selective_scan(u, delta, A, B, C, D, z, bias, True, backend=backend)
 
     def several(u, delta, A, B, C, D, bias):
-        return selective_scan_paths(u, delta, A, B, C, D, None, bias, True, paths=('forward',) * u.shape[1],
-                                    combine='stack', backend=backend)
+        return selective_scan_paths(
+            u, delta, A, B, C, D, None, bias, True, paths=('forward',) * u.shape[1], combine='stack', backend=backend
+        )
+
     return Kernel(single, several, False)
 
 
 def published_kernel(single: Callable) -> Kernel:
     """One with steps fastest, which takes several paths as groups of channels."""
+
     def several(u, delta, A, B, C, D, bias):
         y = single(u.flatten(1, 2), delta.flatten(1, 2), A.flatten(0, 1), B, C, D.flatten(), None, bias.flatten())
         return y.unflatten(1, u.shape[1:3])
+
     return Kernel(single, several, True)
 
 
@@ -95,10 +99,16 @@ def with_copies(paths: tuple[str, ...], grid: tuple[int, int] | None, kernel: Ke
     def split(u, delta, A, B, C, D, z, bias):
         parts = {'z': None if z is None else turned(z)}
         for k, name in enumerate(paths):
-            parts |= {f'u_{k}': turned(u[:, k]), f'A_{k}': A[k].contiguous(), f'D_{k}': D[k].contiguous(),
-                      f'bias_{k}': bias[k].contiguous()}
-            parts |= {f'{key}_{k}': turned(in_path_order(x[:, k], name, None))
-                      for key, x in zip(COMMON, (delta, B, C), strict=True)}
+            parts |= {
+                f'u_{k}': turned(u[:, k]),
+                f'A_{k}': A[k].contiguous(),
+                f'D_{k}': D[k].contiguous(),
+                f'bias_{k}': bias[k].contiguous(),
+            }
+            parts |= {
+                f'{key}_{k}': turned(in_path_order(x[:, k], name, None))
+                for key, x in zip(COMMON, (delta, B, C), strict=True)
+            }
         return parts
 
     def flips(**parts):
@@ -108,16 +118,26 @@ def with_copies(paths: tuple[str, ...], grid: tuple[int, int] | None, kernel: Ke
             if name == 'reverse':
                 u, z = u.flip(steps), None if z is None else z.flip(steps)
             delta, B, C = (logical(parts[f'{key}_{k}']) for key in COMMON)
-            y = kernel.single(logical(u), delta, parts[f'A_{k}'], B[:, None], C[:, None], parts[f'D_{k}'], logical(z),
-                              parts[f'bias_{k}'])
+            y = kernel.single(
+                logical(u),
+                delta,
+                parts[f'A_{k}'],
+                B[:, None],
+                C[:, None],
+                parts[f'D_{k}'],
+                logical(z),
+                parts[f'bias_{k}'],
+            )
             y = y if steps == -1 else y.mT
             y = y.flip(steps) if name == 'reverse' else y
             total = y if total is None else total + y
         return total if steps == -2 else total.mT
 
     def ordered(u, delta, A, B, C, D, z, bias):
-        own = {key: turned(torch.stack([in_path_order(x[:, k], name, grid) for k, name in enumerate(paths)], 1))
-               for key, x in zip(COMMON, (delta, B, C), strict=True)}
+        own = {
+            key: turned(torch.stack([in_path_order(x[:, k], name, grid) for k, name in enumerate(paths)], 1))
+            for key, x in zip(COMMON, (delta, B, C), strict=True)
+        }
         return {'u': turned(u), 'A': A, 'D': D, 'bias': bias, **own}
 
     def cross(u, delta, A, B, C, D, bias):
@@ -128,6 +148,7 @@ def with_copies(paths: tuple[str, ...], grid: tuple[int, int] | None, kernel: Ke
         both = y[:, :2] + y[:, 2:].flip(steps)
         total = both[:, 0] + swapped(both[:, 1], steps, grid[::-1])
         return total if steps == -2 else total.mT
+
     return Way(flips, split) if grid is None else Way(cross, ordered)
 
 
@@ -137,22 +158,27 @@ def mamba_ssm() -> tuple[Callable | None, str]:
     reasons = []
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
         return lambda *x: selective_scan_fn(*x, True), importlib.metadata.version('mamba_ssm')
     except Exception as error:  # an import that fails in whatever way must not end the benchmark
         reasons.append(error)
     try:
         import selective_scan_cuda
+
         return bare_kernel(selective_scan_cuda), 'selective_scan_cuda alone'
     except Exception as error:
         reasons.append(error)
-    if all(isinstance(error, ModuleNotFoundError) and error.name in ('mamba_ssm', 'selective_scan_cuda')
-           for error in reasons):
+    if all(
+        isinstance(error, ModuleNotFoundError) and error.name in ('mamba_ssm', 'selective_scan_cuda')
+        for error in reasons
+    ):
         return None, 'not installed'
     return None, 'cannot be imported (' + '; '.join(f'{type(x).__name__}: {x}' for x in reasons) + ')'
 
 
 def bare_kernel(extension) -> Callable:
     """A differentiable function of mamba_ssm's compiled module, which has a `fwd` and a `bwd`."""
+
     class Scan(torch.autograd.Function):
         @staticmethod
         def forward(ctx, u, delta, A, B, C, D, z, bias):
@@ -165,7 +191,9 @@ def bare_kernel(extension) -> Callable:
             *inputs, states, out = ctx.saved_tensors
             z = inputs[6]
             grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-            du, ddelta, dA, dB, dC, dD, dbias, *dz = extension.bwd(*inputs, grad, states, None if z is None else out,
-                                                                   None, True, False)
+            du, ddelta, dA, dB, dC, dD, dbias, *dz = extension.bwd(
+                *inputs, grad, states, None if z is None else out, None, True, False
+            )
             return du, ddelta, dA, dB.to(inputs[3].dtype), dC.to(inputs[4].dtype), dD, dz[0] if dz else None, dbias
+
     return Scan.apply

@@ -26,8 +26,13 @@ class Worker:
 
     def __init__(self, script: str, job: dict, env: dict[str, str] | None = None) -> None:
         settings = {'OMP_NUM_THREADS': str(job['threads']), 'PYTHONPATH': str(ROOT), **(env or {})}
-        self.process = subprocess.Popen([sys.executable, script, '--worker', json.dumps(job)], text=True,
-                                        env={**os.environ, **settings}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, script, '--worker', json.dumps(job)],
+            text=True,
+            env={**os.environ, **settings},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def ask(self, question: str) -> Any:
         """The answer.

@@ -19,11 +19,17 @@ except ModuleNotFoundError as error:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.ConversionParser("Convert a checkpoint in mmvim's names to its publisher's.",
-                                     'checkpoint in the names of mmvim', "what to write, in the publisher's layout")
+    parser = launch.ConversionParser(
+        "Convert a checkpoint in mmvim's names to its publisher's.",
+        'checkpoint in the names of mmvim',
+        "what to write, in the publisher's layout",
+    )
     parser.add_argument('--family', choices=('vim', 'mambavision'), help='whose names. Defaults to what FILE says')
-    parser.add_argument('--kind', choices=('classifier', 'segmentor', 'detector', 'backbone'),
-                        help='what FILE is a checkpoint of. Defaults to what it says')
+    parser.add_argument(
+        '--kind',
+        choices=('classifier', 'segmentor', 'detector', 'backbone'),
+        help='what FILE is a checkpoint of. Defaults to what it says',
+    )
     return parser.parse_args(argv)
 
 

@@ -21,16 +21,27 @@ except ModuleNotFoundError as error:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.ConversionParser("Convert a published checkpoint to mmvim's names.",
-                                     'file, http(s):// or hf://owner/repo/file', 'the plain checkpoint to write')
+    parser = launch.ConversionParser(
+        "Convert a published checkpoint to mmvim's names.",
+        'file, http(s):// or hf://owner/repo/file',
+        'the plain checkpoint to write',
+    )
     parser.add_argument('--key', help="key of the container, e.g. model_ema. Defaults to 'state_dict', else 'model'")
     parser.add_argument('--prefix', help="what stands before the backbone's names. Defaults to what is found")
     parser.add_argument('--arch', help='raise unless it is this one, e.g. tiny')
-    parser.add_argument('--dense', action='store_true',
-                        help='the backbone alone, for dense prediction: without head, final norm and class token')
     parser.add_argument(
-        '--options', nargs='+', action=launch.OptionsAction, default={}, metavar='KEY=VALUE',
-        help='what tensors do not tell, e.g. compat=upstream img_size=512 (mmvim/checkpoints/families)')
+        '--dense',
+        action='store_true',
+        help='the backbone alone, for dense prediction: without head, final norm and class token',
+    )
+    parser.add_argument(
+        '--options',
+        nargs='+',
+        action=launch.OptionsAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='what tensors do not tell, e.g. compat=upstream img_size=512 (mmvim/checkpoints/families)',
+    )
     return parser.parse_args(argv)
 
 
@@ -48,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     twice = next((name for name in args.options if name in (*options, 'file')), None)
     if twice is not None:
         others = {'task': '--dense', 'file': 'FILE'}
-        raise launch.UserError(f'--options {twice}=... is an argument of its own',
-                               f'give {others.get(twice, "--" + twice)}')
+        raise launch.UserError(
+            f'--options {twice}=... is an argument of its own', f'give {others.get(twice, "--" + twice)}'
+        )
     with launch.checkpoint_errors():
         if args.target is not None:
             checkpoints.check_target(args.target)

@@ -1,8 +1,8 @@
 """What the publishers of each family do to a checkpoint: one module a family, behind one interface."""
 
-from .base import FAMILIES, Family, family_of, recognise
-from .mamba_vision import MambaVisionFamily
-from .vim import VimFamily
+from mmvim.checkpoints.families.base import FAMILIES, Family, family_of, recognise
+from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
+from mmvim.checkpoints.families.vim import VimFamily
 
 for _family in (VimFamily(), MambaVisionFamily()):
     FAMILIES[_family.name] = _family

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, some
-from ..layout import Layout, find_prefix, layout_of
-from ..report import Report
+from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.layout import Layout, find_prefix, layout_of
+from mmvim.checkpoints.report import Report
 
 HEAD = 'classification head, no part of a backbone'
 
@@ -103,7 +103,8 @@ class Family(ABC):
                 f'{"arch " + arch + ", " if arch else ""}{", ".join(f"{k}={v}" for k, v in wrong.items())}, '
                 f'and this {self.title} has {here}',
                 f'set arch={arch!r} or give another file' if arch else 'give a complete file of this architecture',
-                misfit=True)
+                misfit=True,
+            )
 
     def options(self, given: dict, names: Iterable[str]) -> dict:
         """The family's values of options, where `given` has none.
@@ -115,8 +116,9 @@ class Family(ABC):
         allowed = [name for name in known if name in set(names)]
         unknown = [name for name in given if name not in allowed]
         if unknown:
-            raise CheckpointError(f'{self.title} has no option {unknown[0]!r}',
-                                  f'its options are {", ".join(allowed) or "none"}')
+            raise CheckpointError(
+                f'{self.title} has no option {unknown[0]!r}', f'its options are {", ".join(allowed) or "none"}'
+            )
         for name, lengths in self.numbers.items():
             if given.get(name) is not None and not _is_number(given[name], lengths):
                 kinds = ' or '.join(f'{length} positive ints' if length else 'a positive int' for length in lengths)
@@ -167,7 +169,7 @@ def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> L
 def shape_of(own: dict[str, Tensor], pattern: str, axes: int) -> tuple[int, ...]:
     """The shape of the first tensor whose name matches; zeros if there is none, or none of so many axes."""
     shape = next((tuple(tensor.shape) for name, tensor in own.items() if re.fullmatch(pattern, name)), ())
-    return shape if len(shape) == axes else (0, ) * axes
+    return shape if len(shape) == axes else (0,) * axes
 
 
 def count(own: dict[str, Tensor], pattern: str) -> int:
@@ -186,5 +188,8 @@ def take(own: dict[str, Tensor], report: Report, start: str | tuple[str, ...], r
 def unpublished(title: str, source: str, settings: dict, zoo: Iterable[str]) -> CheckpointError:
     """The error for a file whose sizes are of no published architecture."""
     sizes = some((f'{k}={v}' for k, v in settings.items()), 9)
-    return CheckpointError(f'{source} is a {title} of no published size ({sizes}); published are {", ".join(zoo)}',
-                           'give arch=dict(...) if that is meant, or a complete file', misfit=True)
+    return CheckpointError(
+        f'{source} is a {title} of no published size ({sizes}); published are {", ".join(zoo)}',
+        'give arch=dict(...) if that is meant, or a complete file',
+        misfit=True,
+    )

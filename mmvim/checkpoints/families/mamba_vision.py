@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mmvim.checkpoints.errors import CheckpointError
+from mmvim.checkpoints.families.base import HEAD, Family, count, shape_of, take
+from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.mamba_vision import MambaVision
-
-from ..errors import CheckpointError
-from ..report import Report
-from .base import HEAD, Family, count, shape_of, take
 
 # Windows of the third and fourth level that the dense models were trained with, the segmentors' by arch.
 _DENSE_WINDOWS = {'small': (8, 8, 160, 56)}
@@ -30,7 +29,7 @@ class MambaVisionFamily(Family):
     stem = ('patch_embed.conv_down.0.weight', 'levels.0.blocks.0.conv1.weight')
     final_norm = 'norm.weight'
     config_options: ClassVar[dict] = {'window_sizes': None, 'img_size': None, 'out_indices': None}
-    numbers: ClassVar[dict[str, tuple[int, ...]]] = {'window_sizes': (4, ), 'img_size': (0, )}
+    numbers: ClassVar[dict[str, tuple[int, ...]]] = {'window_sizes': (4,), 'img_size': (0,)}
 
     def settings(self, own: dict[str, Tensor]) -> dict:
         """See the base class. The number of heads leaves no trace in the shapes."""
@@ -38,7 +37,9 @@ class MambaVisionFamily(Family):
         fc1 = shape_of(own, r'levels\.[23]\.blocks\.\d+\.mlp\.fc1\.weight', 2)
         return {
             'depths': tuple(count(own, rf'levels\.{level}\.blocks\.(\d+)\.') for level in range(4)),
-            'dim': stem[0], 'in_dim': stem[1], 'mlp_ratio': fc1[0] / max(fc1[1], 1),
+            'dim': stem[0],
+            'in_dim': stem[1],
+            'mlp_ratio': fc1[0] / max(fc1[1], 1),
             'd_state': shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.A_log', 2)[1],
             'd_conv': shape_of(own, r'levels\.[23]\.blocks\.\d+\.mixer\.conv1d_x\.weight', 3)[2],
             'layer_scale': any(name.endswith('.gamma_1') for name in own),
@@ -47,9 +48,15 @@ class MambaVisionFamily(Family):
     def arch_settings(self, arch: str | dict) -> dict:
         """See the base class."""
         full = resolve_arch(arch, self.backbone.arch_zoo, self.backbone.arch_defaults)
-        return {'depths': tuple(full['depths']), 'dim': full['dim'], 'in_dim': full['in_dim'],
-                'mlp_ratio': full['mlp_ratio'], 'd_state': full['d_state'], 'd_conv': full['d_conv'],
-                'layer_scale': full['layer_scale'] is not None}
+        return {
+            'depths': tuple(full['depths']),
+            'dim': full['dim'],
+            'in_dim': full['in_dim'],
+            'mlp_ratio': full['mlp_ratio'],
+            'd_state': full['d_state'],
+            'd_conv': full['d_conv'],
+            'layer_scale': full['layer_scale'] is not None,
+        }
 
     def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, None]:
         """See the base class."""
@@ -66,8 +73,11 @@ class MambaVisionFamily(Family):
         else:
             if options['img_size'] is not None:
                 raise CheckpointError('img_size sets the windows of a classifier only', 'give window_sizes')
-            published = _DETECTOR_WINDOW if kind == 'detector' else \
-                _DENSE_WINDOWS.get(arch if isinstance(arch, str) else '', _DENSE_WINDOW)
+            published = (
+                _DETECTOR_WINDOW
+                if kind == 'detector'
+                else _DENSE_WINDOWS.get(arch if isinstance(arch, str) else '', _DENSE_WINDOW)
+            )
             windows = windows or published
             config['out_indices'] = (0, 1, 2, 3)
         if options['out_indices'] is not None:
@@ -88,6 +98,9 @@ class MambaVisionFamily(Family):
             if not module.out_norm or level not in module.out_indices:
                 take(weights, report, name, f'norm of an output that this backbone does not give (level {level})')
         if not outputs and module.out_norm:
-            report.fresh.update((name, 'norm of an output, which a classifier does not have; it starts at 1 and 0')
-                                for name in module.state_dict() if name.startswith('outnorm'))
+            report.fresh.update(
+                (name, 'norm of an output, which a classifier does not have; it starts at 1 and 0')
+                for name in module.state_dict()
+                if name.startswith('outnorm')
+            )
         return weights

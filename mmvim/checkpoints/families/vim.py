@@ -10,15 +10,14 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from mmvim.checkpoints.errors import CheckpointError
+from mmvim.checkpoints.families.base import HEAD, Family, count, shape_of, take
+from mmvim.checkpoints.families.patches import resample_patches
+from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.vim import CLASS_TOKENS, Vim
 from mmvim.models.layers.pos_embed import insert_rows, resize_grid, split_rows
 from mmvim.models.layers.ssm_params import resolve_dt_rank
-
-from ..errors import CheckpointError
-from ..report import Report
-from .base import HEAD, Family, count, shape_of, take
-from .patches import resample_patches
 
 # What the published segmentation recipes take from the blocks, by arch; base has none published.
 _DENSE = {
@@ -27,7 +26,7 @@ _DENSE = {
 }
 _DETECTION = {'feature': 'residual', 'rope': True}
 _PYRAMID = ('fpn1.', 'fpn2.', 'fpn3.', 'fpn4.')
-_ROWS = {'middle': lambda n: (n // 2, ), 'head': lambda n: (0, ), 'double': lambda n: (0, n + 1)}
+_ROWS = {'middle': lambda n: (n // 2,), 'head': lambda n: (0,), 'double': lambda n: (0, n + 1)}
 
 
 class VimFamily(Family):
@@ -50,21 +49,37 @@ class VimFamily(Family):
     stem = ('patch_embed.proj.weight', 'layers.0.mixer.A_b_log')
     final_norm = 'norm_f.weight'
     neck: ClassVar[dict[str, str]] = {'fpn1.': 'upsample_4x.', 'fpn2.': 'upsample_2x.'}
-    file_options: ClassVar[dict] = {'cls_token': 'middle', 'compat': None, 'grid': None, 'stride': None,
-                                    'patch_change': 'refuse'}
-    config_options: ClassVar[dict] = {'img_size': None, 'rope': None, 'rope_residual': None, 'feature': None,
-                                      'out_indices': None}
-    numbers: ClassVar[dict[str, tuple[int, ...]]] = {'grid': (2, ), 'stride': (0, ), 'img_size': (0, 2)}
+    file_options: ClassVar[dict] = {
+        'cls_token': 'middle',
+        'compat': None,
+        'grid': None,
+        'stride': None,
+        'patch_change': 'refuse',
+    }
+    config_options: ClassVar[dict] = {
+        'img_size': None,
+        'rope': None,
+        'rope_residual': None,
+        'feature': None,
+        'out_indices': None,
+    }
+    numbers: ClassVar[dict[str, tuple[int, ...]]] = {'grid': (2,), 'stride': (0,), 'img_size': (0, 2)}
     choices: ClassVar[dict[str, tuple]] = {
-        'cls_token': ('middle', 'head'), 'compat': (None, 'upstream'), 'patch_change': ('refuse', 'resample'),
-        'rope': (None, True, False), 'rope_residual': (None, True, False)}
+        'cls_token': ('middle', 'head'),
+        'compat': (None, 'upstream'),
+        'patch_change': ('refuse', 'resample'),
+        'rope': (None, True, False),
+        'rope_residual': (None, True, False),
+    }
 
     def settings(self, own: dict[str, Tensor]) -> dict:
         """See the base class."""
         dims = shape_of(own, r'patch_embed\.proj\.weight', 4)[0]
         inner, states = shape_of(own, r'layers\.\d+\.mixer\.A_log', 2)
         return {
-            'embed_dims': dims, 'depth': count(own, r'layers\.(\d+)\.'), 'd_state': states,
+            'embed_dims': dims,
+            'depth': count(own, r'layers\.(\d+)\.'),
+            'd_state': states,
             'd_conv': shape_of(own, r'layers\.\d+\.mixer\.conv1d\.weight', 3)[2],
             'expand': inner / max(dims, 1),
             'dt_rank': shape_of(own, r'layers\.\d+\.mixer\.dt_proj\.weight', 2)[1],
@@ -103,21 +118,35 @@ class VimFamily(Family):
         rotated = recipe['rope'] or any(name.startswith('rope.') for name in own)
         rope = rotated if options['rope'] is None else options['rope']
         dense = kind != 'classifier'
-        config.update(feature=options['feature'] or recipe['feature'], rope=rope,
-                      rope_residual=(rope and dense) if options['rope_residual'] is None else options['rope_residual'],
-                      out_indices=indices if options['out_indices'] is None else options['out_indices'])
+        config.update(
+            feature=options['feature'] or recipe['feature'],
+            rope=rope,
+            rope_residual=(rope and dense) if options['rope_residual'] is None else options['rope_residual'],
+            out_indices=indices if options['out_indices'] is None else options['out_indices'],
+        )
         if not pyramid:
             return config, None
-        return config, {'type': 'Feature2Pyramid', '_scope_': 'mmseg', 'embed_dim': self.settings(own)['embed_dims'],
-                        'rescales': [4, 2, 1, 0.5], 'norm_cfg': {'type': 'SyncBN', 'requires_grad': True}}
+        return config, {
+            'type': 'Feature2Pyramid',
+            '_scope_': 'mmseg',
+            'embed_dim': self.settings(own)['embed_dims'],
+            'rescales': [4, 2, 1, 0.5],
+            'norm_cfg': {'type': 'SyncBN', 'requires_grad': True},
+        }
 
     def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """See the base class."""
         weights = OrderedDict(own)
         take(weights, report, 'head.', HEAD)
         take(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
-        take(weights, report, 'rope.', 'angles of RoPE, computed from the grid' if module.rope else
-             'angles of RoPE, which this backbone is built without')
+        take(
+            weights,
+            report,
+            'rope.',
+            'angles of RoPE, computed from the grid'
+            if module.rope
+            else 'angles of RoPE, which this backbone is built without',
+        )
         if module.norm_f is None:
             take(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
         _fit_patches(weights, module, options, report)
@@ -134,12 +163,17 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
     ours = module.cls_token_type
     upstream = options['compat'] == 'upstream'
     if upstream and (ours != 'none' or len(rows) != 1):
-        raise CheckpointError(f"compat='upstream' is about one class token that a dense backbone leaves out; the file "
-                              f'has {len(rows)} positions of them and the backbone cls_token={ours!r}',
-                              'leave out compat')
+        raise CheckpointError(
+            f"compat='upstream' is about one class token that a dense backbone leaves out; the file "
+            f'has {len(rows)} positions of them and the backbone cls_token={ours!r}',
+            'leave out compat',
+        )
     if ours != 'none' and tokens and place not in ('none', ours):
-        raise CheckpointError(f'{report.source} has its class token in the place {place!r}, and the backbone has '
-                              f'cls_token={ours!r}', 'set the same in both', misfit=True)
+        raise CheckpointError(
+            f'{report.source} has its class token in the place {place!r}, and the backbone has cls_token={ours!r}',
+            'set the same in both',
+            misfit=True,
+        )
     cells, extra = split_rows(positions, rows)
     if ours == 'none' and tokens:
         at = f'row {", ".join(map(str, rows))} of {positions.shape[1]}' if rows else 'no position'
@@ -150,7 +184,7 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
             cells = positions[:, 1:]
             report.resized['pos_embed'] = f"compat='upstream': row 0 left out, not {at}"
         elif rows:
-            report.resized['pos_embed'] = f'{at} left out, the class token\'s'
+            report.resized['pos_embed'] = f"{at} left out, the class token's"
         rows, extra = (), extra[:, :0]
     if module.grid_size != grid:
         note = f'{grid[0]} x {grid[1]} to {module.grid_size[0]} x {module.grid_size[1]} cells'
@@ -159,7 +193,7 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
         cells = resize_grid(cells, grid, module.grid_size)
         if rows:
             rows = _ROWS[place](cells.shape[1])
-    weights['pos_embed'] = insert_rows(cells, extra.split(1, dim=1)[:len(rows)], rows).contiguous()
+    weights['pos_embed'] = insert_rows(cells, extra.split(1, dim=1)[: len(rows)], rows).contiguous()
 
 
 def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:
@@ -175,12 +209,17 @@ def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, 
     same_stride = stride is None or grid == module.grid_size or _pair(stride) == here
     if theirs == ours and same_stride:
         return
-    change = f'patches of {theirs[0]} x {theirs[1]}{f" at stride {stride}" if stride else ""}, and the backbone has ' \
-             f'{ours[0]} x {ours[1]} at stride {here[0]}'
+    change = (
+        f'patches of {theirs[0]} x {theirs[1]}{f" at stride {stride}" if stride else ""}, and the backbone has '
+        f'{ours[0]} x {ours[1]} at stride {here[0]}'
+    )
     if options['patch_change'] == 'refuse':
-        raise CheckpointError(f'{report.source} has {change}',
-                              "give the backbone the file's patch_size and stride, or patch_change='resample' "
-                              '(stride=... if the stride is another)', misfit=True)
+        raise CheckpointError(
+            f'{report.source} has {change}',
+            "give the backbone the file's patch_size and stride, or patch_change='resample' "
+            '(stride=... if the stride is another)',
+            misfit=True,
+        )
     if theirs != ours:
         weights['patch_embed.proj.weight'] = resample_patches(kernel, ours)
         report.resized['patch_embed.proj.weight'] = f'{theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} pixels'
@@ -207,10 +246,13 @@ def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tu
     total = shape[1] if len(shape) == 3 else 0
     for extra, where in ((len(tokens), place), (0, 'none')):  # segmentors keep the token when its position is gone
         cells = total - extra
-        side = round(max(cells, 0) ** .5)
+        side = round(max(cells, 0) ** 0.5)
         grid = tuple(options['grid'] or (side, side))
         if cells > 0 and grid[0] * grid[1] == cells:
             return tokens, where, grid
-    raise CheckpointError(f'pos_embed of shape {shape} beside {len(tokens)} class tokens is no '
-                          f'{"grid of " + str(options["grid"]) if options["grid"] else "square grid"}',
-                          'give grid=(rows, columns), or the right file', misfit=True)
+    raise CheckpointError(
+        f'pos_embed of shape {shape} beside {len(tokens)} class tokens is no '
+        f'{"grid of " + str(options["grid"]) if options["grid"] else "square grid"}',
+        'give grid=(rows, columns), or the right file',
+        misfit=True,
+    )

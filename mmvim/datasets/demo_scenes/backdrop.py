@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import Canvas, Light
-from .dice import Dice
-from .exact import mix, ridge, sample, smooth, wave
+from mmvim.datasets.demo_scenes.canvas import Canvas, Light
+from mmvim.datasets.demo_scenes.dice import Dice
+from mmvim.datasets.demo_scenes.exact import mix, ridge, sample, smooth, wave
 
 RGB = tuple[float, float, float]
 

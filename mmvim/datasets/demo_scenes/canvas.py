@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from .exact import sample
-from .shapes import Ellipse, Polygon, Rod
+from mmvim.datasets.demo_scenes.exact import sample
+from mmvim.datasets.demo_scenes.shapes import Ellipse, Polygon, Rod
 
 RGB = tuple[float, float, float]
 

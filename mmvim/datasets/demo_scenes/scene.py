@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .classes import ADE_IDS
-from .dice import Dice
-from .stage import Stage
-from .themes import THEMES, Theme, arrange_extras
+from mmvim.datasets.demo_scenes.classes import ADE_IDS
+from mmvim.datasets.demo_scenes.dice import Dice
+from mmvim.datasets.demo_scenes.stage import Stage
+from mmvim.datasets.demo_scenes.themes import THEMES, Theme, arrange_extras
 
 MIN_SIZE = 64
 LEAST_SHARE = 0.002

@@ -5,12 +5,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import figures, nature, street
-from .backdrop import WEATHERS, Camera, Road, paint_grass, paint_mountains, paint_road, paint_sea, paint_sky
-from .canvas import Brush, Canvas, Light
-from .dice import Dice
-from .exact import bell, ridge
-from .shapes import Ellipse
+from mmvim.datasets.demo_scenes import figures, nature, street
+from mmvim.datasets.demo_scenes.backdrop import (
+    WEATHERS,
+    Camera,
+    Road,
+    paint_grass,
+    paint_mountains,
+    paint_road,
+    paint_sea,
+    paint_sky,
+)
+from mmvim.datasets.demo_scenes.canvas import Brush, Canvas, Light
+from mmvim.datasets.demo_scenes.dice import Dice
+from mmvim.datasets.demo_scenes.exact import bell, ridge
+from mmvim.datasets.demo_scenes.shapes import Ellipse
 
 Painter = Callable[[Brush, Dice], None]
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import figures, nature, street
-from .classes import OTHER
-from .stage import Stage
+from mmvim.datasets.demo_scenes import figures, nature, street
+from mmvim.datasets.demo_scenes.classes import OTHER
+from mmvim.datasets.demo_scenes.stage import Stage
 
 
 class Theme(NamedTuple):

@@ -24,10 +24,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .classes import ADE_IDS, coco_categories, coco_ids
-from .outlines import box, polygons, run_lengths
-from .scene import MIN_SIZE, Scene, render_scene
-from .themes import THEMES
+from mmvim.datasets.demo_scenes.classes import ADE_IDS, coco_categories, coco_ids
+from mmvim.datasets.demo_scenes.outlines import box, polygons, run_lengths
+from mmvim.datasets.demo_scenes.scene import MIN_SIZE, Scene, render_scene
+from mmvim.datasets.demo_scenes.themes import THEMES
 
 VERSION = 1
 """Raised whenever the same parameters would give other scenes."""

@@ -1,7 +1,7 @@
 """Hooks: what is done between the iterations of a training."""
 
-from .mesa import MESAHook
-from .progress_bar_hook import ProgressBarHook
-from .random_state import RandomStateHook
+from mmvim.engine.hooks.mesa import MESAHook
+from mmvim.engine.hooks.progress_bar_hook import ProgressBarHook
+from mmvim.engine.hooks.random_state import RandomStateHook
 
 __all__ = ['MESAHook', 'ProgressBarHook', 'RandomStateHook']

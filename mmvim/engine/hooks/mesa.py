@@ -53,14 +53,15 @@ class MESAHook(Hook):
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, weight: float = 0.8, temperature: float = 5., begin_epoch: int = 5,
-                 momentum: float = 0.0002) -> None:
+    def __init__(
+        self, weight: float = 0.8, temperature: float = 5.0, begin_epoch: int = 5, momentum: float = 0.0002
+    ) -> None:
         for name, value in (('weight', weight), ('temperature', temperature)):
             if not value > 0:
                 raise ValueError(f'{name} must be positive, got {value}')
         if begin_epoch < 0:
             raise ValueError(f'begin_epoch must be 0 or greater, got {begin_epoch}')
-        if not 0 < momentum < .1:
+        if not 0 < momentum < 0.1:
             raise ValueError(f'momentum must be in (0, 0.1), got {momentum}')
         self.weight, self.temperature = weight, temperature
         self.begin_epoch, self.momentum = begin_epoch, momentum
@@ -78,8 +79,10 @@ class MESAHook(Hook):
             ValueError: If the loss would never begin.
         """
         if self.begin_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(f'MESAHook: begin_epoch={self.begin_epoch} never comes in a training that counts '
-                             'iterations; train by epoch, or set begin_epoch=0')
+            raise ValueError(
+                f'MESAHook: begin_epoch={self.begin_epoch} never comes in a training that counts '
+                'iterations; train by epoch, or set begin_epoch=0'
+            )
         model = _inner(runner)
         head = getattr(model, 'head', None)
         if not isinstance(head, nn.Module):
@@ -90,8 +93,10 @@ class MESAHook(Hook):
             self._stored = None
         self.average.module.eval()
         # After the copy, which has no part in this.
-        self._handles = [head.register_forward_hook(self._keep),
-                         model.register_forward_hook(self._add, with_kwargs=True)]
+        self._handles = [
+            head.register_forward_hook(self._keep),
+            model.register_forward_hook(self._add, with_kwargs=True),
+        ]
 
     def before_train_epoch(self, runner) -> None:
         """Whether the loss has begun."""

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from mmengine.config import DictAction
 
-from .errors import USAGE, is_main_process
+from mmvim.engine.launch.errors import USAGE, is_main_process
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -64,17 +64,23 @@ def config_parser(description: str) -> OneLineParser:
     parser = OneLineParser(description=description)
     parser.add_argument('config', metavar='CONFIG', help='config file of mmseg or mmdet (default_scope decides)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        metavar='KEY=VALUE',
         help='override settings of the config, e.g. optim_wrapper.optimizer.lr=1e-4 model.decode_head.dropout_ratio=0. '
-        'Lists and tuples: key="[a,b]" or key="(a,b)" without blanks. A key that nothing reads is an error')
+        'Lists and tuples: key="[a,b]" or key="(a,b)" without blanks. A key that nothing reads is an error',
+    )
     return parser
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--work-dir``, ``--launcher``, ``--local-rank`` and ``--check``."""
     parser.add_argument(
-        '--work-dir', metavar='DIR',
-        help='where logs, checkpoints and metrics go. Defaults to work_dir of the config, else work_dirs/<config name>')
+        '--work-dir',
+        metavar='DIR',
+        help='where logs, checkpoints and metrics go. Defaults to work_dir of the config, else work_dirs/<config name>',
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher. Defaults to none')
     # torch.distributed.launch has passed both spellings over the years; torchrun passes neither.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

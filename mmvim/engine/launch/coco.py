@@ -45,8 +45,10 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
     wanted = {item['id']: item['name'] for item in content.get('categories') or () if item.get('name') in classes}
     missing = sorted(classes - set(wanted.values()))
     if missing:  # labels are numbered by what the file lists: one class less would shift the others
-        return (f'lists {len(classes) - len(missing)} of the {len(classes)} classes of the data set among its '
-                f'categories, and not {missing[0]!r}: name its own in metainfo.classes of every data set')
+        return (
+            f'lists {len(classes) - len(missing)} of the {len(classes)} classes of the data set among its '
+            f'categories, and not {missing[0]!r}: name its own in metainfo.classes of every data set'
+        )
     objects = [item for item in content.get('annotations') or () if item.get('category_id') in wanted]
     bare = next((item for item in objects if not item.get('segmentation')), None)
     if bare is not None and any(step.get('with_mask') for step in setting('pipeline') or ()):
@@ -54,6 +56,8 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
     # Pictures without objects are welcome in a test, and where they are not filtered.
     filtered = not setting('test_mode') and (setting('filter_cfg') or {}).get('filter_empty_gt')
     if filtered and not objects:
-        return (f'has no object in its {len(content["images"])} images, and filter_cfg.filter_empty_gt=True leaves out '
-                'images without objects')
+        return (
+            f'has no object in its {len(content["images"])} images, and filter_cfg.filter_empty_gt=True leaves out '
+            'images without objects'
+        )
     return None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .errors import ENVIRONMENT, UserError, describe
-from .ops import missing_ops
-from .options import merge_options
+from mmvim.engine.launch.errors import ENVIRONMENT, UserError, describe
+from mmvim.engine.launch.ops import missing_ops
+from mmvim.engine.launch.options import merge_options
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
@@ -45,7 +45,8 @@ def load_config(filename: str, options: dict | None = None) -> Config:
     except Exception as error:  # a config is the user's program: whatever it raises is theirs to put right
         raise UserError(
             f'cannot read config {filename}: {describe(error)}',
-            'correct the file or its _base_ (MMVIM_DEBUG=1 shows where)') from error
+            'correct the file or its _base_ (MMVIM_DEBUG=1 shows where)',
+        ) from error
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'config {filename} has no model', 'it is a fragment; give a config that inherits it')
     check_scope(cfg.get('default_scope'))

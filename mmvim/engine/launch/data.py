@@ -11,9 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .coco import annotation_problem, is_coco
-from .errors import ENVIRONMENT, UserError
-from .signatures import default_of, find_type
+from mmvim.engine.launch.coco import annotation_problem, is_coco
+from mmvim.engine.launch.errors import ENVIRONMENT, UserError
+from mmvim.engine.launch.signatures import default_of, find_type
 
 # Prefixes that hold images: an empty folder there gives an empty data set, on which a sampler may wait for ever.
 _IMAGE_PREFIXES = ('img', 'img_path')
@@ -50,8 +50,8 @@ def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
         first = problems[0]
         options = ' '.join(dict.fromkeys(f'{p.option}=PATH' for p in problems))
         raise UserError(
-            f'{first.path} {first.reason}',
-            f'download or make the data, or pass --cfg-options {options}', ENVIRONMENT)
+            f'{first.path} {first.reason}', f'download or make the data, or pass --cfg-options {options}', ENVIRONMENT
+        )
 
 
 def _datasets(node: object, path: tuple[str, ...]) -> Iterator[tuple[dict, tuple[str, ...]]]:
@@ -128,7 +128,7 @@ def _image_problems(folder, masks, listed, node, setting, option) -> Iterator[_P
     reads_masks = any('LoadAnnotations' in str(step.get('type')) for step in _steps(node.get('pipeline')))
     if masks and os.path.isdir(masks) and reads_masks and isinstance(suffix, str) and suffix and mask_suffix:
         name = os.path.relpath(image, folder)
-        mask = os.path.join(masks, name[:len(name) - len(suffix)] + mask_suffix)
+        mask = os.path.join(masks, name[: len(name) - len(suffix)] + mask_suffix)
         if not os.path.isfile(mask):
             yield _Problem(mask, f'does not exist, though {image} does', option)
 

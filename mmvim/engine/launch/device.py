@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
 
-from .errors import ENVIRONMENT, UserError, warn
+from mmvim.engine.launch.errors import ENVIRONMENT, UserError, warn
 
 _AMP = 'AmpOptimWrapper'
 _AMP_ONLY = ('loss_scale', 'dtype', 'use_fsdp')
@@ -32,8 +32,11 @@ def set_precision(cfg: Config, amp: bool) -> None:
     is_amp = kind.split('.')[-1] == _AMP
     if amp:
         if not has_accelerator():
-            raise UserError('--amp needs a GPU (CUDA, NPU, MLU or MUSA) and there is none',
-                            'leave it out: training then runs in fp32', ENVIRONMENT)
+            raise UserError(
+                '--amp needs a GPU (CUDA, NPU, MLU or MUSA) and there is none',
+                'leave it out: training then runs in fp32',
+                ENVIRONMENT,
+            )
         if is_amp:
             warn('--amp: the config enables mixed precision already')
         elif kind.split('.')[-1] == 'OptimWrapper':

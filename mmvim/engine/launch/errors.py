@@ -52,7 +52,7 @@ def describe(error: BaseException, limit: int = 300) -> str:
         limit (int): Longest text to keep, in characters. Defaults to 300.
     """
     text = _one_line(str(error))
-    text = text if len(text) <= limit else text[:limit - 3] + '...'
+    text = text if len(text) <= limit else text[: limit - 3] + '...'
     return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from .errors import UserError
+from mmvim.engine.launch.errors import UserError
 
 
 def _library(cfg: Config, option: str) -> str:
@@ -36,8 +36,9 @@ def set_output(cfg: Config, out: str) -> None:
         cfg.test_evaluator = [*evaluators, {'type': 'DumpDetResults', 'out_file_path': out}]
         return
     if Path(out).is_file() or out.endswith(('.pkl', '.pickle')):
-        raise UserError(f'--out {out} must be a folder with an mmseg config: it receives one label map per image',
-                        'pass a folder')
+        raise UserError(
+            f'--out {out} must be a folder with an mmseg config: it receives one label map per image', 'pass a folder'
+        )
     metric = next((m for m in evaluators if str(m.get('type')).split('.')[-1] == 'IoUMetric'), None)
     if metric is None:
         raise UserError(f'--out {out} needs IoUMetric in test_evaluator', 'add it, or leave out --out')
@@ -67,8 +68,10 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
         raise UserError(f'--show-dir {show_dir} is a file', 'pass a folder')
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
-        raise UserError('the config has no default_hooks.visualization, which draws',
-                        f"add visualization=dict(type='{'Seg' if library == 'mmseg' else 'Det'}VisualizationHook')")
+        raise UserError(
+            'the config has no default_hooks.visualization, which draws',
+            f"add visualization=dict(type='{'Seg' if library == 'mmseg' else 'Det'}VisualizationHook')",
+        )
     hook['draw'] = True
     if library == 'mmseg':
         hook.setdefault('interval', 1)  # before onedl-mmsegmentation it drew one picture in 50
@@ -96,19 +99,21 @@ def set_tta(cfg: Config, model: nn.Module) -> None:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     if library == 'mmdet' and getattr(model, 'with_mask', False):
-        raise UserError(f'--tta: mmdet merges boxes only, and this {type(model).__name__} predicts masks',
-                        'leave out --tta')
+        raise UserError(
+            f'--tta: mmdet merges boxes only, and this {type(model).__name__} predicts masks', 'leave out --tta'
+        )
     if library == 'mmseg':
         for name in ('tta_model', 'tta_pipeline'):
             if not cfg.get(name):
-                raise UserError(f'--tta needs {name} in the config',
-                                'inherit it from the dataset and runtime bases of mmseg')
+                raise UserError(
+                    f'--tta needs {name} in the config', 'inherit it from the dataset and runtime bases of mmseg'
+                )
     if not cfg.get('tta_model'):
         nms = {'type': 'nms', 'iou_threshold': 0.5}
         cfg.tta_model = {'type': 'DetTTAModel', 'tta_cfg': {'nms': nms, 'max_per_img': 100}}
     if not cfg.get('tta_pipeline'):
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1., 0.)]
+        flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1.0, 0.0)]
         packing = [{'type': 'PackDetInputs', 'meta_keys': keys}]
         augmentation = {'type': 'TestTimeAug', 'transforms': [flips, packing]}
         cfg.tta_pipeline = [*copy.deepcopy(dataset['pipeline'][:-1]), augmentation]

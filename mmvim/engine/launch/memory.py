@@ -28,4 +28,5 @@ def keep_freed_memory() -> bool:
     if not hasattr(libc, 'gnu_get_libc_version'):  # musl
         return False
     return bool(libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)) and bool(
-        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM))
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
+    )

@@ -11,8 +11,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
 
-from .errors import ENVIRONMENT, UserError, describe
-from .ops import missing_ops
+from mmvim.engine.launch.errors import ENVIRONMENT, UserError, describe
+from mmvim.engine.launch.ops import missing_ops
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -42,8 +42,9 @@ def build_model(cfg: Config) -> nn.Module:
         problem = _config_problem(error)
         if problem is None:
             raise
-        raise UserError(f'the model cannot be built: {problem}',
-                        'correct the config or --cfg-options (MMVIM_DEBUG=1 shows where)') from error
+        raise UserError(
+            f'the model cannot be built: {problem}', 'correct the config or --cfg-options (MMVIM_DEBUG=1 shows where)'
+        ) from error
     finally:
         logger.setLevel(level)
 

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from mmengine.config import Config
 
-from .errors import ENVIRONMENT, UserError
+from mmvim.engine.launch.errors import ENVIRONMENT, UserError
 
 
 def missing_ops(who: str) -> UserError:
@@ -16,7 +16,9 @@ def missing_ops(who: str) -> UserError:
     return UserError(
         f'{who} needs the compiled ops of mmcv (mmcv._ext), and this mmcv has none',
         'build it with them: MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --force-reinstall '
-        '--no-deps onedl-mmcv (or mmcv)', ENVIRONMENT)
+        '--no-deps onedl-mmcv (or mmcv)',
+        ENVIRONMENT,
+    )
 
 
 def check_compiled_ops(cfg: Config) -> None:

@@ -11,17 +11,31 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from .errors import UserError, warn
-from .signatures import accepted_arguments, find_type
+from mmvim.engine.launch.errors import UserError, warn
+from mmvim.engine.launch.signatures import accepted_arguments, find_type
 
 # Read by Config, by the runner from its config, by MMSegmentation's and MMDetection's tools, or by these tools.
 _TOP_LEVEL = {
-    'custom_imports', 'runner_type', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'compile',
-    'activation_checkpointing', 'efficient_conv_bn_eval', 'tta_model', 'tta_pipeline', 'strategy'
+    'custom_imports',
+    'runner_type',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'compile',
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+    'tta_model',
+    'tta_pipeline',
+    'strategy',
 }
 _DATALOADER = {
-    'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn', 'num_batch_per_epoch',
-    'disable_subprocess_warning'
+    'dataset',
+    'sampler',
+    'batch_sampler',
+    'collate_fn',
+    'worker_init_fn',
+    'num_batch_per_epoch',
+    'disable_subprocess_warning',
 }
 # Keys that MMEngine takes out of a dict before it builds the rest.
 _TAKEN_OUT = {
@@ -30,7 +44,7 @@ _TAKEN_OUT = {
     'default_hooks': {'priority'},
     'custom_hooks': {'priority'},
 }
-_LOOPS = {'train_cfg': (EpochBasedTrainLoop, IterBasedTrainLoop), 'val_cfg': (ValLoop, ), 'test_cfg': (TestLoop, )}
+_LOOPS = {'train_cfg': (EpochBasedTrainLoop, IterBasedTrainLoop), 'val_cfg': (ValLoop,), 'test_cfg': (TestLoop,)}
 _ALWAYS = {'type', '_scope_', '_delete_'}
 # Names of the user's own making: nothing can be concluded from the names beside them.
 _FREE_NAMES = ('custom_keys', 'meta', 'metainfo', 'init_kwargs')
@@ -90,8 +104,10 @@ def merge_options(cfg: Config, options: dict) -> Config:
         _check_path(cfg, merged, key)
         top = key.split('.')[0]
         if top in cfg and top not in _readers(()):
-            warn(f'--cfg-options {key}: {top} is only a variable of the config file, whose value has been copied '
-                 'already; name the setting that uses it, e.g. train_dataloader.dataset.data_root')
+            warn(
+                f'--cfg-options {key}: {top} is only a variable of the config file, whose value has been copied '
+                'already; name the setting that uses it, e.g. train_dataloader.dataset.data_root'
+            )
     return merged
 
 
@@ -118,7 +134,8 @@ def _check_path(cfg: Config, merged: Config, key: str) -> None:
             if not part.isdigit() or int(part) >= len(node):
                 raise UserError(
                     f'--cfg-options {key}: {where} is a list of {len(node)}, and {part!r} is no index of it',
-                    f'use 0 to {len(node) - 1}')
+                    f'use 0 to {len(node) - 1}',
+                )
             part = int(part)
         elif isinstance(node, dict):
             scope = built.get('_scope_', scope)

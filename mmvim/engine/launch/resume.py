@@ -6,8 +6,15 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from .errors import ENVIRONMENT, UserError, warn
-from .weights import check_fit, is_remote, local_checkpoint, read_checkpoint, runner_checkpoint, state_dict_of
+from mmvim.engine.launch.errors import ENVIRONMENT, UserError, warn
+from mmvim.engine.launch.weights import (
+    check_fit,
+    is_remote,
+    local_checkpoint,
+    read_checkpoint,
+    runner_checkpoint,
+    state_dict_of,
+)
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
@@ -57,8 +64,11 @@ def last_checkpoint(work_dir: str) -> str | None:
         return str(beside)
     if is_remote(named) or os.path.isfile(named):
         return named
-    raise UserError(f'{note} names {named}, which does not exist',
-                    f'give the checkpoint with --resume PATH, or remove {note} to start anew', ENVIRONMENT)
+    raise UserError(
+        f'{note} names {named}, which does not exist',
+        f'give the checkpoint with --resume PATH, or remove {note} to start anew',
+        ENVIRONMENT,
+    )
 
 
 def check_start(cfg: Config, model: nn.Module) -> None:
@@ -87,8 +97,10 @@ def check_start(cfg: Config, model: nn.Module) -> None:
     cfg.load_from = path
     lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
     if lacking:
-        raise UserError(f'--resume {path} holds weights only (no {lacking[0]})',
-                        f'start from them instead: --cfg-options load_from={path}')
+        raise UserError(
+            f'--resume {path} holds weights only (no {lacking[0]})',
+            f'start from them instead: --cfg-options load_from={path}',
+        )
     seed = checkpoint['meta'].get('seed')
     randomness = dict(cfg.get('randomness') or {})
     if seed is not None and randomness.get('seed') is None:

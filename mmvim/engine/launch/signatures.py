@@ -33,10 +33,10 @@ def _registries(path: tuple[str, ...]) -> tuple[Registry, ...]:
     if not path:
         return ()
     if path[0] in ('model', 'tta_model', 'data_preprocessor'):
-        return (root.WEIGHT_INITIALIZERS, ) if 'init_cfg' in path else (root.MODELS, root.TASK_UTILS)
+        return (root.WEIGHT_INITIALIZERS,) if 'init_cfg' in path else (root.MODELS, root.TASK_UTILS)
     if path[0] in _LOOPS:
-        return (root.LOOPS, ) if len(path) == 1 else ()
-    return next(((_REGISTRIES[key], ) for key in reversed(path) if key in _REGISTRIES), ())
+        return (root.LOOPS,) if len(path) == 1 else ()
+    return next(((_REGISTRIES[key],) for key in reversed(path) if key in _REGISTRIES), ())
 
 
 def find_type(node: dict, path: tuple[str, ...], scope: str) -> Callable | None:
@@ -80,8 +80,11 @@ def accepted_arguments(target: Callable) -> tuple[set[str], bool]:
     """
     names: set[str] = set()
     complete = True
-    functions = [c.__dict__['__init__'] for c in target.__mro__ if '__init__' in c.__dict__ and c is not object] \
-        if inspect.isclass(target) else [target]
+    functions = (
+        [c.__dict__['__init__'] for c in target.__mro__ if '__init__' in c.__dict__ and c is not object]
+        if inspect.isclass(target)
+        else [target]
+    )
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
         names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))

@@ -2,7 +2,7 @@
 
 import importlib
 
-from .errors import warn
+from mmvim.engine.launch.errors import warn
 
 # One row a family: the maintained packages (onedl-*) and the original ones, which share their import names.
 TESTED = {

@@ -11,9 +11,8 @@ from mmengine.model.weight_init import initialize
 from torch import nn
 
 from mmvim import checkpoints
+from mmvim.engine.launch.errors import ENVIRONMENT, USAGE, UserError, warn
 from mmvim.models.backbones.base import Backbone
-
-from .errors import ENVIRONMENT, USAGE, UserError, warn
 
 # Below this share of names in common a checkpoint is taken for one of another model.
 _SAME_MODEL = 0.5
@@ -116,7 +115,10 @@ def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, opt
         example = ''.join((f', e.g. it has {other}' if other else '', f' and lacks {lacking}' if lacking else ''))
         raise UserError(
             f'{option} {path} is of another model: {len(common)} of the {len(own)} weights of this {kind} are in it'
-            f'{example}', 'give the config that it was trained with', USAGE)
+            f'{example}',
+            'give the config that it was trained with',
+            USAGE,
+        )
     if not complete:
         return
     try:
@@ -128,20 +130,29 @@ def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, opt
         name, theirs, ours = mismatch.groups()
         raise UserError(
             f'{option} {path} is of another model: {name} has shape {theirs} in it and {ours} in this {kind}',
-            'give the config that it was trained with', USAGE) from error
+            'give the config that it was trained with',
+            USAGE,
+        ) from error
     counts = next((name for name in common if own[name].is_floating_point() > weights[name].is_floating_point()), None)
     if counts is not None:
         raise UserError(f'{option} {path} has integers for {counts}', 'give a checkpoint of floating-point weights')
     # An auxiliary head serves training only; counters of BatchNorm are absent from old checkpoints.
-    missing = [name for name in result.missing_keys
-               if not name.endswith('num_batches_tracked') and not name.startswith('auxiliary_head')]
+    missing = [
+        name
+        for name in result.missing_keys
+        if not name.endswith('num_batches_tracked') and not name.startswith('auxiliary_head')
+    ]
     if missing:
         raise UserError(
             f'{option} {path} lacks {len(missing)} of the {len(own)} weights of this {kind}, e.g. {missing[0]}',
-            'give the config that it was trained with', USAGE)
+            'give the config that it was trained with',
+            USAGE,
+        )
     if result.unexpected_keys:
-        warn(f'{option} {path} has {len(result.unexpected_keys)} weights that this {kind} does not use, '
-             f'e.g. {result.unexpected_keys[0]}')
+        warn(
+            f'{option} {path} has {len(result.unexpected_keys)} weights that this {kind} does not use, '
+            f'e.g. {result.unexpected_keys[0]}'
+        )
 
 
 def check_pretrained(cfg: Config, model: nn.Module) -> None:
@@ -154,11 +165,12 @@ def check_pretrained(cfg: Config, model: nn.Module) -> None:
     Raises:
         UserError: If a file does not exist, cannot be read or does not fit.
     """
-    for path, file in _pretrained(cfg.model, ('model', )):
+    for path, file in _pretrained(cfg.model, ('model',)):
         if isinstance(file, str) and not is_remote(file) and not os.path.exists(os.path.expanduser(file)):
             option = '.'.join(path)
-            raise UserError(f'{option} {file} does not exist',
-                            f'download it, or pass --cfg-options {option}=PATH', ENVIRONMENT)
+            raise UserError(
+                f'{option} {file} does not exist', f'download it, or pass --cfg-options {option}=PATH', ENVIRONMENT
+            )
     for module in model.modules():
         if isinstance(module, Backbone):
             with checkpoint_errors():

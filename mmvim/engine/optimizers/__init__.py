@@ -1,5 +1,5 @@
 """Optimizer wrapper constructors."""
 
-from .layer_decay import SSM_PARAMETERS, LearningRateDecayOptimWrapperConstructor
+from mmvim.engine.optimizers.layer_decay import SSM_PARAMETERS, LearningRateDecayOptimWrapperConstructor
 
 __all__ = ['SSM_PARAMETERS', 'LearningRateDecayOptimWrapperConstructor']

@@ -101,8 +101,10 @@ class LearningRateDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _validate_cfg(self) -> None:
         for name, value in (('lr', self.base_lr), ('weight_decay', self.base_wd)):
             if value is None:
-                raise ValueError(f'optim_wrapper.optimizer.{name} is missing, and parameter groups are built from it: '
-                                 f'state {name} (0 for none), got optimizer={dict(self.optimizer_cfg)}')
+                raise ValueError(
+                    f'optim_wrapper.optimizer.{name} is missing, and parameter groups are built from it: '
+                    f'state {name} (0 for none), got optimizer={dict(self.optimizer_cfg)}'
+                )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer and its wrapper.
@@ -116,8 +118,9 @@ class LearningRateDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         return super().__call__(_unwrap(model))
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '',
-                   is_dcn_module: int | float | None = None) -> None:
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
+    ) -> None:
         """Append the parameter groups of ``module`` to ``params``; called once, with the whole model.
 
         Args:
@@ -147,20 +150,27 @@ class LearningRateDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group = groups.setdefault((lr_scale, weight_decay), _Group(lr_scale, weight_decay))
             group.params.append(param)
         if not groups:
-            raise ValueError(f'{type(module).__name__} has no trainable parameter ({frozen} frozen): '
-                             'lower frozen_stages or leave something unfrozen')
+            raise ValueError(
+                f'{type(module).__name__} has no trainable parameter ({frozen} frozen): '
+                'lower frozen_stages or leave something unfrozen'
+            )
         ordered = [groups[key] for key in sorted(groups)]
         for group in ordered:
-            params.append({
-                'params': group.params,
-                'lr': self.base_lr * group.lr_scale,
-                'weight_decay': group.weight_decay,
-                'lr_scale': group.lr_scale,
-            })
+            params.append(
+                {
+                    'params': group.params,
+                    'lr': self.base_lr * group.lr_scale,
+                    'weight_decay': group.weight_decay,
+                    'lr_scale': group.lr_scale,
+                }
+            )
         print_log(_table(ordered, self.base_lr, rate, frozen), logger='current')
         for key in sorted(unmatched):
-            print_log(f'paramwise_cfg.custom_keys[{key!r}] decides no trainable parameter: check the spelling',
-                      logger='current', level=logging.WARNING)
+            print_log(
+                f'paramwise_cfg.custom_keys[{key!r}] decides no trainable parameter: check the spelling',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _decay_mult(self, name: str, param: nn.Parameter, owner: nn.Module) -> float:
         leaf = name.rpartition('.')[2]
@@ -185,7 +195,8 @@ def _complete(paramwise_cfg: dict | None) -> dict:
         if 'layer_decay_rate' in given:
             raise ValueError(
                 f'paramwise_cfg has both layer_decay_rate={given["layer_decay_rate"]} and its alias '
-                f'decay_rate={given["decay_rate"]}: keep one (the other may come from a base config)')
+                f'decay_rate={given["decay_rate"]}: keep one (the other may come from a base config)'
+            )
         given['layer_decay_rate'] = given.pop('decay_rate')
     unknown = sorted(set(given) - set(_DEFAULTS))
     if unknown:
@@ -255,9 +266,11 @@ def _layer_scale_of(model: nn.Module, rate: float, scope: str) -> Callable[[str]
             if name.startswith(prefix):
                 depth, num_layers = backbone.get_layer_depth(name, prefix)
                 if not 0 <= depth < num_layers:
-                    raise ValueError(f'{type(backbone).__name__}.get_layer_depth({name!r}, {prefix!r}) returned depth '
-                                     f'{depth} of {num_layers} layers; a depth must lie in [0, {num_layers})')
-                return rate**(num_layers - 1 - depth) if scope == 'all' or depth == 0 else 1.0
+                    raise ValueError(
+                        f'{type(backbone).__name__}.get_layer_depth({name!r}, {prefix!r}) returned depth '
+                        f'{depth} of {num_layers} layers; a depth must lie in [0, {num_layers})'
+                    )
+                return rate ** (num_layers - 1 - depth) if scope == 'all' or depth == 0 else 1.0
         return 1.0
 
     return scale
@@ -269,7 +282,8 @@ def _find_backbones(model: nn.Module) -> dict[str, nn.Module]:
     if isinstance(owner, nn.Module) and not hasattr(owner, 'get_layer_depth'):
         raise ValueError(
             f'layer decay needs backbone.get_layer_depth(param_name, prefix), and {type(owner).__name__} lacks it: '
-            'use a backbone of mmvim or mmpretrain, or leave layer_decay_rate at 1.0')
+            'use a backbone of mmvim or mmpretrain, or leave layer_decay_rate at 1.0'
+        )
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if name == '' and owner is not None:  # a classifier that merely forwards the question to its backbone
@@ -278,9 +292,11 @@ def _find_backbones(model: nn.Module) -> dict[str, nn.Module]:
         if hasattr(module, 'get_layer_depth') and not inside:
             found[f'{name}.' if name else ''] = module
     if not found:
-        raise ValueError(f'layer decay needs a backbone with get_layer_depth(param_name, prefix), and no part of '
-                         f'{type(model).__name__} has it: use a backbone of mmvim or mmpretrain, or leave '
-                         'layer_decay_rate at 1.0')
+        raise ValueError(
+            f'layer decay needs a backbone with get_layer_depth(param_name, prefix), and no part of '
+            f'{type(model).__name__} has it: use a backbone of mmvim or mmpretrain, or leave '
+            'layer_decay_rate at 1.0'
+        )
     return found
 
 
@@ -299,11 +315,15 @@ def _longest_key(name: str, keys: dict) -> str | None:
 
 def _table(groups: list[_Group], base_lr: float, rate: float, frozen: int) -> str:
     """One line per group; tensors and elements are counted."""
-    lines = [f'Optimizer: {len(groups)} parameter groups, base lr {base_lr:g}, layer decay {rate:g}'
-             + (f', {frozen} frozen tensors left out' if frozen else ''),
-             f'{"lr scale":>10} {"lr":>10} {"weight decay":>13} {"tensors":>8} {"parameters":>12}']
+    lines = [
+        f'Optimizer: {len(groups)} parameter groups, base lr {base_lr:g}, layer decay {rate:g}'
+        + (f', {frozen} frozen tensors left out' if frozen else ''),
+        f'{"lr scale":>10} {"lr":>10} {"weight decay":>13} {"tensors":>8} {"parameters":>12}',
+    ]
     for g in groups:
         elements = sum(p.numel() for p in g.params)
-        lines.append(f'{g.lr_scale:>10.4g} {base_lr * g.lr_scale:>10.3g} {g.weight_decay:>13.4g} '
-                     f'{len(g.params):>8} {elements:>12,}')
+        lines.append(
+            f'{g.lr_scale:>10.4g} {base_lr * g.lr_scale:>10.3g} {g.weight_decay:>13.4g} '
+            f'{len(g.params):>8} {elements:>12,}'
+        )
     return '\n'.join(lines)

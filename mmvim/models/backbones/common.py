@@ -30,8 +30,10 @@ def resolve_arch(arch: str | dict, zoo: Mapping[str, dict], defaults: Mapping[st
     required = set.intersection(*(set(settings) for settings in zoo.values())) - set(defaults)
     missing, unknown = required - set(given), set(given) - required - set(defaults)
     if missing or unknown:
-        raise ValueError(f'arch as a dict needs the keys {sorted(required)} and may have {sorted(defaults)}; '
-                         f'missing {sorted(missing)}, unknown {sorted(unknown)}')
+        raise ValueError(
+            f'arch as a dict needs the keys {sorted(required)} and may have {sorted(defaults)}; '
+            f'missing {sorted(missing)}, unknown {sorted(unknown)}'
+        )
     return {**defaults, **given}
 
 

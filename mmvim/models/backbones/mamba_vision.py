@@ -29,8 +29,13 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, in_dim: int, dim: int) -> None:
         super().__init__()
         self.conv_down = nn.Sequential(
-            nn.Conv2d(in_channels, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(),
-            nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU())
+            nn.Conv2d(in_channels, in_dim, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(in_dim, eps=1e-4),
+            nn.ReLU(),
+            nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(dim, eps=1e-4),
+            nn.ReLU(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce the image fourfold."""
@@ -75,8 +80,9 @@ class MixerBlock(nn.Module):
         layer_scale: Initial value of the learned channel scales; None for no scales.
     """
 
-    def __init__(self, dim: int, mixer: nn.Module, mlp_ratio: float, drop_path_rate: float,
-                 layer_scale: float | None) -> None:
+    def __init__(
+        self, dim: int, mixer: nn.Module, mlp_ratio: float, drop_path_rate: float, layer_scale: float | None
+    ) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.mixer, self.mlp = mixer, Mlp(dim, int(dim * mlp_ratio))
@@ -123,7 +129,7 @@ class Level(nn.Module):
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if with_cp and x.requires_grad else block(x)
         if self.window_size is not None:
-            x = merge_windows(x, self.window_size, padded)[:, :, :size[0], :size[1]]
+            x = merge_windows(x, self.window_size, padded)[:, :, : size[0], : size[1]]
         return x
 
 
@@ -164,34 +170,65 @@ class MambaVision(Backbone):
         'tiny': {'depths': (1, 3, 8, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
         'tiny2': {'depths': (1, 3, 11, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
         'small': {'depths': (3, 3, 7, 5), 'dim': 96, 'in_dim': 64, 'num_heads': (2, 4, 8, 16)},
-        'base': {'depths': (3, 3, 10, 5), 'dim': 128, 'in_dim': 64, 'num_heads': (2, 4, 8, 16),
-                 'drop_path_rate': .3, 'layer_scale': 1e-5},
-        'large': {'depths': (3, 3, 10, 5), 'dim': 196, 'in_dim': 64, 'num_heads': (4, 8, 16, 32),
-                  'drop_path_rate': .3, 'layer_scale': 1e-5},
-        'large2': {'depths': (3, 3, 12, 5), 'dim': 196, 'in_dim': 64, 'num_heads': (4, 8, 16, 32),
-                   'drop_path_rate': .3, 'layer_scale': 1e-5},
-        'large3': {'depths': (3, 3, 20, 10), 'dim': 256, 'in_dim': 64, 'num_heads': (4, 8, 16, 32),
-                   'window_sizes': (8, 8, 16, 8), 'drop_path_rate': .5, 'layer_scale': 1e-5},
+        'base': {
+            'depths': (3, 3, 10, 5),
+            'dim': 128,
+            'in_dim': 64,
+            'num_heads': (2, 4, 8, 16),
+            'drop_path_rate': 0.3,
+            'layer_scale': 1e-5,
+        },
+        'large': {
+            'depths': (3, 3, 10, 5),
+            'dim': 196,
+            'in_dim': 64,
+            'num_heads': (4, 8, 16, 32),
+            'drop_path_rate': 0.3,
+            'layer_scale': 1e-5,
+        },
+        'large2': {
+            'depths': (3, 3, 12, 5),
+            'dim': 196,
+            'in_dim': 64,
+            'num_heads': (4, 8, 16, 32),
+            'drop_path_rate': 0.3,
+            'layer_scale': 1e-5,
+        },
+        'large3': {
+            'depths': (3, 3, 20, 10),
+            'dim': 256,
+            'in_dim': 64,
+            'num_heads': (4, 8, 16, 32),
+            'window_sizes': (8, 8, 16, 8),
+            'drop_path_rate': 0.5,
+            'layer_scale': 1e-5,
+        },
     }
     arch_defaults: ClassVar[dict] = {
-        'window_sizes': (8, 8, 14, 7), 'mlp_ratio': 4, 'drop_path_rate': .2, 'layer_scale': None,
-        'd_state': 8, 'd_conv': 3,
+        'window_sizes': (8, 8, 14, 7),
+        'mlp_ratio': 4,
+        'drop_path_rate': 0.2,
+        'layer_scale': None,
+        'd_state': 8,
+        'd_conv': 3,
     }
 
-    def __init__(self,
-                 arch: str | dict = 'tiny',
-                 in_channels: int = 3,
-                 window_sizes: Sequence[int] | None = None,
-                 out_indices: int | Sequence[int] = (0, 1, 2, 3),
-                 out_norm: bool = True,
-                 final_norm: bool = False,
-                 drop_path_rate: float | None = None,
-                 layer_scale: float | None = None,
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 scan_backend: str | None = None,
-                 init_cfg: dict | list | None = None) -> None:
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        in_channels: int = 3,
+        window_sizes: Sequence[int] | None = None,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        final_norm: bool = False,
+        drop_path_rate: float | None = None,
+        layer_scale: float | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        scan_backend: str | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
         depths, heads = settings['depths'], settings['num_heads']
@@ -205,7 +242,7 @@ class MambaVision(Backbone):
         if final_norm and 3 not in self.out_indices:
             raise ValueError(f'final_norm=True normalises level 3, which out_indices={out_indices!r} leaves out')
         self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
-        self.dims = tuple(settings['dim'] * 2 ** i for i in range(4))
+        self.dims = tuple(settings['dim'] * 2**i for i in range(4))
         scale = settings['layer_scale'] if layer_scale is None else layer_scale
         rate = settings['drop_path_rate'] if drop_path_rate is None else drop_path_rate
         rates = iter(block_drop_path_rates(rate, sum(depths)))
@@ -217,12 +254,18 @@ class MambaVision(Backbone):
                 blocks = [ConvBlock(dim, next(rates)) for _ in range(depth)]
             else:
                 blocks = [
-                    MixerBlock(dim,
-                               # The scan mixes the first half of the blocks (the larger one), attention the others.
-                               MambaVisionMixer(dim, settings['d_state'], settings['d_conv'], scan_backend=scan_backend)
-                               if j < (depth + 1) // 2 else WindowAttention(dim, heads[i]),
-                               settings['mlp_ratio'], next(rates), scale)
-                    for j in range(depth)]
+                    MixerBlock(
+                        dim,
+                        # The scan mixes the first half of the blocks (the larger one), attention the others.
+                        MambaVisionMixer(dim, settings['d_state'], settings['d_conv'], scan_backend=scan_backend)
+                        if j < (depth + 1) // 2
+                        else WindowAttention(dim, heads[i]),
+                        settings['mlp_ratio'],
+                        next(rates),
+                        scale,
+                    )
+                    for j in range(depth)
+                ]
             self.levels.append(Level(blocks, windows[i] if i >= 2 else None, Downsample(dim) if i < 3 else None))
         self.norm = nn.BatchNorm2d(self.dims[3]) if final_norm else None
         for i in self.out_indices if out_norm else ():
@@ -234,7 +277,7 @@ class MambaVision(Backbone):
     def _init_parameters(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and not name.endswith('dt_proj'):
-                nn.init.trunc_normal_(module.weight, std=.02)
+                nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -261,7 +304,7 @@ class MambaVision(Backbone):
 
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
-            frozen(self.patch_embed, *self.levels[:self.frozen_stages])
+            frozen(self.patch_embed, *self.levels[: self.frozen_stages])
 
     def train(self, mode: bool = True) -> 'MambaVision':
         """Set the training mode; frozen parts, and with `norm_eval` every batch norm, stay in eval mode."""
@@ -286,11 +329,11 @@ class MambaVision(Backbone):
         """
         sizes = [len(level.blocks) for level in self.levels]
         depths = sum(sizes) + 2
-        name = param_name[len(prefix):] if param_name.startswith(prefix) else ''
+        name = param_name[len(prefix) :] if param_name.startswith(prefix) else ''
         if name.startswith('patch_embed.'):
             return 0, depths
         if name.startswith('levels.'):
             _, level, part, index, *_ = name.split('.')
             block = int(index) if part == 'blocks' else sizes[int(level)] - 1
-            return sum(sizes[:int(level)]) + block + 1, depths
+            return sum(sizes[: int(level)]) + block + 1, depths
         return depths - 1, depths

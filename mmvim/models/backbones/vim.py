@@ -53,8 +53,9 @@ class VimBlock(nn.Module):
         residual_in_fp32: Keep the stream in float32 under autocast.
     """
 
-    def __init__(self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float,
-                 residual_in_fp32: bool) -> None:
+    def __init__(
+        self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float, residual_in_fp32: bool
+    ) -> None:
         super().__init__()
         self.residual_in_fp32 = residual_in_fp32
         self.norm = build_norm(norm_cfg, embed_dims)
@@ -127,36 +128,40 @@ class Vim(Backbone):
     }
     arch_defaults: ClassVar[dict] = {'d_state': 16, 'd_conv': 4, 'expand': 2, 'dt_rank': 'auto'}
 
-    def __init__(self,
-                 arch: str | dict = 'tiny',
-                 img_size: int | tuple[int, int] = 224,
-                 patch_size: int = 16,
-                 stride: int | None = None,
-                 in_channels: int = 3,
-                 cls_token: str = 'none',
-                 pos_embed: bool = True,
-                 rope: bool = False,
-                 rope_residual: bool = False,
-                 rope_pt_size: int = 14,
-                 norm_cfg: dict | None = None,
-                 residual_in_fp32: bool = True,
-                 if_divide_out: bool = True,
-                 feature: str = 'residual',
-                 final_norm: bool = False,
-                 out_indices: int | Sequence[int] = -1,
-                 out_type: str = 'featmap',
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 scan_backend: str | None = None,
-                 init_cfg: dict | list | None = None) -> None:
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        stride: int | None = None,
+        in_channels: int = 3,
+        cls_token: str = 'none',
+        pos_embed: bool = True,
+        rope: bool = False,
+        rope_residual: bool = False,
+        rope_pt_size: int = 14,
+        norm_cfg: dict | None = None,
+        residual_in_fp32: bool = True,
+        if_divide_out: bool = True,
+        feature: str = 'residual',
+        final_norm: bool = False,
+        out_indices: int | Sequence[int] = -1,
+        out_type: str = 'featmap',
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        scan_backend: str | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
         self.embed_dims, self.depth = settings.pop('embed_dims'), settings.pop('depth')
         norm_cfg = norm_cfg or {'type': 'mmvim.RMSNorm', 'eps': 1e-5}
-        for name, value, choices in (('cls_token', cls_token, tuple(CLASS_TOKENS)),
-                                     ('feature', feature, ('residual', 'mixer')),
-                                     ('out_type', out_type, ('featmap', 'cls_token'))):
+        for name, value, choices in (
+            ('cls_token', cls_token, tuple(CLASS_TOKENS)),
+            ('feature', feature, ('residual', 'mixer')),
+            ('out_type', out_type, ('featmap', 'cls_token')),
+        ):
             if value not in choices:
                 raise ValueError(f'{name}={value!r} is not one of {choices}')
         if out_type == 'cls_token' and cls_token == 'none':
@@ -185,7 +190,8 @@ class Vim(Backbone):
         mixer_cfg = dict(settings, if_divide_out=if_divide_out, scan_backend=scan_backend)
         self.layers = nn.ModuleList(
             VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate, residual_in_fp32)
-            for rate in block_drop_path_rates(drop_path_rate, self.depth))
+            for rate in block_drop_path_rates(drop_path_rate, self.depth)
+        )
         self.norm_f = build_norm(norm_cfg, self.embed_dims) if final_norm else None
         self._init_parameters()
         self._freeze()
@@ -194,12 +200,12 @@ class Vim(Backbone):
         """Small random embeddings; output projections scaled by depth (https://arxiv.org/abs/2312.00752, App. E.2)."""
         for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'):
             if getattr(self, name) is not None:
-                trunc_normal_(getattr(self, name), std=.02)
+                trunc_normal_(getattr(self, name), std=0.02)
         nn.init.kaiming_normal_(self.patch_embed.proj.weight, nonlinearity='linear')
         nn.init.zeros_(self.patch_embed.proj.bias)
         with torch.no_grad():
             for layer in self.layers:
-                layer.mixer.out_proj.weight /= self.depth ** .5
+                layer.mixer.out_proj.weight /= self.depth**0.5
 
     def class_rows(self, patches: int) -> tuple[int, ...]:
         """Places of the class tokens in a sequence of `patches` patches."""
@@ -224,14 +230,18 @@ class Vim(Backbone):
             grid, extra = split_rows(stored, own)[0], None
         else:
             grid, extra = split_rows(stored, own)
-        side = round(grid.shape[1] ** .5)
+        side = round(grid.shape[1] ** 0.5)
         if side * side != grid.shape[1]:
             raise ValueError(
                 f'{key} of the checkpoint has {grid.shape[1]} positions, not a square grid; it cannot be resized to '
-                f'{self.grid_size}. Build the model with the img_size and cls_token that the checkpoint was saved with')
+                f'{self.grid_size}. Build the model with the img_size and cls_token that the checkpoint was saved with'
+            )
         grid = resize_grid(grid, (side, side), self.grid_size)
-        state_dict[key] = grid if extra is None else insert_rows(
-            grid, extra.split(1, dim=1)[:len(own)], self.class_rows(grid.shape[1]))
+        state_dict[key] = (
+            grid
+            if extra is None
+            else insert_rows(grid, extra.split(1, dim=1)[: len(own)], self.class_rows(grid.shape[1]))
+        )
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Learned positions (1, L, C) of the sequence for a grid of patches."""
@@ -241,7 +251,7 @@ class Vim(Backbone):
         embedding, extra = split_rows(self.pos_embed, self.class_rows(self.grid_size[0] * self.grid_size[1]))
         embedding = resize_grid(embedding, self.grid_size, grid)
         rows = self.class_rows(embedding.shape[1])
-        return insert_rows(embedding, extra.split(1, dim=1)[:len(rows)], rows)
+        return insert_rows(embedding, extra.split(1, dim=1)[: len(rows)], rows)
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shape tokens (B, L, C) into a map (B, C, h, w), or the class token (B, C), in the weights' dtype."""
@@ -309,7 +319,7 @@ class Vim(Backbone):
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
             embeddings = (getattr(self, name) for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'))
-            frozen(self.patch_embed, *embeddings, *self.layers[:self.frozen_stages])
+            frozen(self.patch_embed, *embeddings, *self.layers[: self.frozen_stages])
 
     def train(self, mode: bool = True) -> 'Vim':
         """Set the training mode; frozen parts stay in eval mode."""
@@ -330,7 +340,7 @@ class Vim(Backbone):
         depths = self.depth + 2
         if not param_name.startswith(prefix):
             return depths - 1, depths
-        name = param_name[len(prefix):]
+        name = param_name[len(prefix) :]
         if name.startswith(('patch_embed.', 'pos_embed', 'cls_token')):
             return 0, depths
         if name.startswith('layers.'):

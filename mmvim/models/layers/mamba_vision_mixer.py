@@ -31,8 +31,15 @@ class MambaVisionMixer(nn.Module):
         ValueError: If the inner channels are odd.
     """
 
-    def __init__(self, embed_dims: int, d_state: int = 8, d_conv: int = 3, expand: int = 1,
-                 dt_rank: int | str = 'auto', scan_backend: str | None = None) -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        d_state: int = 8,
+        d_conv: int = 3,
+        expand: int = 1,
+        dt_rank: int | str = 'auto',
+        scan_backend: str | None = None,
+    ) -> None:
         super().__init__()
         d_inner = int(expand * embed_dims)
         if d_inner % 2:
@@ -54,11 +61,20 @@ class MambaVisionMixer(nn.Module):
         """Mix tokens (B, L, embed_dims); same shape and order out."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
         left = ((self.d_conv - 1) // 2,)
-        u, z = (conv1d_silu(half, conv.weight.transpose(0, 1), None, left, self.scan_backend)[:, 0]
-                for half, conv in ((u, self.conv1d_x), (z, self.conv1d_z)))
+        u, z = (
+            conv1d_silu(half, conv.weight.transpose(0, 1), None, left, self.scan_backend)[:, 0]
+            for half, conv in ((u, self.conv1d_x), (z, self.conv1d_z))
+        )
         dt, b, c = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         y = selective_scan(
-            u.transpose(1, 2), self.dt_proj(dt).transpose(1, 2), -torch.exp(self.A_log.float()),
-            b.transpose(1, 2), c.transpose(1, 2), self.D.float(),
-            delta_bias=self.dt_proj.bias.float(), delta_softplus=True, backend=self.scan_backend)
+            u.transpose(1, 2),
+            self.dt_proj(dt).transpose(1, 2),
+            -torch.exp(self.A_log.float()),
+            b.transpose(1, 2),
+            c.transpose(1, 2),
+            self.D.float(),
+            delta_bias=self.dt_proj.bias.float(),
+            delta_softplus=True,
+            backend=self.scan_backend,
+        )
         return self.out_proj(torch.cat([y.transpose(1, 2), z], dim=-1))

@@ -22,8 +22,9 @@ class PatchEmbed(nn.Module):
         ValueError: If `stride` is not between 1 and `patch_size`.
     """
 
-    def __init__(self, in_channels: int, embed_dims: int, patch_size: int | tuple[int, int],
-                 stride: int | tuple[int, int]) -> None:
+    def __init__(
+        self, in_channels: int, embed_dims: int, patch_size: int | tuple[int, int], stride: int | tuple[int, int]
+    ) -> None:
         super().__init__()
         self.patch_size, self.stride = _pair(patch_size), _pair(stride)
         if any(not 1 <= s <= p for s, p in zip(self.stride, self.patch_size, strict=True)):
@@ -32,8 +33,10 @@ class PatchEmbed(nn.Module):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches that cover an image of `height` x `width` pixels."""
-        rows, cols = (max(-(-(size - patch) // stride), 0) + 1
-                      for size, patch, stride in zip((height, width), self.patch_size, self.stride, strict=True))
+        rows, cols = (
+            max(-(-(size - patch) // stride), 0) + 1
+            for size, patch, stride in zip((height, width), self.patch_size, self.stride, strict=True)
+        )
         return rows, cols
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -25,8 +25,8 @@ def split_rows(tokens: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     if not rows:
         return tokens, tokens[:, :0]
     edges = [-1, *rows, tokens.shape[1]]
-    grid = torch.cat([tokens[:, a + 1:b] for a, b in itertools.pairwise(edges)], dim=1)
-    return grid, torch.cat([tokens[:, row:row + 1] for row in rows], dim=1)
+    grid = torch.cat([tokens[:, a + 1 : b] for a, b in itertools.pairwise(edges)], dim=1)
+    return grid, torch.cat([tokens[:, row : row + 1] for row in rows], dim=1)
 
 
 def insert_rows(tokens: Tensor, extra: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
@@ -39,8 +39,9 @@ def insert_rows(tokens: Tensor, extra: Sequence[Tensor], rows: Sequence[int]) ->
     return torch.cat([*parts, tokens[:, start:]], dim=1) if parts else tokens
 
 
-def rope_tables(height: int, width: int, dims: int, pt_size: int, class_rows: Sequence[int] = (),
-                device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def rope_tables(
+    height: int, width: int, dims: int, pt_size: int, class_rows: Sequence[int] = (), device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the 2-D rotary embedding of Vim's dense models, for a grid of any size.
 
     Half of the channels turn with the row, half with the column, in pairs (2i, 2i + 1) at frequency

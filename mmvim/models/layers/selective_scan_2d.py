@@ -41,10 +41,19 @@ class SelectiveScan2D(nn.Module):
         ValueError: If `paths` is empty or names an unknown order, or `d_conv` is even.
     """
 
-    def __init__(self, embed_dims: int, paths: Sequence[str] = ('row', 'col', 'row_reverse', 'col_reverse'),
-                 d_state: int = 16, expand: float = 2, dt_rank: int | str = 'auto', d_conv: int = 3,
-                 conv_bias: bool = True, gate: bool = True, norm_cfg: dict | None = None,
-                 scan_backend: str | None = None) -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        paths: Sequence[str] = ('row', 'col', 'row_reverse', 'col_reverse'),
+        d_state: int = 16,
+        expand: float = 2,
+        dt_rank: int | str = 'auto',
+        d_conv: int = 3,
+        conv_bias: bool = True,
+        gate: bool = True,
+        norm_cfg: dict | None = None,
+        scan_backend: str | None = None,
+    ) -> None:
         super().__init__()
         if not paths:
             raise ValueError('paths is empty: name at least one scan order')
@@ -57,8 +66,11 @@ class SelectiveScan2D(nn.Module):
         count = len(self.paths)
 
         self.in_proj = nn.Linear(embed_dims, self.d_inner * (2 if gate else 1), bias=False)
-        self.conv2d = nn.Identity() if d_conv == 1 else nn.Conv2d(
-            self.d_inner, self.d_inner, d_conv, padding=d_conv // 2, groups=self.d_inner, bias=conv_bias)
+        self.conv2d = (
+            nn.Identity()
+            if d_conv == 1
+            else nn.Conv2d(self.d_inner, self.d_inner, d_conv, padding=d_conv // 2, groups=self.d_inner, bias=conv_bias)
+        )
         projections = [nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False) for _ in range(count)]
         steps = [init_dt_proj(self.dt_rank, self.d_inner) for _ in range(count)]
         self.x_proj_weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in projections]))
@@ -81,8 +93,16 @@ class SelectiveScan2D(nn.Module):
         delta = torch.einsum('bkrl,kdr->bkdl', dt, self.dt_projs_weight)
         count = len(self.paths)
         y = selective_scan_paths(
-            u, delta, -torch.exp(self.A_logs.float()).unflatten(0, (count, -1)), b, c,
-            self.Ds.float().unflatten(0, (count, -1)), delta_bias=self.dt_projs_bias.float(), delta_softplus=True,
-            paths=scan_paths(self.paths, height, width, device=x.device), backend=self.scan_backend)
+            u,
+            delta,
+            -torch.exp(self.A_logs.float()).unflatten(0, (count, -1)),
+            b,
+            c,
+            self.Ds.float().unflatten(0, (count, -1)),
+            delta_bias=self.dt_projs_bias.float(),
+            delta_softplus=True,
+            paths=scan_paths(self.paths, height, width, device=x.device),
+            backend=self.scan_backend,
+        )
         y = self.out_norm(y.transpose(1, 2)).unflatten(1, (height, width))
         return self.out_proj(y if z is None else y * F.silu(z)).permute(0, 3, 1, 2)

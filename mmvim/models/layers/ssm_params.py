@@ -42,7 +42,7 @@ def init_dt_bias(channels: int, dt_min: float = 1e-3, dt_max: float = 0.1, dt_fl
 def init_dt_proj(dt_rank: int, channels: int) -> nn.Linear:
     """The layer from the low-rank step to delta: weight uniform in +-dt_rank^-0.5, bias by `init_dt_bias`."""
     layer = nn.Linear(dt_rank, channels, bias=True)
-    nn.init.uniform_(layer.weight, -dt_rank ** -0.5, dt_rank ** -0.5)
+    nn.init.uniform_(layer.weight, -(dt_rank**-0.5), dt_rank**-0.5)
     with torch.no_grad():
         layer.bias.copy_(init_dt_bias(channels))
     return layer

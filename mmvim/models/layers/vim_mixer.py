@@ -30,8 +30,16 @@ class VimMixer(nn.Module):
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
     """
 
-    def __init__(self, embed_dims: int, d_state: int = 16, d_conv: int = 4, expand: int = 2,
-                 dt_rank: int | str = 'auto', if_divide_out: bool = True, scan_backend: str | None = None) -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | str = 'auto',
+        if_divide_out: bool = True,
+        scan_backend: str | None = None,
+    ) -> None:
         super().__init__()
         self.d_inner = int(expand * embed_dims)
         self.d_state, self.d_conv = d_state, d_conv
@@ -59,16 +67,22 @@ class VimMixer(nn.Module):
         u = conv1d_silu(x, filters, self._both('conv1d{}.bias'), (self.d_conv - 1, 0), self.scan_backend)
         # Both directions in one product each: (B, 2, L, ...), nothing is copied together.
         dt, b, c = torch.matmul(u, self._both('x_proj{}.weight').mT).split(
-            [self.dt_rank, self.d_state, self.d_state], dim=-1)
+            [self.dt_rank, self.d_state, self.d_state], dim=-1
+        )
         delta = torch.matmul(dt, self._both('dt_proj{}.weight').mT)
         # Channels stay the fastest axis in memory; the scan takes (B, K, D, L) views of it.
         y = selective_scan_paths(
-            u.transpose(2, 3), delta.transpose(2, 3), -torch.exp(self._both('A{}_log').float()), b.transpose(2, 3),
-            c.transpose(2, 3), self._both('D{}').float(),
+            u.transpose(2, 3),
+            delta.transpose(2, 3),
+            -torch.exp(self._both('A{}_log').float()),
+            b.transpose(2, 3),
+            c.transpose(2, 3),
+            self._both('D{}').float(),
             z=z.transpose(1, 2),
             delta_bias=self._both('dt_proj{}.bias').float(),
             delta_softplus=True,
             paths=('forward', 'reverse'),
-            backend=self.scan_backend)
+            backend=self.scan_backend,
+        )
         y = y.transpose(1, 2)
         return self.out_proj(y / 2 if self.if_divide_out else y)

@@ -15,7 +15,7 @@ def split_windows(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, int]]
     x = F.pad(x, (0, -width % window_size, 0, -height % window_size))
     rows, cols = x.shape[2] // window_size, x.shape[3] // window_size
     x = x.reshape(batch, channels, rows, window_size, cols, window_size)
-    tokens = x.permute(0, 2, 4, 3, 5, 1).reshape(batch * rows * cols, window_size ** 2, channels)
+    tokens = x.permute(0, 2, 4, 3, 5, 1).reshape(batch * rows * cols, window_size**2, channels)
     return tokens, (rows * window_size, cols * window_size)
 
 

@@ -18,8 +18,12 @@ from mmvim.registry import MODELS
 def _rescale(scale: float, channels: int, norm_cfg: dict) -> tuple[list[nn.Module], int]:
     """Layers that change a map's size by `scale`, and the channels they leave."""
     if scale == 4:
-        return [nn.ConvTranspose2d(channels, channels // 2, 2, 2), build_norm(norm_cfg, channels // 2), nn.GELU(),
-                nn.ConvTranspose2d(channels // 2, channels // 4, 2, 2)], channels // 4
+        return [
+            nn.ConvTranspose2d(channels, channels // 2, 2, 2),
+            build_norm(norm_cfg, channels // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels // 2, channels // 4, 2, 2),
+        ], channels // 4
     if scale == 2:
         return [nn.ConvTranspose2d(channels, channels // 2, 2, 2)], channels // 2
     return ([nn.MaxPool2d(2, 2)] if scale == 0.5 else []), channels
@@ -45,19 +49,26 @@ class SimpleFPN(BaseModule):
         ValueError: If an argument is outside what is listed here.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int = 256,
-                 scales: Sequence[float] = (4, 2, 1, 0.5),
-                 num_outs: int = 5,
-                 norm_cfg: dict | None = None,
-                 init_cfg: dict | list | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        scales: Sequence[float] = (4, 2, 1, 0.5),
+        num_outs: int = 5,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if not isinstance(in_channels, int) or in_channels < 4 or in_channels % 4:
-            raise ValueError(f'in_channels={in_channels!r} must be one int divisible by 4: the channels of the one map '
-                             'of a plain backbone, halved twice on the way to stride 4')
-        if not scales or any(scale not in (4, 2, 1, 0.5) for scale in scales) \
-                or list(scales) != sorted(set(scales), reverse=True):
+            raise ValueError(
+                f'in_channels={in_channels!r} must be one int divisible by 4: the channels of the one map '
+                'of a plain backbone, halved twice on the way to stride 4'
+            )
+        if (
+            not scales
+            or any(scale not in (4, 2, 1, 0.5) for scale in scales)
+            or list(scales) != sorted(set(scales), reverse=True)
+        ):
             raise ValueError(f'scales={scales!r} must descend and be of 4, 2, 1, 0.5')
         if num_outs < len(scales):
             raise ValueError(f'num_outs={num_outs} must be at least {len(scales)}, the number of scales')
@@ -66,10 +77,15 @@ class SimpleFPN(BaseModule):
         self.levels = nn.ModuleList()
         for scale in scales:
             layers, channels = _rescale(scale, in_channels, norm_cfg)
-            self.levels.append(nn.Sequential(
-                *layers,
-                nn.Conv2d(channels, out_channels, 1, bias=False), build_norm(norm_cfg, out_channels),
-                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), build_norm(norm_cfg, out_channels)))
+            self.levels.append(
+                nn.Sequential(
+                    *layers,
+                    nn.Conv2d(channels, out_channels, 1, bias=False),
+                    build_norm(norm_cfg, out_channels),
+                    nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+                    build_norm(norm_cfg, out_channels),
+                )
+            )
 
     def forward(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Build the pyramid.
@@ -85,12 +101,16 @@ class SimpleFPN(BaseModule):
         """
         maps = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         if len(maps) != 1:
-            raise ValueError(f'SimpleFPN makes its levels from one map and got {len(maps)}: give the backbone '
-                             'out_indices=-1 (its last block), or use a neck that takes several')
+            raise ValueError(
+                f'SimpleFPN makes its levels from one map and got {len(maps)}: give the backbone '
+                'out_indices=-1 (its last block), or use a neck that takes several'
+            )
         height, width = maps[0].shape[2:]
         if self.scales[-1] == 0.5 and min(height, width) < 2:
-            raise ValueError(f'a map of {height} x {width} cells cannot be halved: pad images to a multiple of twice '
-                             'the patch size (data_preprocessor.pad_size_divisor=32)')
+            raise ValueError(
+                f'a map of {height} x {width} cells cannot be halved: pad images to a multiple of twice '
+                'the patch size (data_preprocessor.pad_size_divisor=32)'
+            )
         levels = [level(maps[0]) for level in self.levels]
         while len(levels) < self.num_outs:
             levels.append(F.max_pool2d(levels[-1], 1, stride=2))

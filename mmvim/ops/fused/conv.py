@@ -30,6 +30,7 @@ def conv_fwd(x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[i
 def plan_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> tuple[Launch, Tensor]:
     """The launch of the forward pass, and the output that it fills."""
     from mmvim.ops.fused.conv_triton import conv_forward
+
     x = _rows(x)
     y = x.new_empty((x.shape[0], len(left), *x.shape[1:]))
     arguments = {'y': y, **_inputs('forward', x, weight, bias, left)}
@@ -42,21 +43,27 @@ def _(x, weight, bias, left):
 
 
 @torch.library.custom_op('mmvim::conv1d_silu_bwd', mutates_args=())
-def conv_bwd(dy: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]
-             ) -> tuple[Tensor, Tensor, Tensor]:
+def conv_bwd(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias (empty where there is none)."""
     with current(x.device):
         launches, dx, dweight, dbias = plan_backward(dy, x, weight, bias, left)
         for launch in launches:
             launch.run()
-        return (dx, dweight.sum((0, 1)).to(weight.dtype),
-                x.new_empty(0) if bias is None else dbias.sum((0, 1)).to(bias.dtype))
+        return (
+            dx,
+            dweight.sum((0, 1)).to(weight.dtype),
+            x.new_empty(0) if bias is None else dbias.sum((0, 1)).to(bias.dtype),
+        )
 
 
-def plan_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
-                  ) -> tuple[list[Launch], Tensor, Tensor, Tensor | None]:
+def plan_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
+) -> tuple[list[Launch], Tensor, Tensor, Tensor | None]:
     """The launches of the backward pass, and what they fill: dx, and the shares of dweight and dbias to be summed."""
     from mmvim.ops.fused.conv_triton import conv_backward, conv_transposed
+
     x = _rows(x)
     batch, length, dim = x.shape
     filters, _, taps = weight.shape
@@ -65,19 +72,37 @@ def plan_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, le
     dweight = x.new_empty((batch, blocks, filters, dim, taps), dtype=torch.float32)
     dbias = None if bias is None else x.new_empty((batch, blocks, filters, dim), dtype=torch.float32)
     launches = [
-        Launch(conv_backward, _programs('backward', x, filters),
-               {'dy': dy.contiguous(), 'dc': dc, 'dweight': dweight, 'dbias': dbias,
-                **_inputs('backward', x, weight, bias, left)}, _WARPS, 'conv backward'),
-        Launch(conv_transposed, _programs('transposed', x, 1),
-               {'dc': dc, 'dx': dx, **_inputs('transposed', None, weight, None, left), 'L': length}, _WARPS,
-               'conv transposed')]
+        Launch(
+            conv_backward,
+            _programs('backward', x, filters),
+            {
+                'dy': dy.contiguous(),
+                'dc': dc,
+                'dweight': dweight,
+                'dbias': dbias,
+                **_inputs('backward', x, weight, bias, left),
+            },
+            _WARPS,
+            'conv backward',
+        ),
+        Launch(
+            conv_transposed,
+            _programs('transposed', x, 1),
+            {'dc': dc, 'dx': dx, **_inputs('transposed', None, weight, None, left), 'L': length},
+            _WARPS,
+            'conv transposed',
+        ),
+    ]
     return launches, dx, dweight, dbias
 
 
 @conv_bwd.register_fake
 def _(dy, x, weight, bias, left):
-    return (x.new_empty(x.shape), weight.new_empty(weight.shape),
-            x.new_empty(0) if bias is None else bias.new_empty(bias.shape))
+    return (
+        x.new_empty(x.shape),
+        weight.new_empty(weight.shape),
+        x.new_empty(0) if bias is None else bias.new_empty(bias.shape),
+    )
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -111,11 +136,23 @@ def _packed(left: Sequence[int]) -> int:
 def _inputs(kernel: str, x: Tensor | None, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> dict[str, Any]:
     """What a kernel reads, as its arguments."""
     dim, taps = weight.shape[1:]
-    found = {'weight': weight.contiguous(), 'dim': dim, 'left': _packed(left), 'FILTERS': len(left), 'TAPS': taps,
-             'BLOCK_L': _BLOCK_L[kernel], 'BLOCK_D': _block_d(dim)}
+    found = {
+        'weight': weight.contiguous(),
+        'dim': dim,
+        'left': _packed(left),
+        'FILTERS': len(left),
+        'TAPS': taps,
+        'BLOCK_L': _BLOCK_L[kernel],
+        'BLOCK_D': _block_d(dim),
+    }
     if x is not None:
-        found |= {'x': x, 'bias': None if bias is None else bias.contiguous(), 'L': x.shape[1], 'x_b': x.stride(0),
-                  'x_l': x.stride(1)}
+        found |= {
+            'x': x,
+            'bias': None if bias is None else bias.contiguous(),
+            'L': x.shape[1],
+            'x_b': x.stride(0),
+            'x_l': x.stride(1),
+        }
     return found
 
 

@@ -18,8 +18,9 @@ def tile_of(L, dim, FILTERS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.co
 
 
 @triton.jit
-def convolve(x, weight, bias, k, left, t, d, L, dim, x_l, TAPS: tl.constexpr, BLOCK_L: tl.constexpr,
-             BLOCK_D: tl.constexpr):
+def convolve(
+    x, weight, bias, k, left, t, d, L, dim, x_l, TAPS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr
+):
     """bias[k] + sum over i of weight[k, d, i] x[t + i - left], float32."""
     total = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
     if bias is not None:
@@ -39,9 +40,22 @@ def sigmoid(x):
 
 
 @triton.jit(do_not_specialize=('L', 'left'))
-def conv_forward(x, weight, bias, y, L, dim, x_b, x_l, left, FILTERS: tl.constexpr, TAPS: tl.constexpr,
-                 BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
-    """y (b, FILTERS, L, dim), dense, from x (b, L, dim) with channels contiguous and weight (FILTERS, dim, TAPS).
+def conv_forward(
+    x,
+    weight,
+    bias,
+    y,
+    L,
+    dim,
+    x_b,
+    x_l,
+    left,
+    FILTERS: tl.constexpr,
+    TAPS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Y (b, FILTERS, L, dim), dense, from x (b, L, dim) with channels contiguous and weight (FILTERS, dim, TAPS).
 
     `left` holds four bits a filter.
     """
@@ -51,8 +65,24 @@ def conv_forward(x, weight, bias, y, L, dim, x_b, x_l, left, FILTERS: tl.constex
 
 
 @triton.jit(do_not_specialize=('L', 'left'))
-def conv_backward(dy, x, weight, bias, dc, dweight, dbias, L, dim, x_b, x_l, left, FILTERS: tl.constexpr,
-                  TAPS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
+def conv_backward(
+    dy,
+    x,
+    weight,
+    bias,
+    dc,
+    dweight,
+    dbias,
+    L,
+    dim,
+    x_b,
+    x_l,
+    left,
+    FILTERS: tl.constexpr,
+    TAPS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """Gradient before SiLU, and each program's share of those of weight and bias.
 
     dy, dc: (b, FILTERS, L, dim), dense. dweight: (b, blocks of L, FILTERS, dim, TAPS), dbias: (b, blocks of L,
@@ -79,9 +109,19 @@ def conv_backward(dy, x, weight, bias, dc, dweight, dbias, L, dim, x_b, x_l, lef
 
 
 @triton.jit(do_not_specialize=('L', 'left'))
-def conv_transposed(dc, weight, dx, L, dim, left, FILTERS: tl.constexpr, TAPS: tl.constexpr, BLOCK_L: tl.constexpr,
-                    BLOCK_D: tl.constexpr):
-    """dx (b, L, dim) from dc (b, FILTERS, L, dim): what every filter that saw a token passes back to it."""
+def conv_transposed(
+    dc,
+    weight,
+    dx,
+    L,
+    dim,
+    left,
+    FILTERS: tl.constexpr,
+    TAPS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Dx (b, L, dim) from dc (b, FILTERS, L, dim): what every filter that saw a token passes back to it."""
     d, t, _, _, b = tile_of(L, dim, 1, BLOCK_L, BLOCK_D)
     total = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
     for k in tl.static_range(FILTERS):

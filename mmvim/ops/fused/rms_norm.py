@@ -32,8 +32,10 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float 
         ValueError: If the shapes do not fit.
     """
     if weight.shape != x.shape[-1:] or (residual is not None and residual.shape != x.shape):
-        raise ValueError(f'x and residual must have one shape (..., C) and weight (C,); got {tuple(x.shape)}, '
-                         f'{None if residual is None else tuple(residual.shape)} and {tuple(weight.shape)}')
+        raise ValueError(
+            f'x and residual must have one shape (..., C) and weight (C,); got {tuple(x.shape)}, '
+            f'{None if residual is None else tuple(residual.shape)} and {tuple(weight.shape)}'
+        )
     wide = torch.float64 in (x.dtype, weight.dtype, x.dtype if residual is None else residual.dtype)
     if not on_triton(x) or wide or x.numel() == 0 or x.shape[-1] > MAX_CHANNELS:
         return add_rms_norm_reference(x, residual, weight, eps)
@@ -43,8 +45,9 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float 
     return y, x if residual is None else total
 
 
-def add_rms_norm_reference(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5
-                           ) -> tuple[Tensor, Tensor]:
+def add_rms_norm_reference(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
     """:func:`add_rms_norm` in plain PyTorch."""
     total = x if residual is None else residual + x
     dtype = torch.promote_types(torch.promote_types(total.dtype, weight.dtype), torch.float32)
@@ -58,8 +61,9 @@ def _grid(channels: int) -> tuple[int, int, int]:
 
 
 @torch.library.custom_op('mmvim::rms_norm_fwd', mutates_args=())
-def rms_norm_fwd(x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
-                 ) -> tuple[Tensor, Tensor, Tensor]:
+def rms_norm_fwd(
+    x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised sum, the sum (empty without a residual) and 1 / sqrt(mean square + eps), (rows,) float32."""
     with current(x.device):
         launch, results = plan_forward(x, residual, weight, eps, dtype)
@@ -67,16 +71,28 @@ def rms_norm_fwd(x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: flo
     return results
 
 
-def plan_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
-                 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
+def plan_forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
     """The launch of the forward pass, and what it fills."""
     from mmvim.ops.fused.rms_norm_triton import norm_forward
+
     y, total, scale = _outputs(x, residual, dtype)
     rows, channels = scale.numel(), x.shape[-1]
     per_program, block, warps = _grid(channels)
-    arguments = {'x': x.contiguous(), 'residual': None if residual is None else residual.contiguous(),
-                 'weight': weight.contiguous(), 'y': y, 'total': None if residual is None else total, 'scale': scale,
-                 'rows': rows, 'channels': channels, 'eps': eps, 'ROWS': per_program, 'BLOCK_C': block}
+    arguments = {
+        'x': x.contiguous(),
+        'residual': None if residual is None else residual.contiguous(),
+        'weight': weight.contiguous(),
+        'y': y,
+        'total': None if residual is None else total,
+        'scale': scale,
+        'rows': rows,
+        'channels': channels,
+        'eps': eps,
+        'ROWS': per_program,
+        'BLOCK_C': block,
+    }
     return Launch(norm_forward, -(-rows // per_program), arguments, warps, 'norm forward'), (y, total, scale)
 
 
@@ -95,8 +111,15 @@ def _(x, residual, weight, eps, dtype):
 
 
 @torch.library.custom_op('mmvim::rms_norm_bwd', mutates_args=())
-def rms_norm_bwd(dy: Tensor, dtotal: Optional[Tensor], total: Tensor, weight: Tensor, scale: Tensor,
-                 dtype: torch.dtype, residual_dtype: Optional[torch.dtype]) -> tuple[Tensor, Tensor, Tensor]:
+def rms_norm_bwd(
+    dy: Tensor,
+    dtotal: Optional[Tensor],
+    total: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype,
+    residual_dtype: Optional[torch.dtype],
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of the residual (empty where there is none) and of the weight."""
     with current(dy.device):
         launch, (dx, dresidual, dweight) = plan_backward(dy, dtotal, total, weight, scale, dtype, residual_dtype)
@@ -104,10 +127,18 @@ def rms_norm_bwd(dy: Tensor, dtotal: Optional[Tensor], total: Tensor, weight: Te
         return dx, dresidual, dweight.sum(0).to(weight.dtype)
 
 
-def plan_backward(dy: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype,
-                  residual_dtype: torch.dtype | None) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
+def plan_backward(
+    dy: Tensor,
+    dtotal: Tensor | None,
+    total: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype,
+    residual_dtype: torch.dtype | None,
+) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
     """The launch of the backward pass, and what it fills: dx, dresidual, and the shares of dweight to be summed."""
     from mmvim.ops.fused.rms_norm_triton import norm_backward
+
     rows, channels = scale.numel(), total.shape[-1]
     per_program, block, warps = _grid(channels)
     # A number that no clock and no machine decides, so that the sums repeat bit for bit.
@@ -115,18 +146,31 @@ def plan_backward(dy: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tens
     dx = total.new_empty(total.shape, dtype=dtype)
     dresidual = total.new_empty(total.shape if residual_dtype else 0, dtype=residual_dtype or dtype)
     dweight = total.new_empty((programs, channels), dtype=torch.float32)
-    arguments = {'dy': dy.contiguous(), 'dtotal': None if dtotal is None else dtotal.contiguous(),
-                 'total': total.contiguous(), 'weight': weight.contiguous(), 'scale': scale, 'dx': dx,
-                 'dresidual': dresidual if residual_dtype else None, 'dweight': dweight, 'rows': rows,
-                 'channels': channels, 'programs': programs, 'ROWS': per_program, 'BLOCK_C': block}
+    arguments = {
+        'dy': dy.contiguous(),
+        'dtotal': None if dtotal is None else dtotal.contiguous(),
+        'total': total.contiguous(),
+        'weight': weight.contiguous(),
+        'scale': scale,
+        'dx': dx,
+        'dresidual': dresidual if residual_dtype else None,
+        'dweight': dweight,
+        'rows': rows,
+        'channels': channels,
+        'programs': programs,
+        'ROWS': per_program,
+        'BLOCK_C': block,
+    }
     return Launch(norm_backward, programs, arguments, warps, 'norm backward'), (dx, dresidual, dweight)
 
 
 @rms_norm_bwd.register_fake
 def _(dy, dtotal, total, weight, scale, dtype, residual_dtype):
-    return (total.new_empty(total.shape, dtype=dtype),
-            total.new_empty(total.shape if residual_dtype else 0, dtype=residual_dtype or dtype),
-            weight.new_empty(weight.shape))
+    return (
+        total.new_empty(total.shape, dtype=dtype),
+        total.new_empty(total.shape if residual_dtype else 0, dtype=residual_dtype or dtype),
+        weight.new_empty(weight.shape),
+    )
 
 
 def _setup_context(ctx, inputs, output) -> None:

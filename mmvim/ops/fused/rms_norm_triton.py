@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=('rows',))
 def norm_forward(x, residual, weight, y, total, scale, rows, channels, eps, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """y = s * scale * weight, s = x + residual, scale = 1 / sqrt(mean(s^2) + eps).
+    """Y = s * scale * weight, s = x + residual, scale = 1 / sqrt(mean(s^2) + eps).
 
     All (rows, channels) and dense. residual, total (which gets s) may be None. scale: (rows,) float32.
     """
@@ -27,8 +27,21 @@ def norm_forward(x, residual, weight, y, total, scale, rows, channels, eps, ROWS
 
 
 @triton.jit(do_not_specialize=('rows', 'programs'))
-def norm_backward(dy, dtotal, total, weight, scale, dx, dresidual, dweight, rows, channels, programs,
-                  ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+def norm_backward(
+    dy,
+    dtotal,
+    total,
+    weight,
+    scale,
+    dx,
+    dresidual,
+    dweight,
+    rows,
+    channels,
+    programs,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     """Gradients of x and residual, and each program's share of that of the weight, (programs, channels) float32.
 
     total: s. dtotal: gradient of s from elsewhere, or None. dresidual: None where it would equal dx.
@@ -52,5 +65,8 @@ def norm_backward(dy, dtotal, total, weight, scale, dx, dresidual, dweight, rows
         tl.store(dx + place, grad, mask=valid)
         if dresidual is not None:
             tl.store(dresidual + place, grad, mask=valid)
-    tl.store(dweight + tl.program_id(0) * channels + tl.arange(0, BLOCK_C), tl.sum(sums, axis=0),
-             mask=tl.arange(0, BLOCK_C) < channels)
+    tl.store(
+        dweight + tl.program_id(0) * channels + tl.arange(0, BLOCK_C),
+        tl.sum(sums, axis=0),
+        mask=tl.arange(0, BLOCK_C) < channels,
+    )

@@ -102,8 +102,15 @@ class Writer:
             map; :meth:`finish` adds them to `x`. Writing along a map costs several times as much as reading along it.
     """
 
-    def __init__(self, x: Tensor, groups: list[PathGroup], buffer: Tensor, backward: bool, add: bool,
-                 sums: dict[int, tuple[Tensor, Tensor]] | None = None) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        groups: list[PathGroup],
+        buffer: Tensor,
+        backward: bool,
+        add: bool,
+        sums: dict[int, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         self._length, self._backward, self._add = x.shape[0], backward, add
         self._parts = []
         for group in groups:
@@ -150,5 +157,5 @@ def add_in_order(x: Tensor, sums: dict[int, tuple[Tensor, Tensor]], block: int =
         inverse[order] = torch.arange(length, device=order.device)
         size = max(1, block // max(1, values[0].numel()))
         for start in range(0, length, size):
-            part = values.index_select(0, inverse[start:start + size])
-            x[start:start + size].add_(part.sum(dim=1, keepdim=True) if part.shape[1] > x.shape[1] else part)
+            part = values.index_select(0, inverse[start : start + size])
+            x[start : start + size].add_(part.sum(dim=1, keepdim=True) if part.shape[1] > x.shape[1] else part)

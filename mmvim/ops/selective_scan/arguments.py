@@ -65,9 +65,20 @@ class ScanArguments:
         return {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
 
 
-def single_path(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-                delta_bias: Tensor | None, initial_state: Tensor | None, delta_softplus: bool, reverse: bool,
-                out_dtype: torch.dtype | None) -> ScanArguments:
+def single_path(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+    out_dtype: torch.dtype | None,
+) -> ScanArguments:
     """Arguments of :func:`mmvim.ops.selective_scan` in the common form."""
     _check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     _check_dim('u', u, (3,), '(B, D, L)')
@@ -84,15 +95,40 @@ def single_path(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     state = _state_dtype(u, delta, A, B, C)
     B, C = _one_grouping(B, C, state)
     return ScanArguments(
-        u[:, None], delta[:, None], A[None].to(state), B, C,
-        None if D is None else D[None].to(state), z, None if delta_bias is None else delta_bias[None].to(state),
+        u[:, None],
+        delta[:, None],
+        A[None].to(state),
+        B,
+        C,
+        None if D is None else D[None].to(state),
+        z,
+        None if delta_bias is None else delta_bias[None].to(state),
         None if initial_state is None else initial_state[:, None].to(state),
-        None, (-1,), (bool(reverse),), (True,) * 4, bool(delta_softplus), False, _out_dtype(u, out_dtype))
+        None,
+        (-1,),
+        (bool(reverse),),
+        (True,) * 4,
+        bool(delta_softplus),
+        False,
+        _out_dtype(u, out_dtype),
+    )
 
 
-def several_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-                  delta_bias: Tensor | None, delta_softplus: bool, paths: Sequence[ScanPath | Tensor | str],
-                  follow: Sequence[str], combine: str, out_dtype: torch.dtype | None) -> ScanArguments:
+def several_paths(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    paths: Sequence[ScanPath | Tensor | str],
+    follow: Sequence[str],
+    combine: str,
+    out_dtype: torch.dtype | None,
+) -> ScanArguments:
     """Arguments of :func:`mmvim.ops.selective_scan_paths` in the common form."""
     _check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     if isinstance(paths, (str, ScanPath, Tensor)) or len(paths) == 0:
@@ -100,8 +136,10 @@ def several_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
     num = len(paths)
     _check_dim('u', u, (3, 4), '(B, D, L) or (B, K, D, L)')
     batch, dim, length = u.shape[0], u.shape[-2], u.shape[-1]
-    u, delta = (_per_path(name, x, num, (batch,), (dim, length), '(B, D, L) or (B, K, D, L)')
-                for name, x in (('u', u), ('delta', delta)))
+    u, delta = (
+        _per_path(name, x, num, (batch,), (dim, length), '(B, D, L) or (B, K, D, L)')
+        for name, x in (('u', u), ('delta', delta))
+    )
     _check_dim('A', A, (2, 3), '(D, N) or (K, D, N)')
     d_state = A.shape[-1]
     A = _per_path('A', A, num, (), (dim, d_state), '(D, N) or (K, D, N)')
@@ -120,13 +158,28 @@ def several_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
     state = _state_dtype(u, delta, A, B, C)
     B, C = _one_grouping(B, C, state)
     return ScanArguments(
-        u, delta, A.to(state), B, C, None if D is None else D.to(state), z,
-        None if delta_bias is None else delta_bias.to(state), None, maps, map_ids, reverse,
-        tuple(name in follow for name in FOLLOWERS), bool(delta_softplus), combine == 'stack', _out_dtype(u, out_dtype))
+        u,
+        delta,
+        A.to(state),
+        B,
+        C,
+        None if D is None else D.to(state),
+        z,
+        None if delta_bias is None else delta_bias.to(state),
+        None,
+        maps,
+        map_ids,
+        reverse,
+        tuple(name in follow for name in FOLLOWERS),
+        bool(delta_softplus),
+        combine == 'stack',
+        _out_dtype(u, out_dtype),
+    )
 
 
-def _resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device: torch.device
-                   ) -> tuple[Tensor | None, tuple[int, ...], tuple[bool, ...]]:
+def _resolve_paths(
+    paths: Sequence[ScanPath | Tensor | str], length: int, device: torch.device
+) -> tuple[Tensor | None, tuple[int, ...], tuple[bool, ...]]:
     """Stack the distinct index maps; a path and its reverse share one."""
     maps: list[Tensor] = []
     map_ids, reverse = [], []
@@ -135,9 +188,11 @@ def _resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device
             path = ScanPath.from_index(path)
         elif isinstance(path, str):
             if path not in ('forward', 'reverse'):
-                raise ValueError(f"paths[{k}] must be 'forward', 'reverse', a ScanPath or an index tensor, got "
-                                 f'{path!r}; '
-                                 'orders over a map come from mmvim.ops.scan_paths(names, H, W, device)')
+                raise ValueError(
+                    f"paths[{k}] must be 'forward', 'reverse', a ScanPath or an index tensor, got "
+                    f'{path!r}; '
+                    'orders over a map come from mmvim.ops.scan_paths(names, H, W, device)'
+                )
             path = ScanPath.forward(length) if path == 'forward' else ScanPath.backward(length)
         elif not isinstance(path, ScanPath):
             raise TypeError(f'paths[{k}] must be a ScanPath, an index tensor or a string, got {type(path).__name__}')
@@ -148,8 +203,10 @@ def _resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device
             map_ids.append(-1)
             continue
         if path.index.device != device:
-            raise ValueError(f'paths[{k}] ({path.name}) has its index map on {path.index.device}, u is on {device}; '
-                             'make the path with device=u.device')
+            raise ValueError(
+                f'paths[{k}] ({path.name}) has its index map on {path.index.device}, u is on {device}; '
+                'make the path with device=u.device'
+            )
         known = [i for i, index in enumerate(maps) if index is path.index]
         if not known:
             known = [len(maps)]
@@ -185,16 +242,20 @@ def _paths_projection(name: str, x: Tensor, num: int, batch: int, dim: int, d_st
         x = x[:, :, None]
     _check_groups(name, x, x.shape[2], dim)
     if x.shape[1] not in (1, num) or x.shape[0] != batch or x.shape[3] != d_state or x.shape[4] != length:
-        raise ValueError(f'{name} must have shape {expected} with B={batch}, K={num}, N={d_state}, L={length}, '
-                         f'got {tuple(x.shape)} as (B, K, G, N, L)')
+        raise ValueError(
+            f'{name} must have shape {expected} with B={batch}, K={num}, N={d_state}, L={length}, '
+            f'got {tuple(x.shape)} as (B, K, G, N, L)'
+        )
     return x
 
 
 def _one_grouping(B: Tensor, C: Tensor, state: torch.dtype) -> tuple[Tensor, Tensor]:
     """Give B and C one number of groups, and the state dtype where they are constant."""
     groups = math.lcm(*(x.shape[2] for x in (B, C) if x.dim() == 5))
-    return tuple(x.to(state) if x.dim() == 3 else
-                 x if x.shape[2] == groups else x.repeat_interleave(groups // x.shape[2], dim=2) for x in (B, C))
+    return tuple(
+        x.to(state) if x.dim() == 3 else x if x.shape[2] == groups else x.repeat_interleave(groups // x.shape[2], dim=2)
+        for x in (B, C)
+    )
 
 
 def _per_path(name: str, x: Tensor, num: int, before: tuple[int, ...], after: tuple[int, ...], expected: str) -> Tensor:
@@ -217,7 +278,7 @@ def _check_tensors(**tensors: Tensor | None) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f'{name} must be a tensor, got {type(x).__name__}')
         if not x.is_floating_point():
-            remedy = ('complex A is not supported: pass a real A' if x.is_complex() else 'convert it with .float()')
+            remedy = 'complex A is not supported: pass a real A' if x.is_complex() else 'convert it with .float()'
             raise TypeError(f'{name} must be a real floating-point tensor, got {x.dtype}; {remedy}')
         if x.device != u.device:
             raise ValueError(f'{name} is on {x.device}, but u is on {u.device}; move it with .to(u.device)')
@@ -240,8 +301,9 @@ def _check_optional(name: str, x: Tensor | None, shape: tuple[int, ...], expecte
 
 def _check_groups(name: str, x: Tensor, groups: int, dim: int) -> None:
     if groups < 1 or dim % groups:
-        raise ValueError(f'{name} has {groups} groups (shape {tuple(x.shape)}), which do not divide the {dim} channels '
-                         'of u')
+        raise ValueError(
+            f'{name} has {groups} groups (shape {tuple(x.shape)}), which do not divide the {dim} channels of u'
+        )
 
 
 def _state_dtype(*tensors: Tensor) -> torch.dtype:

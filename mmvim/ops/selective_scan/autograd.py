@@ -26,7 +26,7 @@ def differentiate(forward: str, backward: str, gradients: Gradients) -> None:
         kept = output[2:]
         ctx.save_for_backward(*kept, *inputs[:count])
         ctx.num_kept = len(kept)
-        ctx.flags = (*inputs[count:count + _FLAGS], *inputs[count + _FLAGS + 2:])
+        ctx.flags = (*inputs[count : count + _FLAGS], *inputs[count + _FLAGS + 2 :])
         ctx.num_inputs = len(inputs)
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
@@ -35,7 +35,7 @@ def differentiate(forward: str, backward: str, gradients: Gradients) -> None:
         if grad_out is None and grad_last_state is None:
             return (None,) * ctx.num_inputs
         saved = ctx.saved_tensors  # once: asking again fails under activation checkpointing
-        kept, tensors = saved[:ctx.num_kept], saved[ctx.num_kept:]
+        kept, tensors = saved[: ctx.num_kept], saved[ctx.num_kept :]
         if grad_out is None:  # the output was not used
             u, (map_ids, *_, stack) = tensors[0], ctx.flags[:_FLAGS]
             shape = (u.shape[0], len(map_ids), *u.shape[2:]) if stack else (u.shape[0], *u.shape[2:])
@@ -45,8 +45,10 @@ def differentiate(forward: str, backward: str, gradients: Gradients) -> None:
         return (*grads, *(None,) * (ctx.num_inputs - len(grads)))
 
     def refuse(ctx, *grads):
-        raise RuntimeError(f'{backward} has no autograd formula: second derivatives of the selective scan are not '
-                           "implemented; backend='reference' has them")
+        raise RuntimeError(
+            f'{backward} has no autograd formula: second derivatives of the selective scan are not '
+            "implemented; backend='reference' has them"
+        )
 
     torch.library.register_autograd(forward, run, setup_context=setup_context)
     torch.library.register_autograd(backward, refuse)

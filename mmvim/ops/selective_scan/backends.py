@@ -26,9 +26,13 @@ class Backend(NamedTuple):
 _BACKENDS: dict[str, Backend] = {}
 
 
-def register_backend(name: str, run: Run, available: Callable[[], tuple[bool, str]],
-                     serves: Callable[[str], bool] = lambda device_type: False,
-                     prepare: Callable[[], str] = lambda: '') -> None:
+def register_backend(
+    name: str,
+    run: Run,
+    available: Callable[[], tuple[bool, str]],
+    serves: Callable[[str], bool] = lambda device_type: False,
+    prepare: Callable[[], str] = lambda: '',
+) -> None:
     """Make a backend known.
 
     Args:
@@ -66,8 +70,10 @@ def resolve(backend: str | None, device_type: str) -> str:
     if backend == 'auto':
         return next((name for name, found in _BACKENDS.items() if found.serves(device_type)), 'torch')
     if backend not in _BACKENDS:
-        raise ValueError(f"{source} = {backend!r} is no backend of the selective scan; available: "
-                         f"{', '.join(repr(name) for name in ('auto', *_BACKENDS))}")
+        raise ValueError(
+            f'{source} = {backend!r} is no backend of the selective scan; available: '
+            f'{", ".join(repr(name) for name in ("auto", *_BACKENDS))}'
+        )
     reason = _BACKENDS[backend].prepare()
     if reason:
         raise ValueError(f'backend {backend!r} of the selective scan cannot run here: {reason}')

@@ -21,8 +21,9 @@ from mmvim.ops.selective_scan.problem import SMALL_STATE, Problem, SlabInputs
 from mmvim.ops.selective_scan.whole import skip_backward
 
 
-def backward(problem: Problem, plan: Plan, grad_out: Tensor, grad_last_state: Tensor | None, boundaries: Tensor
-             ) -> dict[str, Tensor]:
+def backward(
+    problem: Problem, plan: Plan, grad_out: Tensor, grad_last_state: Tensor | None, boundaries: Tensor
+) -> dict[str, Tensor]:
     """Gradients of all inputs but z.
 
     Args:
@@ -53,8 +54,16 @@ def backward(problem: Problem, plan: Plan, grad_out: Tensor, grad_last_state: Te
 class _SlabBackward:
     """One slab's gradients, chunk by chunk."""
 
-    def __init__(self, problem: Problem, plan: Plan, slab: Slab, grads: dict[str, Tensor], grad_out: Tensor,
-                 skip_apart: bool, work: Workspace) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        plan: Plan,
+        slab: Slab,
+        grads: dict[str, Tensor],
+        grad_out: Tensor,
+        skip_apart: bool,
+        work: Workspace,
+    ) -> None:
         self.problem, self.plan, self.grads, self.work = problem, plan, grads, work
         self.inputs = inputs = SlabInputs(problem, plan, slab)
         self.skip_apart = skip_apart
@@ -105,9 +114,14 @@ class _SlabBackward:
         shared = x.shape[1] < self.problem.num_paths
         split = inputs.num_paths < self.problem.num_paths
         partial = name in 'BC' and inputs.channels < self.problem.A.shape[1] // self.problem.groups
-        return Writer(inputs.part(x, channels=name in ('u', 'delta')), orders, buffer, inputs.slab.backward,
-                      add=partial or (shared and (split or len(orders) > 1)) or (name == 'u' and self.skip_apart),
-                      sums=self.sums_along_maps if name == 'u' and inputs.d_state <= SMALL_STATE else None)
+        return Writer(
+            inputs.part(x, channels=name in ('u', 'delta')),
+            orders,
+            buffer,
+            inputs.slab.backward,
+            add=partial or (shared and (split or len(orders) > 1)) or (name == 'u' and self.skip_apart),
+            sums=self.sums_along_maps if name == 'u' and inputs.d_state <= SMALL_STATE else None,
+        )
 
 
 class _ChunkBackward:
@@ -150,8 +164,16 @@ class _ChunkBackward:
         all_steps = steps * segments
         self.ones = self.g.new_ones(all_steps)
         self.totals = {name: total.view(-1) for name, total in owner.sums.items()}
-        self.terms = {name: buffer.view(all_steps, -1).t() for name, buffer in (
-            ('A', self.scratch), ('B', product_B), ('C', self.g), ('D', self.row), ('delta_bias', self.ddelta))}
+        self.terms = {
+            name: buffer.view(all_steps, -1).t()
+            for name, buffer in (
+                ('A', self.scratch),
+                ('B', product_B),
+                ('C', self.g),
+                ('D', self.row),
+                ('delta_bias', self.ddelta),
+            )
+        }
 
     def _plan_scan(self, work: Workspace, segments: int) -> None:
         x = self.x
@@ -168,8 +190,10 @@ class _ChunkBackward:
             first_g = run_through(work, g[::-1], a[:0:-1], self.tries)
             leaving = work.get('leaving', segments, *x.inputs.state_shape)
             self.leave = a[0], first_g, leaving
-            self.joints = [(leaving[s], x.total_decay[s], self.after[s], self.after[before])
-                           for before, s in zip(order[-2::-1], order[:0:-1], strict=True)]
+            self.joints = [
+                (leaving[s], x.total_decay[s], self.after[s], self.after[before])
+                for before, s in zip(order[-2::-1], order[:0:-1], strict=True)
+            ]
 
     def run(self, number: int, chunk: Chunk, state: Tensor, carry: Tensor) -> None:
         """One chunk's gradients.

@@ -98,8 +98,10 @@ class ChunkBuffers:
             self._total_delta = work.get('total_delta', *self.delta.shape[1:])
             ends = run_through(work, [x[t] for t in self.walk], [a[t] for t in self.walk[1:]], self._tries)
             order = self.walk_segments
-            self._joints = [(self.before[s], self.total_decay[s], ends[s], self.before[following])
-                            for s, following in pairwise(order)]
+            self._joints = [
+                (self.before[s], self.total_decay[s], ends[s], self.before[following])
+                for s, following in pairwise(order)
+            ]
 
     def load(self, number: int, chunk: Chunk) -> None:
         """Read the inputs and discretise them: u, delta, v, B, C, decay, and delta * B * u in place of the states."""
@@ -191,8 +193,9 @@ class Project:
         scratch: State-sized buffer for the product with a constant; may be `states`.
     """
 
-    def __init__(self, states: Tensor, weights: Tensor | None, constant: Tensor | None, out: Tensor, scratch: Tensor
-                 ) -> None:
+    def __init__(
+        self, states: Tensor, weights: Tensor | None, constant: Tensor | None, out: Tensor, scratch: Tensor
+    ) -> None:
         d_state, channels = states.shape[-2:]
         self._states, self._out, self._constant, self._scratch = states, out, constant, scratch
         self._squeeze = d_state == 1
@@ -204,8 +207,11 @@ class Project:
         if self._squeeze:
             self._weights, self._flat, self._flat_out = weights, source.squeeze(-2), out
         else:
-            self._weights = weights.reshape(-1, 1, d_state) if self._constant is None else \
-                states.new_ones(states.shape[:-2].numel(), 1, d_state)
+            self._weights = (
+                weights.reshape(-1, 1, d_state)
+                if self._constant is None
+                else states.new_ones(states.shape[:-2].numel(), 1, d_state)
+            )
             self._flat, self._flat_out = source.flatten(0, 4), out.view(-1, 1, channels)
 
     def run(self) -> None:

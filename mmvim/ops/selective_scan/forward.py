@@ -32,8 +32,17 @@ def forward(problem: Problem, plan: Plan, out: Tensor, last_state: Tensor, bound
         _forward_slab(problem, plan, slab, out, add, skip_apart, last_state, boundaries, work)
 
 
-def _forward_slab(problem: Problem, plan: Plan, slab: Slab, out: Tensor, add: bool, skip_apart: bool,
-                  last_state: Tensor, boundaries: Tensor | None, work: Workspace) -> None:
+def _forward_slab(
+    problem: Problem,
+    plan: Plan,
+    slab: Slab,
+    out: Tensor,
+    add: bool,
+    skip_apart: bool,
+    last_state: Tensor,
+    boundaries: Tensor | None,
+    work: Workspace,
+) -> None:
     inputs = SlabInputs(problem, plan, slab)
     target = inputs.part(out, channels=True)
     # With few states, writing along an index map takes longer than a further tensor of the output's size costs.
@@ -50,8 +59,12 @@ def _forward_slab(problem: Problem, plan: Plan, slab: Slab, out: Tensor, add: bo
         if key not in buffers:
             x = ChunkBuffers(inputs, work, *key)
             y = work.get('y', *x.rows, inputs.channels)
-            buffers[key] = (x, y, Project(x.states, x.C, inputs.C_constant, y, scratch=x.states),
-                            Writer(target, inputs.followed, y, slab.backward, add, sums))
+            buffers[key] = (
+                x,
+                y,
+                Project(x.states, x.C, inputs.C_constant, y, scratch=x.states),
+                Writer(target, inputs.followed, y, slab.backward, add, sums),
+            )
         x, y, project, writer = buffers[key]
         if boundaries is not None:
             inputs.boundary(boundaries[i]).copy_(carry)

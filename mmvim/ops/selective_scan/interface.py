@@ -12,10 +12,23 @@ from mmvim.ops.selective_scan.arguments import FOLLOWERS, several_paths, single_
 from mmvim.ops.selective_scan.backends import choose
 
 
-def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
-                   z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False,
-                   return_last_state: bool = False, *, reverse: bool = False, initial_state: Tensor | None = None,
-                   out_dtype: torch.dtype | None = None, backend: str | None = None) -> Tensor | tuple[Tensor, Tensor]:
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan (Mamba-1, S6), a superset of ``mamba_ssm``'s ``selective_scan_fn``.
 
     Gu and Dao, Mamba, https://arxiv.org/abs/2312.00752, Alg. 2. The definition is in ``reference.py``.
@@ -65,11 +78,23 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
     return (out, last_state[:, 0]) if return_last_state else out
 
 
-def selective_scan_paths(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
-                         z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False, *,
-                         paths: Sequence[ScanPath | Tensor | str], follow: Sequence[str] = FOLLOWERS,
-                         combine: str = 'sum', out_dtype: torch.dtype | None = None,
-                         backend: str | None = None) -> Tensor:
+def selective_scan_paths(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    paths: Sequence[ScanPath | Tensor | str],
+    follow: Sequence[str] = FOLLOWERS,
+    combine: str = 'sum',
+    out_dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor:
     """K = len(paths) selective scans of the same tokens along different orders, in one call.
 
     All tensors stand in raster order; path k visits raster position ``order[t]`` at step t, and its outputs are put

@@ -24,8 +24,16 @@ def run_operator(args: ScanArguments) -> tuple[Tensor, Tensor]:
     tensors = [getattr(args, name) for name in TENSORS]
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     out, last_state, _, _ = torch.ops.mmvim.selective_scan_fwd(
-        *tensors, list(args.map_ids), list(args.reverse), list(args.follow), args.delta_softplus, args.stack,
-        args.out_dtype, save, _threads())
+        *tensors,
+        list(args.map_ids),
+        list(args.reverse),
+        list(args.follow),
+        args.delta_softplus,
+        args.stack,
+        args.out_dtype,
+        save,
+        _threads(),
+    )
     return out, last_state
 
 
@@ -36,11 +44,26 @@ def _threads() -> int:
 
 
 @torch.library.custom_op('mmvim::selective_scan_fwd', mutates_args=())
-def selective_scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor],
-                       z: Optional[Tensor], delta_bias: Optional[Tensor], initial_state: Optional[Tensor],
-                       maps: Optional[Tensor], map_ids: Sequence[int], reverse: Sequence[bool],
-                       follow: Sequence[bool], delta_softplus: bool, stack: bool, out_dtype: torch.dtype,
-                       save: bool, threads: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def selective_scan_fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Optional[Tensor],
+    z: Optional[Tensor],
+    delta_bias: Optional[Tensor],
+    initial_state: Optional[Tensor],
+    maps: Optional[Tensor],
+    map_ids: Sequence[int],
+    reverse: Sequence[bool],
+    follow: Sequence[bool],
+    delta_softplus: bool,
+    stack: bool,
+    out_dtype: torch.dtype,
+    save: bool,
+    threads: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """K scans; shapes as in :class:`ScanArguments`.
 
     Args:
@@ -54,8 +77,24 @@ def selective_scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
         y: The output before gating in state dtype, if there are z and `save`; else empty.
         boundaries: States before the chunks, (chunks, K, b, G, N, D/G), if `save`; else empty.
     """
-    problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, list(map_ids), list(reverse),
-                      list(follow), delta_softplus, stack, threads)
+    problem = Problem(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        initial_state,
+        maps,
+        list(map_ids),
+        list(reverse),
+        list(follow),
+        delta_softplus,
+        stack,
+        threads,
+    )
     with _full_precision(u):
         plan = problem.plan()
         out_4d, y_4d, last_state, boundaries = _allocate(problem, plan.num_chunks, out_dtype, save)
@@ -70,8 +109,9 @@ def selective_scan_fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
     return _drop_path_axis(out_4d, stack), last_state, _drop_path_axis(kept, stack), boundaries
 
 
-def _allocate(problem: Problem, chunks: int, out_dtype: torch.dtype, save: bool
-              ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+def _allocate(
+    problem: Problem, chunks: int, out_dtype: torch.dtype, save: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """out, a tensor for y before gating where it cannot be out itself, last_state, boundaries."""
     batch, _, dim, length = problem.u.shape
     paths = problem.num_paths
@@ -103,25 +143,91 @@ def _drop_path_axis(x: Tensor, stack: bool) -> Tensor:
 
 
 @selective_scan_fwd.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, reverse, follow, delta_softplus, stack,
-      out_dtype, save, threads=0):
-    problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, list(map_ids), list(reverse),
-                      list(follow), delta_softplus, stack, threads)
+def _(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    delta_bias,
+    initial_state,
+    maps,
+    map_ids,
+    reverse,
+    follow,
+    delta_softplus,
+    stack,
+    out_dtype,
+    save,
+    threads=0,
+):
+    problem = Problem(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        initial_state,
+        maps,
+        list(map_ids),
+        list(reverse),
+        list(follow),
+        delta_softplus,
+        stack,
+        threads,
+    )
     out, y, last_state, boundaries = _allocate(problem, problem.plan().num_chunks if save else 0, out_dtype, save)
     kept = y if save and z is not None else A.new_empty(0)
     return _drop_path_axis(out, stack), last_state, _drop_path_axis(kept, stack), boundaries
 
 
 @torch.library.custom_op('mmvim::selective_scan_bwd', mutates_args=())
-def selective_scan_bwd(grad_out: Tensor, grad_last_state: Optional[Tensor], y: Tensor, boundaries: Tensor,
-                       u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor],
-                       z: Optional[Tensor], delta_bias: Optional[Tensor], initial_state: Optional[Tensor],
-                       maps: Optional[Tensor], map_ids: Sequence[int], reverse: Sequence[bool],
-                       follow: Sequence[bool], delta_softplus: bool, stack: bool, threads: int = 0
-                       ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def selective_scan_bwd(
+    grad_out: Tensor,
+    grad_last_state: Optional[Tensor],
+    y: Tensor,
+    boundaries: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Optional[Tensor],
+    z: Optional[Tensor],
+    delta_bias: Optional[Tensor],
+    initial_state: Optional[Tensor],
+    maps: Optional[Tensor],
+    map_ids: Sequence[int],
+    reverse: Sequence[bool],
+    follow: Sequence[bool],
+    delta_softplus: bool,
+    stack: bool,
+    threads: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, delta_bias and initial_state; empty for those that were None."""
-    problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, list(map_ids), list(reverse),
-                      list(follow), delta_softplus, stack, threads)
+    problem = Problem(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        initial_state,
+        maps,
+        list(map_ids),
+        list(reverse),
+        list(follow),
+        delta_softplus,
+        stack,
+        threads,
+    )
     with _full_precision(u):
         if not stack:
             grad_out, y = grad_out.unsqueeze(1), y.unsqueeze(1)
@@ -134,14 +240,18 @@ def selective_scan_bwd(grad_out: Tensor, grad_last_state: Optional[Tensor], y: T
         grads = run(problem, problem.plan(), grad_out, grad_last_state, boundaries)
     if grad_z is not None:
         grads['z'] = grad_z
-    return tuple(grads[name].to(x.dtype) if x is not None else A.new_empty(0)
-                 for name, x in zip(TENSORS[:-1], (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
+    return tuple(
+        grads[name].to(x.dtype) if x is not None else A.new_empty(0)
+        for name, x in zip(TENSORS[:-1], (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True)
+    )
 
 
 @selective_scan_bwd.register_fake
 def _(grad_out, grad_last_state, y, boundaries, u, delta, A, B, C, D, z, delta_bias, initial_state, *flags):
-    return tuple(torch.empty_like(x) if x is not None else A.new_empty(0)
-                 for x in (u, delta, A, B, C, D, z, delta_bias, initial_state))
+    return tuple(
+        torch.empty_like(x) if x is not None else A.new_empty(0)
+        for x in (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    )
 
 
 def _gradients(grad_out, grad_last_state, kept, tensors, flags):

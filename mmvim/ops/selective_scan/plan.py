@@ -71,7 +71,8 @@ class PathsPlan(NamedTuple):
 @dataclass(frozen=True)
 class Tuning:
     """Numbers of state values: of a step below which segments are joined; of a step at most; of a chunk; of a chunk
-    where N is 1."""
+    where N is 1.
+    """
 
     join: int
     step: int
@@ -96,8 +97,9 @@ def tuning(device: torch.device, threads: int = 0) -> Tuning:
     return Tuning(join=36864 * (threads - 1), step=36864 * threads, chunk=(1 << 17) * threads)
 
 
-def make_plan(backward: list[bool], batch: int, groups: int, d_state: int, channels: int, length: int,
-              tune: Tuning) -> Plan:
+def make_plan(
+    backward: list[bool], batch: int, groups: int, d_state: int, channels: int, length: int, tune: Tuning
+) -> Plan:
     """Cut K paths x batch x groups rows of `channels` channels, and L steps.
 
     Args:
@@ -114,11 +116,13 @@ def make_plan(backward: list[bool], batch: int, groups: int, d_state: int, chann
     slab_channels = min(channels, max(1, tune.step // column))
     slab_paths = min(longest, max(1, tune.step // max(1, column * slab_channels)))
     slab_batch = min(batch, max(1, tune.step // max(1, column * slab_channels * slab_paths)))
-    slabs = tuple(Slab(paths, b, c, walks_backward)
-                  for c in _even_slices(slice(0, channels, 1), slab_channels)
-                  for run, walks_backward in runs
-                  for paths in _even_slices(run, slab_paths)
-                  for b in _even_slices(slice(0, batch, 1), slab_batch))
+    slabs = tuple(
+        Slab(paths, b, c, walks_backward)
+        for c in _even_slices(slice(0, channels, 1), slab_channels)
+        for run, walks_backward in runs
+        for paths in _even_slices(run, slab_paths)
+        for b in _even_slices(slice(0, batch, 1), slab_batch)
+    )
     step = max((column * _count(s.paths) * _count(s.batch) * _count(s.channels) for s in slabs), default=1)
     return Plan(slabs, _cut_length(length, step, tune))
 
@@ -130,8 +134,7 @@ def plan_paths_apart(batch: int, groups: int, channels: int, length: int, tune: 
     # Each chunk stores a boundary: rather some elements of the batch at once than few steps.
     slab_batch = min(max(1, batch), max(1, tune.single // (6 * row)))
     steps = _fitting(max(1, min(length, tune.single // (row * slab_batch))), length)
-    return PathsPlan(tuple(_even_slices(slice(0, channels, 1), slab_channels)), slab_batch, steps,
-                     -(-length // steps))
+    return PathsPlan(tuple(_even_slices(slice(0, channels, 1), slab_channels)), slab_batch, steps, -(-length // steps))
 
 
 def _path_runs(backward: list[bool]) -> list[tuple[slice, bool]]:
@@ -158,7 +161,7 @@ def _cut_length(length: int, step: int, tune: Tuning) -> tuple[Chunk, ...]:
     # Segments take each step twice: two of them would save nothing.
     if step * 3 <= tune.join:
         # A step and a segment cost one operation each, so about equally many of both are fewest.
-        segments = min(-(-tune.join // step), int(span ** 0.5))
+        segments = min(-(-tune.join // step), int(span**0.5))
     steps = _fitting(-(-span // max(1, segments)), length)
     chunks, start = [], 0
     while start < length:
@@ -181,8 +184,10 @@ def _even_slices(whole: slice, largest: int) -> list[slice]:
         return []
     pieces = -(-total // largest)
     size = -(-total // pieces)
-    return [slice(whole.start + i * whole.step, min(whole.start + (i + size) * whole.step, whole.stop), whole.step)
-            for i in range(0, total, size)]
+    return [
+        slice(whole.start + i * whole.step, min(whole.start + (i + size) * whole.step, whole.stop), whole.step)
+        for i in range(0, total, size)
+    ]
 
 
 def _count(s: slice) -> int:

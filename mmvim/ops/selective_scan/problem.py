@@ -69,21 +69,32 @@ class Problem:
     @cached_property
     def single_state(self) -> bool:
         """Whether the scan is done by :mod:`~mmvim.ops.selective_scan.single_state`."""
-        return (self.A.shape[-1] == 1 and all(self.follow) and self.B.dim() == self.C.dim() == 5
-                and self.u.device.type == 'cpu')
+        return (
+            self.A.shape[-1] == 1
+            and all(self.follow)
+            and self.B.dim() == self.C.dim() == 5
+            and self.u.device.type == 'cpu'
+        )
 
     def plan(self) -> Plan | PathsPlan:
         dim, d_state = self.A.shape[1:]
         if self.single_state:
-            return plan_paths_apart(self.u.shape[0], self.groups, dim // self.groups, self.length,
-                                    tuning(self.u.device, self.threads))
-        return make_plan(self.backward_paths, self.u.shape[0], self.groups, d_state, dim // self.groups, self.length,
-                         tuning(self.u.device, self.threads))
+            return plan_paths_apart(
+                self.u.shape[0], self.groups, dim // self.groups, self.length, tuning(self.u.device, self.threads)
+            )
+        return make_plan(
+            self.backward_paths,
+            self.u.shape[0],
+            self.groups,
+            d_state,
+            dim // self.groups,
+            self.length,
+            tuning(self.u.device, self.threads),
+        )
 
     def skips_alike(self) -> bool:
         """Whether the skip connections D * u of all paths meet at their positions: their sum is then one product."""
-        return (self.D is not None and not self.stack and self.num_paths > 1 and self.follow[0]
-                and self.u.shape[1] == 1)
+        return self.D is not None and not self.stack and self.num_paths > 1 and self.follow[0] and self.u.shape[1] == 1
 
     def skip_weight(self) -> Tensor:
         """D of all paths together, (D,)."""
@@ -127,8 +138,10 @@ class SlabInputs:
         self.state_shape = (*self.rows, self.d_state, self.channels)
         # How a tensor that follows the paths is read, and how one that does not.
         self.followed, raster = (p.path_groups(slab, plan.chunks, follow) for follow in (True, False))
-        self.orders = {name: self.followed if follow else raster
-                       for name, follow in zip(('u', 'delta', 'B', 'C'), p.follow, strict=True)}
+        self.orders = {
+            name: self.followed if follow else raster
+            for name, follow in zip(('u', 'delta', 'B', 'C'), p.follow, strict=True)
+        }
         # Read in every chunk: (L, 1|K, b, G, C or N).
         self.u, self.delta = self.part(p.u, channels=True), self.part(p.delta, channels=True)
         self.B = self.part(p.B) if p.B.dim() == 5 else None
@@ -172,4 +185,3 @@ class SlabInputs:
         if x.shape[axis] == 1:
             return x
         return x[self.slab.paths] if axis == 0 else x[:, self.slab.paths]
-

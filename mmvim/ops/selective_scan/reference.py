@@ -46,15 +46,15 @@ def _scan_path(args: ScanArguments, k: int) -> tuple[Tensor, Tensor]:
     order = _order(args, k)
 
     def read(x: Tensor, follows: bool) -> Tensor:
-        if x.dim() == 3:                                                                         # constant in time
+        if x.dim() == 3:  # constant in time
             return x[0].expand(batch, dim, d_state)[..., None].expand(-1, -1, -1, length)
         x = x[:, k if x.shape[1] > 1 else 0].to(dtype)
         x = x.index_select(-1, order) if follows else x
         return x if x.dim() == 3 else x.repeat_interleave(dim // x.shape[1], dim=1)
 
-    u, delta = read(args.u, args.follow[0]), read(args.delta, args.follow[1])                    # (b, D, L)
-    B, C = read(args.B, args.follow[2]), read(args.C, args.follow[3])                            # (b, D, N, L)
-    A = args.A[k if args.A.shape[0] > 1 else 0]                                                  # (D, N)
+    u, delta = read(args.u, args.follow[0]), read(args.delta, args.follow[1])  # (b, D, L)
+    B, C = read(args.B, args.follow[2]), read(args.C, args.follow[3])  # (b, D, N, L)
+    A = args.A[k if args.A.shape[0] > 1 else 0]  # (D, N)
 
     if args.delta_bias is not None:
         delta = delta + args.delta_bias[k if args.delta_bias.shape[0] > 1 else 0][:, None]
@@ -78,4 +78,3 @@ def _order(args: ScanArguments, k: int) -> Tensor:
     m = args.map_ids[k]
     order = torch.arange(length, device=args.u.device) if m < 0 else args.maps[m]
     return order.flip(0) if args.reverse[k] else order
-

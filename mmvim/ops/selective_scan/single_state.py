@@ -66,8 +66,10 @@ class PathPart:
 
 def path_parts(problem: Problem, plan: PathsPlan) -> Iterator[PathPart]:
     """All paths in order, for one range of channels after the other."""
-    walks = {i: Walk(problem.length, None if i < 0 else problem.maps[i], plan.steps, plan.batch)
-             for i in set(problem.map_ids)}
+    walks = {
+        i: Walk(problem.length, None if i < 0 else problem.maps[i], plan.steps, plan.batch)
+        for i in set(problem.map_ids)
+    }
     for channels in plan.channels:
         for path, i in enumerate(problem.map_ids):
             yield PathPart(problem, walks[i], path, channels)
@@ -86,8 +88,16 @@ class ChunkStates:
         products: See :class:`TreeScan`.
     """
 
-    def __init__(self, shape: tuple[int, int], descending: bool, a: Tensor, delta: Tensor, h: Tensor, before: Tensor,
-                 products: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        descending: bool,
+        a: Tensor,
+        delta: Tensor,
+        h: Tensor,
+        before: Tensor,
+        products: Tensor | None = None,
+    ) -> None:
         self.a, self.delta, self.h = (x.unflatten(1, shape) for x in (a, delta, h))
         self._scan = TreeScan(h, a, before, descending, products)
         self.last = self._scan.last

@@ -16,12 +16,15 @@ from mmvim.ops.selective_scan.tree_scan import TreeScan
 from mmvim.ops.selective_scan.whole import skip_backward
 
 
-def backward(problem: Problem, plan: PathsPlan, grad_out: Tensor, grad_last_state: Tensor | None, boundaries: Tensor
-             ) -> dict[str, Tensor]:
+def backward(
+    problem: Problem, plan: PathsPlan, grad_out: Tensor, grad_last_state: Tensor | None, boundaries: Tensor
+) -> dict[str, Tensor]:
     """As :func:`mmvim.ops.selective_scan.backward.backward`."""
     # The first path sets the gradients of u and delta; where they are shared, the others add to them.
-    grads = {name: (torch.empty_like if name in ('u', 'delta') else torch.zeros_like)(x, dtype=problem.dtype)
-             for name, x in problem.differentiable().items()}
+    grads = {
+        name: (torch.empty_like if name in ('u', 'delta') else torch.zeros_like)(x, dtype=problem.dtype)
+        for name, x in problem.differentiable().items()
+    }
     skip_apart = problem.skips_alike()
     if skip_apart:
         grad_skip = skip_backward(grad_out, problem.u, problem.skip_weight(), grads['u'])
@@ -36,13 +39,15 @@ def backward(problem: Problem, plan: PathsPlan, grad_out: Tensor, grad_last_stat
 class _PathBackward:
     """One path's gradients."""
 
-    def __init__(self, part: PathPart, grads: dict[str, Tensor], grad_out: Tensor, skip_apart: bool, work: Workspace
-                 ) -> None:
+    def __init__(
+        self, part: PathPart, grads: dict[str, Tensor], grad_out: Tensor, skip_apart: bool, work: Workspace
+    ) -> None:
         self.part, self.grads, self.work = part, grads, work
         problem = part.problem
         self.inputs = tuple(part.along(x) for x in (problem.delta, problem.u, problem.B, problem.C, grad_out))
         self.put_u, self.put_delta, self.put_B, self.put_C = (
-            part.along(grads[name]).put for name in ('u', 'delta', 'B', 'C'))
+            part.along(grads[name]).put for name in ('u', 'delta', 'B', 'C')
+        )
         self.add_u = skip_apart or (part.path > 0 and problem.u.shape[1] == 1)
         self.add_delta = part.path > 0 and problem.delta.shape[1] == 1
         # Sums over the steps and the batch.
@@ -52,8 +57,9 @@ class _PathBackward:
 
     def run(self, grad_last_state: Tensor | None, boundaries: Tensor, chunks: dict[tuple, _Chunk]) -> None:
         part = self.part
-        last, initial = (None if x is None else part.states(x)
-                         for x in (grad_last_state, self.grads.get('initial_state')))
+        last, initial = (
+            None if x is None else part.states(x) for x in (grad_last_state, self.grads.get('initial_state'))
+        )
         starts = part.boundaries(boundaries)
         for block, batch, rows in part.blocks():
             carry = set_to(self.work.get('carry', *rows), last, batch)
@@ -82,13 +88,16 @@ class _Chunk:
             reaches the state before it.
     """
 
-    def __init__(self, work: Workspace, rows: tuple[int, int, int], shape: tuple[int, int], descending: bool,
-                 carry: Tensor) -> None:
+    def __init__(
+        self, work: Workspace, rows: tuple[int, int, int], shape: tuple[int, int], descending: bool, carry: Tensor
+    ) -> None:
         steps = shape[0] * shape[1]
         # One step more: the states before the steps are those after them, shifted by one; and so is a for the
         # gradients, where the first to be taken has the next chunk's a in the carry already.
-        g, row, delta, h, a = (work.get(name, rows[0], count, *rows[1:]) for name, count in (
-            ('g', steps), ('row', steps), ('delta', steps), ('h', steps + 1), ('a', steps + 1)))
+        g, row, delta, h, a = (
+            work.get(name, rows[0], count, *rows[1:])
+            for name, count in (('g', steps), ('row', steps), ('delta', steps), ('h', steps + 1), ('a', steps + 1))
+        )
         early, late = slice(None, -1), slice(1, None)
         first, last = 0, -1
         if descending:
@@ -99,8 +108,9 @@ class _Chunk:
         self.leave = a[:, early][:, first], g[:, first]
         self.g, self.row, self.previous = (x.unflatten(1, shape) for x in (g, row, h[:, early]))
         self.ones = g.new_ones(rows[0] * steps)
-        self.terms = {name: x.view(rows[0] * steps, -1).t()
-                      for name, x in (('A', delta), ('D', row), ('delta_bias', row))}
+        self.terms = {
+            name: x.view(rows[0] * steps, -1).t() for name, x in (('A', delta), ('D', row), ('delta_bias', row))
+        }
 
     def run(self, owner: _PathBackward, block: int, i: int, state: Tensor) -> None:
         """The gradients of chunk i of a block, from the state before it, (b, G, C)."""

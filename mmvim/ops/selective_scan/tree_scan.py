@@ -54,7 +54,7 @@ class TreeScan:
             return
 
         def every_second(tensor: Tensor, first: int, count: int) -> Tensor:
-            return tensor[:, first:first + 2 * count - 1:2]
+            return tensor[:, first : first + 2 * count - 1 : 2]
 
         # The second of each pair takes in the first, and these go on as a scan of half the steps.
         pairs = steps // 2

@@ -46,8 +46,9 @@ class Walk:
         if x.shape[self._axis] <= self._size and not self._single_runs:
             return [(block,) for block in blocks]
         if self._single_runs:
-            return [[piece for run in block.split(1, dim=1) for piece in run.split(self._size, dim=2)]
-                    for block in blocks]
+            return [
+                [piece for run in block.split(1, dim=1) for piece in run.split(self._size, dim=2)] for block in blocks
+            ]
         return [block.split(self._size, dim=self._axis) for block in blocks]
 
 

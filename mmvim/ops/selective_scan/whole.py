@@ -15,7 +15,7 @@ _BLOCK = 1 << 16
 
 
 def gate(y: Tensor, z: Tensor, out: Tensor) -> None:
-    """out = y * silu(z); `out` may be `y`."""
+    """Out = y * silu(z); `out` may be `y`."""
     for block in _blocks(y):
         at = (block[0], slice(None), *block[1:])
         out[at].copy_(y[at] * F.silu(z[block].to(y.dtype)))
@@ -34,7 +34,7 @@ def gate_backward(grad_out: Tensor, y: Tensor, z: Tensor, grad_y: Tensor, grad_z
 
 
 def skip(u: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out = weight * u; u, out (b, 1, D, L), weight (D,)."""
+    """Out = weight * u; u, out (b, 1, D, L), weight (D,)."""
     torch.mul(u, weight[:, None], out=out)
 
 

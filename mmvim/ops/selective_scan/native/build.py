@@ -78,8 +78,11 @@ def library_name() -> str:
     for name in SOURCES:
         digest.update((FOLDER / name).read_bytes())
     cpu = Path('/proc/cpuinfo')
-    features = next((line for line in cpu.read_text().splitlines() if line.startswith(('flags', 'Features'))), '') \
-        if cpu.exists() else platform.processor()
+    features = (
+        next((line for line in cpu.read_text().splitlines() if line.startswith(('flags', 'Features'))), '')
+        if cpu.exists()
+        else platform.processor()
+    )
     digest.update(repr((torch.__version__, flags(), platform.machine(), features)).encode())
     return f'mmvim_native_{digest.hexdigest()[:12]}'
 
@@ -103,9 +106,17 @@ def build(name: str, source: Path, folder: Path) -> Path:
         try:
             _say(f'compiling the C++ scan, once (about half a minute): {target}')
             from torch.utils.cpp_extension import load
+
             with _ninja_on_path():
-                load(name=name, sources=[str(source)], extra_cflags=flags(), extra_ldflags=flags(),
-                     build_directory=str(work), is_python_module=False, verbose=False)
+                load(
+                    name=name,
+                    sources=[str(source)],
+                    extra_cflags=flags(),
+                    extra_ldflags=flags(),
+                    build_directory=str(work),
+                    is_python_module=False,
+                    verbose=False,
+                )
             os.replace(next(work.glob('*.so')), target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -165,6 +176,7 @@ def _ninja_on_path() -> Iterator[None]:
 def _lock(path: Path, notice: str) -> Iterator[None]:
     """Hold a lock that the operating system releases with the process, however it ends."""
     import fcntl
+
     with path.open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

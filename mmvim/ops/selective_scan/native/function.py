@@ -35,8 +35,12 @@ def serves(device_type: str) -> bool:
 @functools.cache
 def warned(reason: str) -> None:
     """Warn, once a process."""
-    warnings.warn(f"the C++ selective scan cannot be used, the slower backend 'torch' runs instead: {reason}. "
-                  'MMVIM_SCAN_BACKEND=torch chooses it without this warning.', RuntimeWarning, stacklevel=4)
+    warnings.warn(
+        f"the C++ selective scan cannot be used, the slower backend 'torch' runs instead: {reason}. "
+        'MMVIM_SCAN_BACKEND=torch chooses it without this warning.',
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def run_native(args: ScanArguments) -> tuple[Tensor, Tensor]:
@@ -50,6 +54,13 @@ def run_native(args: ScanArguments) -> tuple[Tensor, Tensor]:
     tensors = [getattr(args, name) for name in TENSORS]
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     out, last_state, _ = torch.ops.mmvim_native.scan_forward(
-        *tensors, list(args.map_ids), [int(r) for r in args.reverse], [int(f) for f in args.follow],
-        args.delta_softplus, args.stack, args.out_dtype, keep)
+        *tensors,
+        list(args.map_ids),
+        [int(r) for r in args.reverse],
+        [int(f) for f in args.follow],
+        args.delta_softplus,
+        args.stack,
+        args.out_dtype,
+        keep,
+    )
     return out, last_state

@@ -19,8 +19,25 @@ def register() -> None:
     chunk, lanes = torch.ops.mmvim_native.layout()
 
     @torch.library.register_fake('mmvim_native::scan_forward')
-    def _(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, reverse, follow, softplus, stack,
-          out_dtype, keep):
+    def _(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        initial_state,
+        maps,
+        map_ids,
+        reverse,
+        follow,
+        softplus,
+        stack,
+        out_dtype,
+        keep,
+    ):
         batch, _, dim, length = u.shape
         paths, d_state, groups = len(map_ids), A.shape[-1], B.shape[2]
         lead = (batch, paths) if stack else (batch,)
@@ -43,8 +60,11 @@ def register() -> None:
 
     @torch.library.register_fake('mmvim_native::conv_silu_backward')
     def _(grad, x, weight, bias, left):
-        return (x.new_empty(x.shape), weight.new_empty(weight.shape, dtype=torch.float32),
-                weight.new_empty((0,) if bias is None else bias.shape, dtype=torch.float32))
+        return (
+            x.new_empty(x.shape),
+            weight.new_empty(weight.shape, dtype=torch.float32),
+            weight.new_empty((0,) if bias is None else bias.shape, dtype=torch.float32),
+        )
 
     torch.library.register_autograd('mmvim_native::conv_silu_forward', _conv_backward, setup_context=_conv_context)
     torch.library.register_autograd('mmvim_native::conv_silu_backward', _no_second_derivative)
@@ -87,5 +107,7 @@ def _conv_backward(ctx, grad):
 
 
 def _no_second_derivative(ctx, *grads):
-    raise RuntimeError('mmvim_native::conv_silu_backward has no autograd formula: second derivatives are not '
-                       "implemented in C++; backend='torch' has them")
+    raise RuntimeError(
+        'mmvim_native::conv_silu_backward has no autograd formula: second derivatives are not '
+        "implemented in C++; backend='torch' has them"
+    )

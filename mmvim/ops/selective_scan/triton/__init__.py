@@ -55,13 +55,22 @@ def run_triton(args: ScanArguments) -> tuple[Tensor, Tensor]:
         ValueError: If the tensors are on a device that Triton cannot reach.
     """
     if args.u.device.type not in DEVICES and not interpreting():
-        raise ValueError(f"backend 'triton' of the selective scan cannot run on {args.u.device}: move the tensors to a "
-                         "GPU, or pass backend='auto'")
+        raise ValueError(
+            f"backend 'triton' of the selective scan cannot run on {args.u.device}: move the tensors to a "
+            "GPU, or pass backend='auto'"
+        )
     if not takes(args):
         return run_operator(args)
     tensors = [getattr(args, name) for name in TENSORS]
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     out, last_state, _, _ = torch.ops.mmvim.selective_scan_triton_fwd(
-        *tensors, list(args.map_ids), list(args.reverse), list(args.follow), args.delta_softplus, args.stack,
-        args.out_dtype, save)
+        *tensors,
+        list(args.map_ids),
+        list(args.reverse),
+        list(args.follow),
+        args.delta_softplus,
+        args.stack,
+        args.out_dtype,
+        save,
+    )
     return out, last_state

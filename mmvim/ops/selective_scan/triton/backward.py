@@ -29,17 +29,96 @@ from mmvim.ops.selective_scan.triton.device import (
 )
 
 
-@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'B_b', 'B_k', 'B_g', 'B_l',
-                               'C_b', 'C_k', 'C_g', 'C_l'))
-def scan_backward(dout, u, delta, A, B, C, D, bias, z, maps, carry, bounds, y, scratch,
-                  du, ddelta, dA, dB, dC, dD, dbias, dz, dfirst,
-                  L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
-                  dout_b, dout_k, dout_l, u_b, u_k, u_l, delta_b, delta_k, delta_l, z_b, z_l, A_k,
-                  B_b, B_k, B_g, B_l, C_b, C_k, C_g, C_l, D_k, bias_k,
-                  du_b, du_k, ddelta_b, ddelta_k, dz_b, dz_k,
-                  PATHS: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, SOFTPLUS: tl.constexpr,
-                  FOLLOW_U: tl.constexpr, FOLLOW_DELTA: tl.constexpr, FOLLOW_B: tl.constexpr, FOLLOW_C: tl.constexpr,
-                  Y_PATHS: tl.constexpr, BLOCK_D: tl.constexpr, STEPS: tl.constexpr):
+@triton.jit(
+    do_not_specialize=(
+        'L',
+        'segment',
+        'segments',
+        'blocks',
+        'map_ids',
+        'reverse',
+        'B_b',
+        'B_k',
+        'B_g',
+        'B_l',
+        'C_b',
+        'C_k',
+        'C_g',
+        'C_l',
+    )
+)
+def scan_backward(
+    dout,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    bias,
+    z,
+    maps,
+    carry,
+    bounds,
+    y,
+    scratch,
+    du,
+    ddelta,
+    dA,
+    dB,
+    dC,
+    dD,
+    dbias,
+    dz,
+    dfirst,
+    L,
+    dim,
+    group_dim,
+    blocks,
+    segment,
+    segments,
+    map_ids,
+    reverse,
+    dout_b,
+    dout_k,
+    dout_l,
+    u_b,
+    u_k,
+    u_l,
+    delta_b,
+    delta_k,
+    delta_l,
+    z_b,
+    z_l,
+    A_k,
+    B_b,
+    B_k,
+    B_g,
+    B_l,
+    C_b,
+    C_k,
+    C_g,
+    C_l,
+    D_k,
+    bias_k,
+    du_b,
+    du_k,
+    ddelta_b,
+    ddelta_k,
+    dz_b,
+    dz_k,
+    PATHS: tl.constexpr,
+    N: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    FOLLOW_U: tl.constexpr,
+    FOLLOW_DELTA: tl.constexpr,
+    FOLLOW_B: tl.constexpr,
+    FOLLOW_C: tl.constexpr,
+    Y_PATHS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STEPS: tl.constexpr,
+):
     """All gradients; shapes and strides as in :func:`scan_forward`, A as (1|PATHS, N, dim).
 
     carry: Gradient of the state after each segment, (b, PATHS, segments, N, dim) float32, or None, zeros.
@@ -141,8 +220,11 @@ def scan_backward(dout, u, delta, A, B, C, D, bias, z, maps, carry, bounds, y, s
                     gate = tl.load(z + p * z_l, mask=lanes, other=0.0).to(tl.float32)
                     open_by = sigmoid(gate)
                     ungated = tl.load(y + p * dim, mask=writes_dz, other=0.0).to(tl.float32)
-                    tl.store(dz + p * dim, grad * ungated * open_by * (1.0 + gate * (1.0 - open_by)),
-                             mask=writes_dz & (t < end))
+                    tl.store(
+                        dz + p * dim,
+                        grad * ungated * open_by * (1.0 + gate * (1.0 - open_by)),
+                        mask=writes_dz & (t < end),
+                    )
                     grad = grad * gate * open_by
                 dy = dy + (grad,)
                 dv = dv + (tl.zeros((BLOCK_D,), tl.float32),)

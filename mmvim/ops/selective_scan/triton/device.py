@@ -77,7 +77,7 @@ def read_tile(base, stride, t0, end, L, map_id, backward, maps, lanes, FOLLOW: t
 
 @triton.jit
 def step_size(raw, bias, valid, SOFTPLUS: tl.constexpr):
-    """delta after bias and softplus, or 0 where the step is not valid."""
+    """Delta after bias and softplus, or 0 where the step is not valid."""
     x = raw.to(tl.float32) + bias
     if SOFTPLUS:
         e, _ = exp_and_sum(x)

@@ -33,9 +33,22 @@ def merge_paths(x, z, out, y, L, dim, z_b, z_l, PATHS: tl.constexpr, BLOCK_L: tl
 
 
 @triton.jit(do_not_specialize=('L', 'blocks', 'map_ids', 'reverse'))
-def collect_projections(x, maps, out, L, blocks, map_ids, reverse, PATHS: tl.constexpr, GROUPS: tl.constexpr,
-                        N: tl.constexpr, FOLLOW: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr,
-                        BLOCK_L: tl.constexpr):
+def collect_projections(
+    x,
+    maps,
+    out,
+    L,
+    blocks,
+    map_ids,
+    reverse,
+    PATHS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    N: tl.constexpr,
+    FOLLOW: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
     """Sum over blocks of channels, from the order of steps to that of positions.
 
     x: (b, PATHS, GROUPS, blocks, ceil(L / STEPS), N, STEPS) float32. out: (b, PATHS, GROUPS, L, N).

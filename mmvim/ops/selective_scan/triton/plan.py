@@ -22,10 +22,18 @@ LEAST_SEGMENT = 128
 
 def takes(args: ScanArguments) -> bool:
     """Whether the kernels can run this scan; what they cannot take goes to the 'torch' backend."""
-    return (args.A.dtype == torch.float32 and args.B.dim() == 5 and args.C.dim() == 5
-            and args.A.shape[-1] <= MAX_STATE and 0 not in args.u.shape and args.A.shape[-1] > 0
-            and args.num_paths <= MAX_PATHS and (args.maps is None or args.maps.shape[0] <= MAX_MAPS)
-            and all(x is None or x.dtype != torch.float64 for x in (args.z,)) and args.out_dtype != torch.float64)
+    return (
+        args.A.dtype == torch.float32
+        and args.B.dim() == 5
+        and args.C.dim() == 5
+        and args.A.shape[-1] <= MAX_STATE
+        and 0 not in args.u.shape
+        and args.A.shape[-1] > 0
+        and args.num_paths <= MAX_PATHS
+        and (args.maps is None or args.maps.shape[0] <= MAX_MAPS)
+        and all(x is None or x.dtype != torch.float64 for x in (args.z,))
+        and args.out_dtype != torch.float64
+    )
 
 
 @dataclass
@@ -76,8 +84,12 @@ class Sizes:
 
     def blocks(self, kernel: str) -> Blocks:
         u = self.args.u
-        return fitting(blocks_for(kernel, self.d_state, self.length, u.dtype, architecture(u.device)), kernel, self.dim,
-                       self.group_dim)
+        return fitting(
+            blocks_for(kernel, self.d_state, self.length, u.dtype, architecture(u.device)),
+            kernel,
+            self.dim,
+            self.group_dim,
+        )
 
     def per_group(self, blocks: Blocks) -> int:
         return -(-self.group_dim // blocks.block_d)
@@ -97,21 +109,30 @@ class Sizes:
         return -(-self.length // steps), steps
 
     def common(self, blocks: Blocks, segments: int, segment: int) -> dict:
-        return {'L': self.length, 'dim': self.dim, 'group_dim': self.group_dim,
-                'blocks': self.groups * self.per_group(blocks), 'segment': segment, 'segments': segments,
-                'map_ids': self.map_ids, 'reverse': self.reverse, 'PATHS': self.paths, 'N': self.d_state,
-                'maps': self.args.maps, 'SOFTPLUS': self.args.delta_softplus}
+        return {
+            'L': self.length,
+            'dim': self.dim,
+            'group_dim': self.group_dim,
+            'blocks': self.groups * self.per_group(blocks),
+            'segment': segment,
+            'segments': segments,
+            'map_ids': self.map_ids,
+            'reverse': self.reverse,
+            'PATHS': self.paths,
+            'N': self.d_state,
+            'maps': self.args.maps,
+            'SOFTPLUS': self.args.delta_softplus,
+        }
 
 
 def strides(name: str, x: Tensor | None, axes: str, shape: str) -> dict[str, int]:
     """Arguments name_axis of the kernels, for some axes of `x`; 0 for an absent tensor or an axis of size 1."""
-    return {f'{name}_{axis}': 0 if x is None else
-            shared_stride(x, shape.index(axis)) for axis in axes}
+    return {f'{name}_{axis}': 0 if x is None else shared_stride(x, shape.index(axis)) for axis in axes}
 
 
-def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = None,
-            segments: int | None = None
-            ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+def forward(
+    args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = None, segments: int | None = None
+) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
     """The launches of the forward pass, and what they fill, see :func:`allocate`.
 
     Args:
@@ -129,21 +150,44 @@ def forward(args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = Non
     paths_out = out.new_empty((sizes.batch, sizes.paths, sizes.length, sizes.dim)) if merge else out
     launches, carry = [], state_rows(args.initial_state)
     D, bias = dense(args.D), dense(args.delta_bias)
-    scan = {'u': u, 'delta': delta, 'A': args.A, 'B': B, 'C': C, 'D': D, 'bias': bias,
-            **strides('u', u, 'bkl', 'bkdl'), **strides('delta', delta, 'bkl', 'bkdl'),
-            **strides('A', args.A, 'kdn', 'kdn'), **strides('B', B, 'bkgl', 'bkgnl'),
-            **strides('C', C, 'bkgl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
-            **strides('bias', bias, 'k', 'kd')}
+    scan = {
+        'u': u,
+        'delta': delta,
+        'A': args.A,
+        'B': B,
+        'C': C,
+        'D': D,
+        'bias': bias,
+        **strides('u', u, 'bkl', 'bkdl'),
+        **strides('delta', delta, 'bkl', 'bkdl'),
+        **strides('A', args.A, 'kdn', 'kdn'),
+        **strides('B', B, 'bkgl', 'bkgnl'),
+        **strides('C', C, 'bkgl', 'bkgnl'),
+        **strides('D', D, 'k', 'kd'),
+        **strides('bias', bias, 'k', 'kd'),
+    }
     if count > 1:
         before, carry = segment_states(sizes, scan, None, carry, count, steps, False, cut)
         launches += before
     programs = sizes.batch * sizes.paths * count * sizes.groups * sizes.per_group(blocks)
-    arguments = {**sizes.common(blocks, count, steps), **scan, **follow(args), 'CHUNK': CHUNK,
-                 'z': None if merge else z, **strides('z', z, 'bl', 'bdl'), 'carry': carry,
-                 'parked': args.A.new_empty((programs, sizes.d_state, blocks.block_d)) if blocks.parked else None,
-                 'out': paths_out, 'y': None if merge else y, 'last_state': last_state, 'bounds': bounds,
-                 'PARKED': blocks.parked, **blocks.constants()}
+    arguments = {
+        **sizes.common(blocks, count, steps),
+        **scan,
+        **follow(args),
+        'CHUNK': CHUNK,
+        'z': None if merge else z,
+        **strides('z', z, 'bl', 'bdl'),
+        'carry': carry,
+        'parked': args.A.new_empty((programs, sizes.d_state, blocks.block_d)) if blocks.parked else None,
+        'out': paths_out,
+        'y': None if merge else y,
+        'last_state': last_state,
+        'bounds': bounds,
+        'PARKED': blocks.parked,
+        **blocks.constants(),
+    }
     from mmvim.ops.selective_scan.triton.kernels import merge_paths, scan_forward
+
     launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward', blocks.options(args.u.device)))
     if merge:
         launches.append(merging(merge_paths, paths_out, out, z, y))
@@ -168,9 +212,15 @@ def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor | 
     return out, args.A.new_empty((batch, paths, d_state, dim)), y, bounds
 
 
-def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, y: Tensor | None, bounds: Tensor,
-             cut: dict[str, Blocks] | None = None, segments: int | None = None
-             ) -> tuple[list[Launch], Callable[[], dict[str, Tensor]]]:
+def backward(
+    args: ScanArguments,
+    grad_out: Tensor,
+    grad_last_state: Tensor | None,
+    y: Tensor | None,
+    bounds: Tensor,
+    cut: dict[str, Blocks] | None = None,
+    segments: int | None = None,
+) -> tuple[list[Launch], Callable[[], dict[str, Tensor]]]:
     """The launches of the backward pass, and a function that adds up what they leave.
 
     Args:
@@ -181,6 +231,7 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
         cut, segments: As in :func:`forward`.
     """
     from mmvim.ops.selective_scan.triton.kernels import merge_paths, scan_backward
+
     sizes = Sizes(args)
     blocks = (cut or {}).get('backward') or sizes.blocks('backward')
     u, delta, B, C, z, dout = (channels_last(x) for x in (args.u, args.delta, args.B, args.C, args.z, grad_out))
@@ -192,10 +243,12 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
 
     def per_path(x: Tensor) -> Tensor:
         return x.new_empty((*rows, *tail))
+
     parts = {'du': per_path(u), 'ddelta': per_path(delta)}
     for name in ('dB', 'dC'):
-        parts[name] = args.A.new_empty((*rows, sizes.groups, per_group, -(-sizes.length // blocks.steps),
-                                        sizes.d_state, blocks.steps))
+        parts[name] = args.A.new_empty(
+            (*rows, sizes.groups, per_group, -(-sizes.length // blocks.steps), sizes.d_state, blocks.steps)
+        )
     parts['dA'] = args.A.new_empty((*rows, count, sizes.d_state, sizes.dim))
     for name, x in (('dD', args.D), ('dbias', args.delta_bias)):
         parts[name] = None if x is None else args.A.new_empty((*rows, count, sizes.dim))
@@ -205,26 +258,53 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
 
     launches, carry = [], state_rows(grad_last_state)
     D, bias = dense(args.D), dense(args.delta_bias)
-    scan = {'dout': dout, 'u': u, 'delta': delta, 'A': rates, 'B': B, 'C': C, 'D': D, 'bias': bias,
-            **strides('dout', dout, 'bkl', 'bkdl'), **strides('u', u, 'bkl', 'bkdl'),
-            **strides('delta', delta, 'bkl', 'bkdl'), **strides('B', B, 'bkgl', 'bkgnl'),
-            **strides('C', C, 'bkgl', 'bkgnl'), **strides('D', D, 'k', 'kd'),
-            **strides('bias', bias, 'k', 'kd'), **strides('A', rates, 'k', 'knd')}
+    scan = {
+        'dout': dout,
+        'u': u,
+        'delta': delta,
+        'A': rates,
+        'B': B,
+        'C': C,
+        'D': D,
+        'bias': bias,
+        **strides('dout', dout, 'bkl', 'bkdl'),
+        **strides('u', u, 'bkl', 'bkdl'),
+        **strides('delta', delta, 'bkl', 'bkdl'),
+        **strides('B', B, 'bkgl', 'bkgnl'),
+        **strides('C', C, 'bkgl', 'bkgnl'),
+        **strides('D', D, 'k', 'kd'),
+        **strides('bias', bias, 'k', 'kd'),
+        **strides('A', rates, 'k', 'knd'),
+    }
     if count > 1:
-        before, carry = segment_states(sizes, {**scan, **strides('A', rates, 'kdn', 'knd')}, z, carry, count, steps,
-                                       True, cut)
+        before, carry = segment_states(
+            sizes, {**scan, **strides('A', rates, 'kdn', 'knd')}, z, carry, count, steps, True, cut
+        )
         launches += before
-    arguments = {**sizes.common(blocks, count, steps), **scan, **follow(args), 'CHUNK': CHUNK, 'z': z,
-                 **strides('z', z, 'bl', 'bdl'), 'carry': carry, 'bounds': bounds, 'y': y,
-                 'Y_PATHS': sizes.paths if args.stack else 1, 'scratch': scratch, **parts,
-                 **strides('du', parts['du'], 'bk', 'bkld'), **strides('ddelta', parts['ddelta'], 'bk', 'bkld'),
-                 **strides('dz', parts['dz'], 'bk', 'bkld'), **blocks.constants()}
-    launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward',
-                           blocks.options(args.u.device)))
+    arguments = {
+        **sizes.common(blocks, count, steps),
+        **scan,
+        **follow(args),
+        'CHUNK': CHUNK,
+        'z': z,
+        **strides('z', z, 'bl', 'bdl'),
+        'carry': carry,
+        'bounds': bounds,
+        'y': y,
+        'Y_PATHS': sizes.paths if args.stack else 1,
+        'scratch': scratch,
+        **parts,
+        **strides('du', parts['du'], 'bk', 'bkld'),
+        **strides('ddelta', parts['ddelta'], 'bk', 'bkld'),
+        **strides('dz', parts['dz'], 'bk', 'bkld'),
+        **blocks.constants(),
+    }
+    launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward', blocks.options(args.u.device)))
     for name, x, followed in (('B', args.B, args.follow[2]), ('C', args.C, args.follow[3])):
         own = x.shape[1] == sizes.paths
-        summed = args.A.new_empty((*rows, sizes.groups, sizes.length, sizes.d_state),
-                                  dtype=x.dtype if own else args.A.dtype)
+        summed = args.A.new_empty(
+            (*rows, sizes.groups, sizes.length, sizes.d_state), dtype=x.dtype if own else args.A.dtype
+        )
         launches.append(collecting(sizes, parts[f'd{name}'], summed, bool(followed), blocks.steps))
         parts[f'd{name}'] = summed
     for name, paths in (('du', args.u.shape[1]), ('ddelta', args.delta.shape[1]), ('dz', 1)):
@@ -238,17 +318,32 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
 def collecting(sizes: Sizes, x: Tensor, out: Tensor, followed: bool, steps: int) -> Launch:
     """The launch that sums the gradient of B or C over blocks of channels."""
     from mmvim.ops.selective_scan.triton.kernels import collect_projections
+
     block_n = 1 << (sizes.d_state - 1).bit_length()
     block_l = max(8, 512 // block_n)
-    arguments = {'x': x, 'maps': sizes.args.maps, 'out': out, 'L': sizes.length, 'blocks': x.shape[3],
-                 'map_ids': sizes.map_ids, 'reverse': sizes.reverse, 'PATHS': sizes.paths, 'GROUPS': sizes.groups,
-                 'N': sizes.d_state, 'FOLLOW': followed, 'STEPS': steps, 'BLOCK_N': block_n, 'BLOCK_L': block_l}
+    arguments = {
+        'x': x,
+        'maps': sizes.args.maps,
+        'out': out,
+        'L': sizes.length,
+        'blocks': x.shape[3],
+        'map_ids': sizes.map_ids,
+        'reverse': sizes.reverse,
+        'PATHS': sizes.paths,
+        'GROUPS': sizes.groups,
+        'N': sizes.d_state,
+        'FOLLOW': followed,
+        'STEPS': steps,
+        'BLOCK_N': block_n,
+        'BLOCK_L': block_l,
+    }
     programs = sizes.batch * sizes.paths * sizes.groups * -(-sizes.length // block_l)
     return Launch(collect_projections, programs, arguments, 4, 'collect')
 
 
 def _collect(args: ScanArguments, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gradients by input, in their shapes and dtypes; always summed in one order."""
+
     def over_paths(part: Tensor, shared: bool, *axes: int) -> Tensor:
         axes = (*axes, 1) if shared and part.shape[1] > 1 else axes
         return part.sum(axes, keepdim=True) if axes else part
@@ -296,13 +391,31 @@ def merging(kernel, x: Tensor, out: Tensor, z: Tensor | None, y: Tensor | None, 
     batch, paths, length, dim = x.shape
     block_d = 128 if dim >= 128 else 32
     block_l = 8
-    arguments = {'x': x, 'z': z, 'out': out, 'y': y, 'L': length, 'dim': dim, **strides('z', z, 'bl', 'bdl'),
-                 'PATHS': paths, 'BLOCK_L': block_l, 'BLOCK_D': block_d}
+    arguments = {
+        'x': x,
+        'z': z,
+        'out': out,
+        'y': y,
+        'L': length,
+        'dim': dim,
+        **strides('z', z, 'bl', 'bdl'),
+        'PATHS': paths,
+        'BLOCK_L': block_l,
+        'BLOCK_D': block_d,
+    }
     return Launch(kernel, batch * -(-length // block_l) * -(-dim // block_d), arguments, 4, name)
 
 
-def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | None, count: int, steps: int,
-                   adjoint: bool, cut: dict[str, Blocks] | None) -> tuple[list[Launch], Tensor]:
+def segment_states(
+    sizes: Sizes,
+    scan: dict,
+    z: Tensor | None,
+    first: Tensor | None,
+    count: int,
+    steps: int,
+    adjoint: bool,
+    cut: dict[str, Blocks] | None,
+) -> tuple[list[Launch], Tensor]:
     """The launches that find the state before (adjoint: the gradient after) each segment, and where they leave it.
 
     Args:
@@ -311,6 +424,7 @@ def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | N
         first: The state before all (adjoint: the gradient after all), (b, K, N, D), or None.
     """
     from mmvim.ops.selective_scan.triton.kernels import chain_segments, segment_ends
+
     args, blocks = sizes.args, (cut or {}).get('segments') or sizes.blocks('segments')
     rows = (sizes.batch, sizes.paths, count)
     ends = args.A.new_empty((*rows, sizes.d_state, sizes.dim))
@@ -318,19 +432,45 @@ def segment_states(sizes: Sizes, scan: dict, z: Tensor | None, first: Tensor | N
     x, W = ('dout', 'C') if adjoint else ('u', 'B')
     followed = follow(args)
     arguments = {
-        **sizes.common(blocks, count, steps), 'x': scan[x], 'delta': scan['delta'], 'A': scan['A'], 'W': scan[W],
-        'bias': scan['bias'], 'z': z, 'ends': ends, 'totals': totals,
+        **sizes.common(blocks, count, steps),
+        'x': scan[x],
+        'delta': scan['delta'],
+        'A': scan['A'],
+        'W': scan[W],
+        'bias': scan['bias'],
+        'z': z,
+        'ends': ends,
+        'totals': totals,
         **{f'x_{axis}': scan[f'{x}_{axis}'] for axis in 'bkl'},
         **{f'W_{axis}': scan[f'{W}_{axis}'] for axis in 'bkgl'},
         **{f'delta_{axis}': scan[f'delta_{axis}'] for axis in 'bkl'},
         **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'},
-        'bias_k': scan['bias_k'], **strides('z', z, 'bl', 'bdl'), 'FOLLOW_X': adjoint or followed['FOLLOW_U'],
-        'FOLLOW_DELTA': followed['FOLLOW_DELTA'], 'FOLLOW_W': followed['FOLLOW_C' if adjoint else 'FOLLOW_B'],
-        'ADJOINT': adjoint, 'PARKED': blocks.parked, **blocks.constants()}
+        'bias_k': scan['bias_k'],
+        **strides('z', z, 'bl', 'bdl'),
+        'FOLLOW_X': adjoint or followed['FOLLOW_U'],
+        'FOLLOW_DELTA': followed['FOLLOW_DELTA'],
+        'FOLLOW_W': followed['FOLLOW_C' if adjoint else 'FOLLOW_B'],
+        'ADJOINT': adjoint,
+        'PARKED': blocks.parked,
+        **blocks.constants(),
+    }
     programs = sizes.batch * sizes.paths * (count - 1) * arguments['blocks']
-    chain = {'ends': ends, 'totals': totals, 'first': first, 'A': scan['A'], 'dim': sizes.dim, 'segments': count,
-             **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'}, 'PATHS': sizes.paths, 'N': sizes.d_state,
-             'ADJOINT': adjoint, 'AHEAD': 8, 'BLOCK_D': 128}
+    chain = {
+        'ends': ends,
+        'totals': totals,
+        'first': first,
+        'A': scan['A'],
+        'dim': sizes.dim,
+        'segments': count,
+        **{f'A_{axis}': scan[f'A_{axis}'] for axis in 'kdn'},
+        'PATHS': sizes.paths,
+        'N': sizes.d_state,
+        'ADJOINT': adjoint,
+        'AHEAD': 8,
+        'BLOCK_D': 128,
+    }
     chains = sizes.batch * sizes.paths * sizes.d_state * -(-sizes.dim // 128)
-    return [Launch(segment_ends, programs, arguments, blocks.warps, 'segments', blocks.options(args.u.device)),
-            Launch(chain_segments, chains, chain, 4, 'chain')], ends
+    return [
+        Launch(segment_ends, programs, arguments, blocks.warps, 'segments', blocks.options(args.u.device)),
+        Launch(chain_segments, chains, chain, 4, 'chain'),
+    ], ends

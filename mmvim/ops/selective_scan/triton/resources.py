@@ -36,6 +36,7 @@ def compile_launch(launch: Launch, arch: int | str) -> Any:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
     amd = isinstance(arch, str)
     signature, constants, attributes = {}, {}, {}
     for place, parameter in enumerate(launch.kernel.params):
@@ -45,22 +46,26 @@ def compile_launch(launch: Launch, arch: int | str) -> Any:
         elif isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(place,)] = [['tt.divisibility', 16]]
-            if amd and value.numel() * value.element_size() < 2 ** 31:
+            if amd and value.numel() * value.element_size() < 2**31:
                 attributes[(place,)] += [['tt.pointer_range', 32]]
         elif isinstance(value, float):
             signature[name] = 'fp32'
         elif value == 1 and not parameter.do_not_specialize:
             signature[name], constants[name] = 'constexpr', 1
         else:
-            signature[name] = 'i32' if -2 ** 31 <= value < 2 ** 31 else 'i64'
+            signature[name] = 'i32' if -(2**31) <= value < 2**31 else 'i64'
             if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(place,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
     if amd:
-        return triton.compile(source, target=GPUTarget('hip', arch, 64 if arch.startswith(_WIDE) else 32),
-                              options={'num_warps': launch.warps})
-    return triton.compile(source, target=GPUTarget('cuda', arch, 32),
-                          options={'num_warps': launch.warps, **launch.options})
+        return triton.compile(
+            source,
+            target=GPUTarget('hip', arch, 64 if arch.startswith(_WIDE) else 32),
+            options={'num_warps': launch.warps},
+        )
+    return triton.compile(
+        source, target=GPUTarget('cuda', arch, 32), options={'num_warps': launch.warps, **launch.options}
+    )
 
 
 def read_resources(compiled: Any) -> Resources:
@@ -68,12 +73,14 @@ def read_resources(compiled: Any) -> Resources:
     if 'amdgcn' in compiled.asm:
         return _read_amd(compiled.asm['amdgcn'])
     import triton
+
     tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(compiled.asm['cubin'])
         file.flush()
-        text = subprocess.run([str(tool), '--dump-resource-usage', file.name], text=True, capture_output=True,
-                              check=True).stdout
+        text = subprocess.run(
+            [str(tool), '--dump-resource-usage', file.name], text=True, capture_output=True, check=True
+        ).stdout
     found = re.search(rf'Function {compiled.metadata.name}:\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)', text)
     if found is None:
         raise RuntimeError(f'cuobjdump tells nothing about {compiled.metadata.name}: {text!r}')

@@ -27,12 +27,51 @@ def over_tile(state, rate, steps, v, w_tile, offset, ADJOINT: tl.constexpr, STEP
 
 
 @triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'W_b', 'W_k', 'W_g', 'W_l'))
-def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
-                 L, dim, group_dim, blocks, segment, segments, map_ids, reverse,
-                 x_b, x_k, x_l, delta_b, delta_k, delta_l, z_b, z_l, A_k, A_d, A_n, W_b, W_k, W_g, W_l, bias_k,
-                 PATHS: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, FOLLOW_X: tl.constexpr,
-                 FOLLOW_DELTA: tl.constexpr, FOLLOW_W: tl.constexpr, ADJOINT: tl.constexpr, PARKED: tl.constexpr,
-                 BLOCK_D: tl.constexpr, STEPS: tl.constexpr):
+def segment_ends(
+    x,
+    delta,
+    A,
+    W,
+    bias,
+    z,
+    maps,
+    ends,
+    totals,
+    L,
+    dim,
+    group_dim,
+    blocks,
+    segment,
+    segments,
+    map_ids,
+    reverse,
+    x_b,
+    x_k,
+    x_l,
+    delta_b,
+    delta_k,
+    delta_l,
+    z_b,
+    z_l,
+    A_k,
+    A_d,
+    A_n,
+    W_b,
+    W_k,
+    W_g,
+    W_l,
+    bias_k,
+    PATHS: tl.constexpr,
+    N: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    FOLLOW_X: tl.constexpr,
+    FOLLOW_DELTA: tl.constexpr,
+    FOLLOW_W: tl.constexpr,
+    ADJOINT: tl.constexpr,
+    PARKED: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STEPS: tl.constexpr,
+):
     """State after each segment but the last from zero; or, ADJOINT, the gradient before each but the first.
 
     x, W: u and B; if ADJOINT, the gradient of the output (of the gated one, if z is not None) and C.
@@ -108,8 +147,22 @@ def segment_ends(x, delta, A, W, bias, z, maps, ends, totals,
 
 
 @triton.jit(do_not_specialize=('segments',))
-def chain_segments(ends, totals, first, A, dim, segments, A_k, A_d, A_n, PATHS: tl.constexpr, N: tl.constexpr,
-                   ADJOINT: tl.constexpr, AHEAD: tl.constexpr, BLOCK_D: tl.constexpr):
+def chain_segments(
+    ends,
+    totals,
+    first,
+    A,
+    dim,
+    segments,
+    A_k,
+    A_d,
+    A_n,
+    PATHS: tl.constexpr,
+    N: tl.constexpr,
+    ADJOINT: tl.constexpr,
+    AHEAD: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """Replace `ends` by the state before each segment (ADJOINT: the gradient after it), from `first` on.
 
     first: (b, PATHS, N, dim) float32, or None, zeros.
