@@ -139,7 +139,7 @@ def native_scan() -> dict[str, Any]:
         return {}
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    folder = Path('mmvim/ops/selective_scan/native')
+    folder = Path('mmvim/ops/native')
     spec = importlib.util.spec_from_file_location('mmvim_native_build', ROOT / folder / 'build.py')
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
@@ -147,7 +147,7 @@ def native_scan() -> dict[str, Any]:
         return {}
     extension = CppExtension(
         f'{".".join(folder.parts)}.{build.library_name()}',
-        [str(folder / 'scan.cpp')],
+        [str(folder / 'library.cpp')],
         extra_compile_args=build.flags(),
         extra_link_args=build.flags(),
         optional=True,

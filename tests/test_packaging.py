@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import setuptools
 
-from mmvim.ops.selective_scan.native import build as build_native
+from mmvim.ops.native import build as build_native
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', '*.so', '.*')
@@ -271,7 +271,7 @@ def test_a_wheel_built_beside_pytorch_carries_the_compiled_scan(tmp_path):
     with zipfile.ZipFile(archive) as wheel:
         libraries = [name for name in wheel.namelist() if name.endswith('.so')]
         wheel.extractall(tmp_path / 'installed')
-    assert libraries == [f'mmvim/ops/selective_scan/native/{build_native.library_name()}.so']
+    assert libraries == [f'mmvim/ops/native/{build_native.library_name()}.so']
     code = (
         'import torch; from mmvim.ops import backends, selective_scan; u = torch.ones(1, 1, 3); '
         'selective_scan(u, u, -torch.ones(1, 1), u, u, backend="native"); print(backends()["native"])'

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.models.layers import MambaVisionMixer, SelectiveScan2D, VimMixer
-from mmvim.ops.selective_scan.backends import resolve
+from mmvim.ops.backends import resolve
 
 # MMDetection's usual test size, and a usual crop where a config of MMSegmentation names none.
 _DETECTION_SHAPE = (800, 1280)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from helpers import randn
 
 from mmvim.ops.conv_silu import conv1d_silu
-from mmvim.ops.fused.device import on_triton
-from mmvim.ops.fused.rms_norm import add_rms_norm, add_rms_norm_reference
+from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
+from mmvim.ops.triton_host.device import on_triton
 
 
 def errors(function, reference, inputs, dtypes):

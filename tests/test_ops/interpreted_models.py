@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmvim.models.backbones import MambaVision, Vim
-from mmvim.ops.selective_scan.backends import ENV
+from mmvim.ops.backends import ENV
 
 
 def small_model(name):

@@ -6,7 +6,7 @@ from triton_cases import CASES, LONG, Case, worst_errors
 
 from mmvim.ops import selective_scan
 from mmvim.ops.selective_scan.arguments import TENSORS, single_path
-from mmvim.ops.selective_scan.triton import plan
+from mmvim.ops.selective_scan.triton import launches as plan
 from mmvim.ops.selective_scan.triton.blocks import blocks_for
 
 

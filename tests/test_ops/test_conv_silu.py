@@ -5,7 +5,8 @@ import torch
 from helpers import KINDS, randn
 
 from mmvim.ops.conv_silu import conv1d_silu
-from mmvim.ops.selective_scan.native import available, prepare
+from mmvim.ops.native.build import available
+from mmvim.ops.selective_scan.native import prepare
 
 
 def definition(x, weight, bias, left):

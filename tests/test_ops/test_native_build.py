@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mmvim.ops import backends, selective_scan
+from mmvim.ops.native import build
 from mmvim.ops.selective_scan import native
-from mmvim.ops.selective_scan.native import build, function
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(bool(build.obstacle()), reason=build.obstacle())
@@ -98,7 +98,7 @@ def test_one_that_lies_beside_the_package_is_taken(tiny, capfd):
 
 def test_two_processes_at_once_build_once(source):
     code = (
-        'import sys; from pathlib import Path; from mmvim.ops.selective_scan.native import build; '
+        'import sys; from pathlib import Path; from mmvim.ops.native import build; '
         f'print(build.build("mmvim_test", Path({str(source)!r}), build.cache_folder()))'
     )
     processes = [
@@ -119,7 +119,7 @@ def test_two_processes_at_once_build_once(source):
 
 def test_a_process_that_is_killed_does_not_block_the_next(source):
     code = (
-        'import time; from mmvim.ops.selective_scan.native import build; '
+        'import time; from mmvim.ops.native import build; '
         'build.cache_folder().mkdir(); '
         'lock = build._lock(build.cache_folder() / "mmvim_test.lock", ""); lock.__enter__(); '
         'print("held", flush=True); time.sleep(60)'
@@ -141,8 +141,8 @@ def scan(backend=None):
 def unlucky(tiny, monkeypatch):
     """The scan cannot be built: what `auto` and an explicit choice do then."""
     monkeypatch.delenv('MMVIM_SCAN_BACKEND', raising=False)
-    monkeypatch.setattr(function, 'register', lambda: None)
-    function.warned.cache_clear()
+    monkeypatch.setattr(native, 'register', lambda: None)
+    native.warned.cache_clear()
 
     def check(reason):
         assert not backends()['native'][0] or 'compiled on first use' in backends()['native'][1]
@@ -154,7 +154,7 @@ def unlucky(tiny, monkeypatch):
             scan('native')
 
     yield check
-    function.warned.cache_clear()
+    native.warned.cache_clear()
 
 
 def test_no_compiler(unlucky, monkeypatch, tmp_path):
@@ -190,5 +190,5 @@ def test_a_read_only_cache_that_has_the_library_serves(tiny, capfd):
 
 
 def test_the_package_names_the_real_sources():
-    folder = Path(native.__file__).parent
+    folder = Path(build.__file__).parent
     assert {path.name for path in folder.iterdir() if path.suffix in ('.cpp', '.h')} == set(build.SOURCES)

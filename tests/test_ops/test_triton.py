@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mmvim.ops import backends, selective_scan
+from mmvim.ops.backends import resolve
 from mmvim.ops.selective_scan import triton as backend
-from mmvim.ops.selective_scan.backends import resolve
 
 FOLDER = Path(__file__).parent
 needs_triton = pytest.mark.skipif(not backend.installed(), reason='Triton is not installed')

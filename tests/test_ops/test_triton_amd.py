@@ -31,7 +31,7 @@ def poisoned_memory():
 @pytest.mark.parametrize('arch', ['gfx942', 'gfx1100'])
 @pytest.mark.parametrize('setting', FEW + MORE if os.environ.get('MMVIM_TEST_EVERY_KERNEL') == '1' else FEW, ids=str)
 def test_compiles_without_spills(setting, arch):
-    from mmvim.ops.selective_scan.triton.resources import compile_launch, read_resources
+    from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
     for name, launch in launches(*setting, 1024).items():
         compiled = compile_launch(launch, arch)

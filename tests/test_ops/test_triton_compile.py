@@ -130,7 +130,7 @@ def test_blocks_fit_the_channels():
 
 def test_reading_a_spill():
     """The reader sees what it is to see: a kernel held to few registers spills."""
-    from mmvim.ops.selective_scan.triton.resources import compile_launch, read_resources
+    from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
     launch = launches('vim', 1, 'float32', 1024)['segments']
     launch.options = {'maxnreg': 24}

@@ -12,8 +12,8 @@ from triton_cases import CASES, CROSS, LONG, Case, worst_errors
 
 from mmvim.ops import selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
-from mmvim.ops.fused.rms_norm import add_rms_norm, add_rms_norm_reference
-from mmvim.ops.selective_scan.triton import plan
+from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
+from mmvim.ops.selective_scan.triton import launches as plan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='PyTorch finds no GPU')]
 

@@ -121,7 +121,7 @@ def empty(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
 
 def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
     from mmvim.ops.selective_scan.arguments import ScanArguments
-    from mmvim.ops.selective_scan.triton import plan
+    from mmvim.ops.selective_scan.triton import launches as plan
 
     batch, dim, kind, paths, groups = 2, call.dim, getattr(torch, dtype), len(call.maps), call.groups
     shared = paths if call.own_A else 1
@@ -156,7 +156,7 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
 
 
 def convolution(setting: str, dtype: str, length: int) -> list:
-    from mmvim.ops.fused.conv import plan_backward, plan_forward
+    from mmvim.ops.conv_silu.triton import plan_backward, plan_forward
 
     dim, taps, left, bias = CONVOLUTIONS[setting]
     # Half of a wider projection; under autocast filters stay in float32.
@@ -171,7 +171,7 @@ def convolution(setting: str, dtype: str, length: int) -> list:
 
 
 def norm(channels: int, dtype: str, length: int) -> list:
-    from mmvim.ops.fused.rms_norm import plan_backward, plan_forward
+    from mmvim.ops.rms_norm.triton import plan_backward, plan_forward
 
     kind, full = getattr(torch, dtype), torch.float32
     x, residual, weight = empty(2, length, channels, kind=kind), empty(2, length, channels), empty(channels)
@@ -237,8 +237,8 @@ FEW = [
 
 def measure(wanted: Specialisation) -> dict:
     """Compile all kernels of a specialisation: their :class:`Resources` by name."""
-    from mmvim.ops.selective_scan.triton import plan
-    from mmvim.ops.selective_scan.triton.resources import compile_launch, read_resources
+    from mmvim.ops.selective_scan.triton import launches as plan
+    from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
     with mock.patch.object(plan, 'architecture', lambda device: wanted.arch):
         found = launches(*wanted[:-1])

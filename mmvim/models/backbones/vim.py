@@ -22,8 +22,8 @@ from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
 from mmvim.models.layers.pos_embed import insert_rows, resize_grid, rope_tables, rotate, split_rows
 from mmvim.models.layers.vim_mixer import VimMixer
-from mmvim.ops.fused.device import on_triton
-from mmvim.ops.fused.rms_norm import add_rms_norm
+from mmvim.ops.rms_norm import add_rms_norm
+from mmvim.ops.triton_host.device import on_triton
 from mmvim.registry import MODELS
 
 CLASS_TOKENS = {

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer as _build_norm_layer
 from torch import Tensor, nn
 
-from mmvim.ops.fused.device import on_triton
-from mmvim.ops.fused.rms_norm import add_rms_norm
+from mmvim.ops.rms_norm import add_rms_norm
+from mmvim.ops.triton_host.device import on_triton
 from mmvim.registry import MODELS
 
 

@@ -14,15 +14,16 @@ the last state; :func:`register_backend` is all that a further one needs:
 `autograd.py` and `flops.py` tell PyTorch of the derivative and the FLOPs of each backend's operators.
 """
 
+from mmvim.ops.backends import backends, register_backend
+from mmvim.ops.native.build import available as _native_available
 from mmvim.ops.selective_scan import native as _native
 from mmvim.ops.selective_scan import triton as _triton
-from mmvim.ops.selective_scan.backends import backends, register_backend
 from mmvim.ops.selective_scan.interface import selective_scan, selective_scan_paths
 from mmvim.ops.selective_scan.operator import run_operator
 from mmvim.ops.selective_scan.reference import scan_reference
 
 register_backend('torch', run_operator, lambda: (True, 'plain PyTorch, any device'))
-register_backend('native', _native.run_native, _native.available, _native.serves, _native.prepare)
+register_backend('native', _native.run_native, _native_available, _native.serves, _native.prepare)
 register_backend('triton', _triton.run_triton, _triton.available, _triton.serves, _triton.prepare)
 register_backend('reference', scan_reference, lambda: (True, 'the definition, any device; slow'))
 

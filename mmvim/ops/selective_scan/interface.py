@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmvim.ops.backends import choose
 from mmvim.ops.scan_paths import ScanPath
 from mmvim.ops.selective_scan.arguments import FOLLOWERS, several_paths, single_path
-from mmvim.ops.selective_scan.backends import choose
 
 
 def selective_scan(

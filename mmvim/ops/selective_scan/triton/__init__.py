@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmvim.ops.fused.device import installed, interpreting
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
 from mmvim.ops.selective_scan.operator import run_operator
 from mmvim.ops.selective_scan.triton import operator as _operator  # noqa: F401  (defines the operators)
-from mmvim.ops.selective_scan.triton.plan import takes
+from mmvim.ops.selective_scan.triton.launches import takes
+from mmvim.ops.triton_host.device import installed, interpreting
 
 __all__ = ['available', 'prepare', 'run_triton', 'serves']
 

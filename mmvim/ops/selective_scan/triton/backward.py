@@ -17,7 +17,7 @@ dB and dC are summed over the lanes here and over the blocks of channels afterwa
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.device import (
+from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
     LOG2E,
     locate,
@@ -127,7 +127,7 @@ def scan_backward(
     du, ddelta, dz: (b, 1|PATHS, L, dim); their path stride is 0 where one path alone has written or shall write them.
     dA: (b, PATHS, segments, N, dim), dD, dbias: (b, PATHS, segments, dim), float32, or None; to be summed.
     dB, dC: (b, PATHS, groups, blocks of a group, ceil(L / STEPS), N, STEPS) float32, in the order of steps; see
-    :func:`~mmvim.ops.selective_scan.triton.merge.collect_projections`.
+    :func:`~mmvim.ops.selective_scan.triton.reduce.collect_projections`.
     dfirst: Gradient of the initial state, (b, PATHS, N, dim) float32, or None.
     """
     group, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D)

@@ -11,7 +11,7 @@ States and steps are unrolled as tuples, so nothing depends on how the compiler 
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.device import (
+from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     locate,
     path_of,

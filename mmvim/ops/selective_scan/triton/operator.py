@@ -8,11 +8,12 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from mmvim.ops.fused.device import current
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
 from mmvim.ops.selective_scan.autograd import differentiate
 from mmvim.ops.selective_scan.flops import count_flops
-from mmvim.ops.selective_scan.triton import plan, tuning
+from mmvim.ops.selective_scan.triton import launches as plan
+from mmvim.ops.selective_scan.triton import tuning
+from mmvim.ops.triton_host.device import current
 
 
 @torch.library.custom_op('mmvim::selective_scan_triton_fwd', mutates_args=())

@@ -10,7 +10,7 @@ the same way backwards, from C * dy instead of delta * B * u. Where there are ma
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.device import LOG2E, locate, path_of, position, read_tile, sigmoid, step_size
+from mmvim.ops.selective_scan.triton.tiles import LOG2E, locate, path_of, position, read_tile, sigmoid, step_size
 
 
 @triton.jit

@@ -14,10 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmvim.ops.fused.launch import Launch
 from mmvim.ops.selective_scan.arguments import ScanArguments
-from mmvim.ops.selective_scan.triton import plan
+from mmvim.ops.selective_scan.triton import launches as plan
 from mmvim.ops.selective_scan.triton.blocks import Blocks, fitting
+from mmvim.ops.triton_host.launch import Launch
 
 ENV = 'MMVIM_TRITON_AUTOTUNE'
 _STEPS = {'forward': (2, 4, 8), 'backward': (2, 4, 8)}

@@ -1,9 +1,9 @@
 // The selective scan and the convolution before it on CPUs, forward and backward, as PyTorch operators.
 #include <torch/library.h>
 
-#include "backward.h"
-#include "conv.h"
-#include "forward.h"
+#include "scan_backward.h"
+#include "conv_silu.h"
+#include "scan_forward.h"
 
 // How the kept states are cut: steps between two of them, lanes of a vector.
 static std::vector<int64_t> layout() { return {mmvim::CHUNK, mmvim::W}; }

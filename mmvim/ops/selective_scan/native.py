@@ -8,9 +8,9 @@ import warnings
 import torch
 from torch import Tensor
 
+from mmvim.ops.native.build import load_library
+from mmvim.ops.native.operators import register
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
-from mmvim.ops.selective_scan.native.build import load_library
-from mmvim.ops.selective_scan.native.operators import register
 from mmvim.ops.selective_scan.operator import run_operator
 
 

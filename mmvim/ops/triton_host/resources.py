@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmvim.ops.fused.launch import Launch
+from mmvim.ops.triton_host.launch import Launch
 
 _TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16', torch.int64: '*i64'}
 _WIDE = 'gfx9'  # AMD's architectures whose warps have 64 lanes; others have 32

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ('scan.cpp', 'forward.h', 'backward.h', 'conv.h', 'problem.h', 'access.h', 'vec.h')
+SOURCES = ('library.cpp', 'scan_forward.h', 'scan_backward.h', 'scan_problem.h', 'conv_silu.h', 'tiles.h', 'vec.h')
 # at::parallel_for needs OpenMP; GCC and Clang alone know the vectors of vec.h.
 OPENMP = () if sys.platform == 'darwin' else ('-fopenmp',)
 FLAGS = ('-O3', '-march=native', '-std=c++20', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math', *OPENMP)
@@ -145,7 +145,7 @@ def load_library() -> str:
     if reason:
         return reason
     try:
-        build(name, FOLDER / 'scan.cpp', cache_folder())
+        build(name, FOLDER / 'library.cpp', cache_folder())
     except (OSError, RuntimeError) as error:
         return f'it cannot be compiled: {error}'
     return ''

@@ -5,7 +5,7 @@
 #pragma once
 #include <tuple>
 
-#include "problem.h"
+#include "scan_problem.h"
 
 namespace mmvim {
 

@@ -8,8 +8,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from mmvim.ops.fused.device import current
-from mmvim.ops.fused.launch import Launch
+from mmvim.ops.triton_host.device import current
+from mmvim.ops.triton_host.launch import Launch
 
 MAX_TAPS, MAX_FILTERS = 16, 7
 _WARPS = 4
@@ -29,7 +29,7 @@ def conv_fwd(x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[i
 
 def plan_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> tuple[Launch, Tensor]:
     """The launch of the forward pass, and the output that it fills."""
-    from mmvim.ops.fused.conv_triton import conv_forward
+    from mmvim.ops.conv_silu.kernels import conv_forward
 
     x = _rows(x)
     y = x.new_empty((x.shape[0], len(left), *x.shape[1:]))
@@ -62,7 +62,7 @@ def plan_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
 ) -> tuple[list[Launch], Tensor, Tensor, Tensor | None]:
     """The launches of the backward pass, and what they fill: dx, and the shares of dweight and dbias to be summed."""
-    from mmvim.ops.fused.conv_triton import conv_backward, conv_transposed
+    from mmvim.ops.conv_silu.kernels import conv_backward, conv_transposed
 
     x = _rows(x)
     batch, length, dim = x.shape

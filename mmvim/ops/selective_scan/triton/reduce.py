@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.device import path_of, position, sigmoid
+from mmvim.ops.selective_scan.triton.tiles import path_of, position, sigmoid
 
 
 @triton.jit(do_not_specialize=('L',))

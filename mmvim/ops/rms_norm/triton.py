@@ -1,57 +1,16 @@
-"""Root-mean-square norm (Zhang and Sennrich, https://arxiv.org/abs/1910.07467), with the residual add before it."""
+"""The torch.library operators of the norm on GPUs; `mmvim.ops.rms_norm` calls them."""
 
 from __future__ import annotations
 
 from typing import Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mmvim.ops.fused.device import current, on_triton
-from mmvim.ops.fused.launch import Launch
+from mmvim.ops.triton_host.device import current
+from mmvim.ops.triton_host.launch import Launch
 
 MAX_CHANNELS = 4096
-
-
-def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Add, and normalise the sum.
-
-    Args:
-        x: (..., C), any floating dtype.
-        residual: The stream that `x` is added to, (..., C), or None. Defaults to None.
-        weight: (C,).
-        eps: Added to the mean square. Defaults to 1e-5.
-
-    Returns:
-        ``s / sqrt(mean(s^2) + eps) * weight`` and ``s = residual + x``, which has the dtype that the two promote to.
-        The first is computed in float32 (float64 for such inputs) and has the dtype of `weight`; under autocast on a
-        GPU that of autocast, which its consumers would round it to.
-
-    Raises:
-        ValueError: If the shapes do not fit.
-    """
-    if weight.shape != x.shape[-1:] or (residual is not None and residual.shape != x.shape):
-        raise ValueError(
-            f'x and residual must have one shape (..., C) and weight (C,); got {tuple(x.shape)}, '
-            f'{None if residual is None else tuple(residual.shape)} and {tuple(weight.shape)}'
-        )
-    wide = torch.float64 in (x.dtype, weight.dtype, x.dtype if residual is None else residual.dtype)
-    if not on_triton(x) or wide or x.numel() == 0 or x.shape[-1] > MAX_CHANNELS:
-        return add_rms_norm_reference(x, residual, weight, eps)
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if kind != 'cpu' and torch.is_autocast_enabled(kind) else weight.dtype
-    y, total, _ = torch.ops.mmvim.rms_norm_fwd(x, residual, weight, eps, dtype)
-    return y, x if residual is None else total
-
-
-def add_rms_norm_reference(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5
-) -> tuple[Tensor, Tensor]:
-    """:func:`add_rms_norm` in plain PyTorch."""
-    total = x if residual is None else residual + x
-    dtype = torch.promote_types(torch.promote_types(total.dtype, weight.dtype), torch.float32)
-    return F.rms_norm(total.to(dtype), weight.shape, weight.to(dtype), eps).to(weight.dtype), total
 
 
 def _grid(channels: int) -> tuple[int, int, int]:
@@ -75,7 +34,7 @@ def plan_forward(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
     """The launch of the forward pass, and what it fills."""
-    from mmvim.ops.fused.rms_norm_triton import norm_forward
+    from mmvim.ops.rms_norm.kernels import norm_forward
 
     y, total, scale = _outputs(x, residual, dtype)
     rows, channels = scale.numel(), x.shape[-1]
@@ -137,7 +96,7 @@ def plan_backward(
     residual_dtype: torch.dtype | None,
 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
     """The launch of the backward pass, and what it fills: dx, dresidual, and the shares of dweight to be summed."""
-    from mmvim.ops.fused.rms_norm_triton import norm_backward
+    from mmvim.ops.rms_norm.kernels import norm_backward
 
     rows, channels = scale.numel(), total.shape[-1]
     per_program, block, warps = _grid(channels)

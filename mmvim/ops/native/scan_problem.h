@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "access.h"
+#include "tiles.h"
 
 namespace mmvim {
 

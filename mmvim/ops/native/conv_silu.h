@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "access.h"
+#include "tiles.h"
 
 namespace mmvim {
 

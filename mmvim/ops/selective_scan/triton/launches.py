@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mmvim.ops.fused.launch import Launch
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, MAX_STATE, Blocks, blocks_for, fitting
-from mmvim.ops.selective_scan.triton.launch import architecture, channels_last, processors, shared_stride
+from mmvim.ops.selective_scan.triton.memory import architecture, channels_last, processors, shared_stride
+from mmvim.ops.triton_host.launch import Launch
 
 MAX_PATHS, MAX_MAPS, MAP_BITS = 10, 7, 3
 # One warp a processor's quarter is little: loads then wait for nobody. Up to this many programs a processor, L is cut.
@@ -186,7 +186,8 @@ def forward(
         'PARKED': blocks.parked,
         **blocks.constants(),
     }
-    from mmvim.ops.selective_scan.triton.kernels import merge_paths, scan_forward
+    from mmvim.ops.selective_scan.triton.forward import scan_forward
+    from mmvim.ops.selective_scan.triton.reduce import merge_paths
 
     launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward', blocks.options(args.u.device)))
     if merge:
@@ -230,7 +231,8 @@ def backward(
         y, bounds: What the forward pass filled.
         cut, segments: As in :func:`forward`.
     """
-    from mmvim.ops.selective_scan.triton.kernels import merge_paths, scan_backward
+    from mmvim.ops.selective_scan.triton.backward import scan_backward
+    from mmvim.ops.selective_scan.triton.reduce import merge_paths
 
     sizes = Sizes(args)
     blocks = (cut or {}).get('backward') or sizes.blocks('backward')
@@ -317,7 +319,7 @@ def backward(
 
 def collecting(sizes: Sizes, x: Tensor, out: Tensor, followed: bool, steps: int) -> Launch:
     """The launch that sums the gradient of B or C over blocks of channels."""
-    from mmvim.ops.selective_scan.triton.kernels import collect_projections
+    from mmvim.ops.selective_scan.triton.reduce import collect_projections
 
     block_n = 1 << (sizes.d_state - 1).bit_length()
     block_l = max(8, 512 // block_n)
@@ -423,7 +425,7 @@ def segment_states(
         z: Gate, adjoint only.
         first: The state before all (adjoint: the gradient after all), (b, K, N, D), or None.
     """
-    from mmvim.ops.selective_scan.triton.kernels import chain_segments, segment_ends
+    from mmvim.ops.selective_scan.triton.segments import chain_segments, segment_ends
 
     args, blocks = sizes.args, (cut or {}).get('segments') or sizes.blocks('segments')
     rows = (sizes.batch, sizes.paths, count)

@@ -7,11 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmvim.ops.selective_scan.arguments import ScanArguments
-
 ENV = 'MMVIM_SCAN_BACKEND'
 
-Run = Callable[[ScanArguments], tuple[Tensor, Tensor]]
+Run = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Backend(NamedTuple):

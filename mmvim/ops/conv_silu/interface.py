@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvim.ops.depthwise_conv import depthwise_conv1d
-from mmvim.ops.fused.conv import takes
-from mmvim.ops.fused.device import on_triton
-from mmvim.ops.selective_scan.backends import resolve
+from mmvim.ops.backends import resolve
+from mmvim.ops.conv_silu.plain import depthwise_conv1d
+from mmvim.ops.conv_silu.triton import takes
+from mmvim.ops.triton_host.device import on_triton
 
 
 def conv1d_silu(
