@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(bool(build.obstacle()), reason=build.obstacle())
 def source(tmp_path, monkeypatch):
     """A tiny library's source; the cache is a folder of the test's own, and nothing has been loaded yet."""
     monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path / 'cache'))
-    file = tmp_path / 'source' / 'scan.cpp'
+    file = tmp_path / 'source' / 'library.cpp'
     file.parent.mkdir()
     file.write_text('extern "C" int mmvim_test() { return 1; }\n')
     for function_ in (build.library_name, build.load_library):
@@ -37,7 +37,7 @@ def source(tmp_path, monkeypatch):
 def tiny(source, monkeypatch):
     """The package has only that source."""
     monkeypatch.setattr(build, 'FOLDER', source.parent)
-    monkeypatch.setattr(build, 'SOURCES', ('scan.cpp',))
+    monkeypatch.setattr(build, 'SOURCES', ('library.cpp',))
     return source
 
 
