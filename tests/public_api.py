@@ -115,7 +115,7 @@ def tools() -> dict[str, Any]:
             found[name] = {
                 'dest': action.dest,
                 'choices': repr(action.choices and sorted(map(str, action.choices))),
-                'default': repr(action.default),
+                'default': repr(action.default).replace(str(ROOT), 'ROOT'),
                 'nargs': repr(action.nargs),
             }
     return found

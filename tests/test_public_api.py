@@ -1,4 +1,4 @@
-"""Names that users rely on stay, with the meaning they had. A new name, or a new argument with a default, needs no edit.
+"""Names that users rely on keep their meaning. A new name, or a new argument with a default, needs no edit.
 
 Where one must go or change, say in CHANGELOG.md that it does and in UPGRADING.md what to write instead, and then record
 the rest anew: ``python tests/public_api.py``.
