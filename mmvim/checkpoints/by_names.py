@@ -41,7 +41,7 @@ def fit_by_names(
     weights = _without_prefix(own, tensors, _prefix(own, tensors, module, file) if prefix is None else prefix, report)
     result = _try(module, weights, report)
     if result is not None:
-        _account(own, weights, *result, report)
+        _compare(own, weights, *result, report)
     return report, weights
 
 
@@ -74,7 +74,7 @@ def _without_prefix(own: dict, tensors: dict, prefix: str, report: Report) -> 'O
             report.dropped[name] = 'head, no part of a backbone'
         else:
             rest[name] = tensor
-    report.leave_over(rest)
+    report.note_leftovers(rest)
     return weights
 
 
@@ -95,7 +95,7 @@ def _try(module: nn.Module, weights: 'OrderedDict[str, Tensor]', report: Report)
     return None
 
 
-def _account(own: dict, weights: dict, missing: list, unexpected: list, report: Report) -> None:
+def _compare(own: dict, weights: dict, missing: list, unexpected: list, report: Report) -> None:
     if not any(_OUTPUT_NORMS.match(name) and name in own for name in weights):
         report.fresh.update(
             (name, 'norm of an output, which a classifier does not have')

@@ -52,7 +52,7 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
             else:
                 weights[f'backbone.{name}'] = tensor
         weights.update(found.parts)
-        report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
+        report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
         for name in report.unexpected:
             bare = name.removeprefix(layout.outer)
             if bare in weights:

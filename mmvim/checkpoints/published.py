@@ -140,8 +140,8 @@ def read(
     )
     module = _build_meta(backbone, file)
     own = family.fit(found.own, module, settings, report)
-    report.account(module.state_dict(), own)
-    report.demand_outputs(layout.kind)
+    report.compare(module.state_dict(), own)
+    report.require_output_norms(layout.kind)
     _prefix_report(report)
     parts = found.parts if kind != 'dense' else OrderedDict()
     if kind == 'dense':
@@ -150,7 +150,7 @@ def read(
         report.used += list(parts)
         if kind == 'classifier':
             _check_head(parts, own.get(family.final_norm), report)
-    report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
+    report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
     report.check(strict)
     state = OrderedDict(
         (f'backbone.{name}', tensor) for name, tensor in own.items() if f'backbone.{name}' not in report.unexpected

@@ -77,7 +77,7 @@ class Report:
             for name in ('resized', 'dropped', 'fresh', 'missing', 'mismatched', 'unexpected')
         )
 
-    def account(self, own: dict, given: dict) -> None:
+    def compare(self, own: dict, given: dict) -> None:
         """Compare the shapes of a model with those of what was made for it.
 
         Args:
@@ -94,7 +94,7 @@ class Report:
                 self.used.append(name)
         self.unexpected += [name for name in given if name not in own]
 
-    def demand_outputs(self, kind: str) -> None:
+    def require_output_norms(self, kind: str) -> None:
         """What a classifier cannot have is missing where a whole dense model has lost it.
 
         Args:
@@ -104,7 +104,7 @@ class Report:
             self.missing += self.fresh
             self.fresh = {}
 
-    def leave_over(self, tensors: dict) -> None:
+    def note_leftovers(self, tensors: dict) -> None:
         """Account for tensors that are no part's: counters of an average are expected, others are not.
 
         Args:
@@ -115,6 +115,9 @@ class Report:
                 self.dropped[name] = 'counter of the average that these weights are'
             else:
                 self.unexpected.append(name)
+
+    # What these methods were called before.
+    account, demand_outputs, leave_over = compare, require_output_norms, note_leftovers
 
     def check(self, strict: bool = True) -> None:
         """Raise if the file does not fit.

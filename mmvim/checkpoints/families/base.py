@@ -178,7 +178,7 @@ def count(own: dict[str, Tensor], pattern: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def take(own: dict[str, Tensor], report: Report, start: str | tuple[str, ...], reason: str) -> None:
+def drop(own: dict[str, Tensor], report: Report, start: str | tuple[str, ...], reason: str) -> None:
     """Drop the names that begin with `start`, for a reason that the report keeps."""
     for name in [name for name in own if name.startswith(start)]:
         del own[name]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.base import HEAD, Family, count, shape_of, take
+from mmvim.checkpoints.families.base import HEAD, Family, count, drop, shape_of
 from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.mamba_vision import MambaVision
@@ -89,14 +89,14 @@ class MambaVisionFamily(Family):
     def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """See the base class."""
         weights = OrderedDict(own)
-        take(weights, report, 'head.', HEAD)
+        drop(weights, report, 'head.', HEAD)
         if module.norm is None:
-            take(weights, report, 'norm.', 'final norm of the classifier, not on the way to maps')
+            drop(weights, report, 'norm.', 'final norm of the classifier, not on the way to maps')
         outputs = [name for name in weights if re.match(r'outnorm\d\.', name)]
         for name in outputs:
             level = int(name[len('outnorm')])
             if not module.out_norm or level not in module.out_indices:
-                take(weights, report, name, f'norm of an output that this backbone does not give (level {level})')
+                drop(weights, report, name, f'norm of an output that this backbone does not give (level {level})')
         if not outputs and module.out_norm:
             report.fresh.update(
                 (name, 'norm of an output, which a classifier does not have; it starts at 1 and 0')

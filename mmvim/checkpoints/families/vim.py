@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.base import HEAD, Family, count, shape_of, take
+from mmvim.checkpoints.families.base import HEAD, Family, count, drop, shape_of
 from mmvim.checkpoints.families.patches import resample_patches
 from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
@@ -137,9 +137,9 @@ class VimFamily(Family):
     def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """See the base class."""
         weights = OrderedDict(own)
-        take(weights, report, 'head.', HEAD)
-        take(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
-        take(
+        drop(weights, report, 'head.', HEAD)
+        drop(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
+        drop(
             weights,
             report,
             'rope.',
@@ -148,7 +148,7 @@ class VimFamily(Family):
             else 'angles of RoPE, which this backbone is built without',
         )
         if module.norm_f is None:
-            take(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
+            drop(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
         _fit_patches(weights, module, options, report)
         if 'pos_embed' in weights and module.pos_embed is not None:
             _fit_positions(weights, module, options, report)
