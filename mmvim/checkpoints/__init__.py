@@ -1,11 +1,11 @@
-"""Published checkpoints as they are published: read safely, fitted completely, accounted for tensor by tensor.
+"""Published checkpoints, read as they are: safely, completely, and with an account of every tensor.
 
     from mmvim import checkpoints
     found = checkpoints.read('vim_t_midclstok_76p1acc.pth')   # configs, weights in mmvim's names, report
     checkpoints.load_backbone(backbone, 'hf://nvidia/MambaVision-T-1K/model.safetensors')
 
-In a config: ``init_cfg=dict(type='Pretrained', checkpoint=FILE_OR_URL)`` of a backbone. ``tools/test.py`` takes whole
-published segmentors and detectors, ``tools/model_converters`` turns files into plain ones and back.
+In a config, give a backbone ``init_cfg=dict(type='Pretrained', checkpoint=FILE_OR_URL)``. ``tools/test.py`` takes whole
+published segmentors and detectors, and ``tools/model_converters`` turns files into plain ones and back.
 """
 
 from mmvim.checkpoints.container import check_target, load_file, save_file

@@ -1,4 +1,4 @@
-"""Backbones of a family without a module of its own here: the file's names, after a prefix, must be the model's."""
+"""Loading for backbones whose family has no module here: after a prefix, the file must use the model's own names."""
 
 import copy
 import re
@@ -18,35 +18,35 @@ _MISMATCH = re.compile(r'size mismatch for (\S+): .*?(\(\[.*?\]\)).*?(\(\[.*?\]\
 
 
 def fit_by_names(
-    module: nn.Module, tensors: 'OrderedDict[str, Tensor]', file: str, prefix: str | None
-) -> tuple[Report, 'OrderedDict[str, Tensor]']:
-    """Weights for a backbone from a file that names them like it.
+    module: nn.Module, tensors: OrderedDict[str, Tensor], file: str, prefix: str | None
+) -> tuple[Report, OrderedDict[str, Tensor]]:
+    """Fit the tensors of a file to a backbone that uses the same names.
 
-    The backbone's own hooks may rename and resize; they are tried on a copy.
+    The backbone's own loading hooks may rename and resize tensors; they are tried on a copy.
 
     Args:
-        module (nn.Module): The backbone, left as it is.
-        tensors (OrderedDict): Names of the file and tensors.
-        file (str): The file, for messages.
-        prefix (str, optional): What stands before the backbone's names. None for the most frequent prefix.
+        module: The backbone; it is left as it is.
+        tensors: The file's tensors by name.
+        file: The file, for messages.
+        prefix: What precedes the backbone's names in the file; None for the most frequent prefix.
 
     Returns:
-        tuple[Report, OrderedDict]: The account, and names of the backbone and tensors.
+        The report, and the weights under the backbone's names.
 
     Raises:
-        CheckpointError: If no name is the backbone's, or its hooks raise.
+        CheckpointError: If the file shares no name with the backbone, or the backbone's hooks raise.
     """
     own = module.state_dict()
     report = Report(file, f'weights for {type(module).__name__}')
     weights = _without_prefix(own, tensors, _prefix(own, tensors, module, file) if prefix is None else prefix, report)
     result = _try(module, weights, report)
     if result is not None:
-        _account(own, weights, *result, report)
+        _compare(own, weights, *result, report)
     return report, weights
 
 
 def _prefix(own: dict, tensors: dict, module: nn.Module, file: str) -> str:
-    """What stands before names that end like the model's; the most frequent of it is the prefix."""
+    """Find what most often precedes the model's names in the file."""
     heads = Counter(
         name[: -len(mine)]
         for mine in own
@@ -63,7 +63,7 @@ def _prefix(own: dict, tensors: dict, module: nn.Module, file: str) -> str:
     return max(heads, key=lambda head: (heads[head], -len(head)))
 
 
-def _without_prefix(own: dict, tensors: dict, prefix: str, report: Report) -> 'OrderedDict[str, Tensor]':
+def _without_prefix(own: dict, tensors: dict, prefix: str, report: Report) -> OrderedDict[str, Tensor]:
     outer = prefix.removesuffix('backbone.')
     weights, rest = OrderedDict(), OrderedDict()
     for name, tensor in tensors.items():
@@ -71,15 +71,15 @@ def _without_prefix(own: dict, tensors: dict, prefix: str, report: Report) -> 'O
         if name.startswith(prefix) and (bare in own or not bare.startswith(_HEADS)):
             weights[bare] = tensor
         elif bare.removeprefix(outer).startswith(_HEADS):
-            report.dropped[name] = 'head, no part of a backbone'
+            report.dropped[name] = 'head, not part of a backbone'
         else:
             rest[name] = tensor
-    report.leave_over(rest)
+    report.note_leftovers(rest)
     return weights
 
 
-def _try(module: nn.Module, weights: 'OrderedDict[str, Tensor]', report: Report) -> tuple[list, list] | None:
-    """Names that are missing and unexpected once the backbone's hooks have been at it; None if shapes differ."""
+def _try(module: nn.Module, weights: OrderedDict[str, Tensor], report: Report) -> tuple[list, list] | None:
+    """Return the names missing and unexpected after the backbone's hooks have run, or None if shapes differ."""
     trial = copy.deepcopy(module)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
@@ -95,7 +95,7 @@ def _try(module: nn.Module, weights: 'OrderedDict[str, Tensor]', report: Report)
     return None
 
 
-def _account(own: dict, weights: dict, missing: list, unexpected: list, report: Report) -> None:
+def _compare(own: dict, weights: dict, missing: list, unexpected: list, report: Report) -> None:
     if not any(_OUTPUT_NORMS.match(name) and name in own for name in weights):
         report.fresh.update(
             (name, 'norm of an output, which a classifier does not have')

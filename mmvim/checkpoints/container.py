@@ -1,7 +1,8 @@
-"""From a file to the tensors in it, without running code that the file brings.
+"""Files and the tensors in them, read without running any code that a file brings.
 
-Two formats: PyTorch's (zip, and the older bare pickle), of which only tensors and the classes of :mod:`.safe_globals`
-are read, and safetensors (https://github.com/huggingface/safetensors), which holds tensors only.
+There are two formats: PyTorch's (zip, and the older bare pickle), of which only tensors and the classes of
+:mod:`.safe_globals` are accepted, and safetensors (https://github.com/huggingface/safetensors), which holds nothing but
+tensors.
 """
 
 import os
@@ -19,26 +20,36 @@ from mmvim.checkpoints.header import INDEX, PICKLE, ZIP, check_header, is_plain_
 from mmvim.checkpoints.safe_globals import allow_checkpoint_globals
 
 EVERYTHING = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-# Where weights lie in a container, the usual keys first; a moving average is taken only when it is asked for.
+# Keys of the weights in a container, the usual one first; a moving average is taken only on request.
 KEYS = ('state_dict', 'model')
 SAFETENSORS, SHARDS = 'safetensors', 'shards'
 
 
 def load_file(path: str, name: str | None = None) -> dict:
-    """Read a checkpoint file as a container of plain data, mapped from the file where its format allows.
+    """Read a checkpoint file as a container of plain data, memory-mapped where its format allows.
 
-    The content decides on the format, not the name, so that blobs of a hub's cache can be read too.
+    The content decides the format, not the name, so that blobs in a hub's cache can be read too.
 
     Args:
-        path (str): A local file. An index of shards (``*.index.json``) stands for the files that it names beside it.
-        name (str, optional): What to call it in messages. Defaults to None, the path.
+        path: A local file. An index of shards (``*.index.json``) stands for the files beside it that it names.
+        name: What to call the file in messages. Defaults to None, the path.
 
     Returns:
-        dict: What the file holds; a safetensors file becomes ``{'state_dict': tensors, 'metadata': its strings,
-        'format': 'safetensors'}``, an index ``{'state_dict': tensors of all shards, 'format': 'shards'}``.
+        What the file holds. A safetensors file becomes ``{'state_dict': tensors, 'metadata': its strings, 'format':
+        'safetensors'}``, an index ``{'state_dict': tensors of all shards, 'format': 'shards'}``.
 
     Raises:
-        CheckpointError: If the file is missing, unreadable, no checkpoint, damaged, or holds what is not plain data.
+        CheckpointError: If the file is missing, unreadable, damaged or not a checkpoint, or holds more than plain data.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': {'norm.weight': torch.ones(4)}, 'epoch': 3}, file.name)
+        ...     container = checkpoints.load_file(file.name)
+        >>> container['epoch'], container['model']['norm.weight'].shape
+        (3, torch.Size([4]))
     """
     name = name or str(path)
     file = os.path.expanduser(path)
@@ -65,7 +76,7 @@ def load_file(path: str, name: str | None = None) -> dict:
             f'{name} holds a {foreign[1]}, which is not plain weights; nothing of it was run',
             f'get another file, or, if you trust its author, set {EVERYTHING}=1',
         ) from error
-    except Exception as error:  # what torch.load makes of a damaged file is of many kinds
+    except Exception as error:  # torch.load fails on damaged files in many ways
         raise _damaged(name, error) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, not a dict of weights', 'give a checkpoint')
@@ -73,13 +84,13 @@ def load_file(path: str, name: str | None = None) -> dict:
 
 
 def _check_archive(file: str, name: str) -> bool:
-    """Tell PyTorch's archives from other zip files and from programs.
+    """Check that a zip file is one of PyTorch's archives of weights.
 
     Returns:
-        bool: Whether its tensors can be mapped: somebody may have packed them anew, and compressed them.
+        True if its tensors can be memory-mapped, which a repacked and compressed archive does not allow.
 
     Raises:
-        CheckpointError: If it is one of those.
+        CheckpointError: If it is any other zip file, or a TorchScript program.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -143,23 +154,23 @@ def _load_safetensors(file: str, name: str) -> dict:
 
 
 def weights_of(container: dict, name: str, key: str | None = None) -> tuple[str, OrderedDict[str, Tensor]]:
-    """The weights in a container.
+    """Find the weights in a container.
 
     Args:
-        container (dict): What :func:`load_file` returned.
-        name (str): What to call it in messages.
-        key (str, optional): Under which key they lie; '' for the container itself. Training scripts keep more than one
-            set: 'model_ema' and 'state_dict_ema' are moving averages. Defaults to None: 'state_dict', else 'model',
-            else the container itself.
+        container: What :func:`load_file` returned.
+        name: What to call the file in messages.
+        key: The key that holds the weights; '' if the container itself does. Training scripts keep more than one set:
+            'model_ema' and 'state_dict_ema' are moving averages. Defaults to None: 'state_dict', else 'model', else the
+            container itself.
 
     Returns:
-        tuple[str, OrderedDict]: The key, and names and tensors, detached.
+        The key, and the weights by name, detached.
 
     Raises:
-        CheckpointError: If there are none, or nothing of that key.
+        CheckpointError: If there are no weights, or none under that key.
     """
     if key is not None and not isinstance(key, str):
-        raise CheckpointError(f'key={key!r} is no name', 'give the key of a container, such as model_ema')
+        raise CheckpointError(f'key={key!r} is not a string', 'give the key of a container, such as model_ema')
     sets = {k: v for k, v in container.items() if isinstance(v, dict) and _tensors(v)}
     if key is None:
         key = next((k for k in KEYS if k in sets), '' if _tensors(container) else None)
@@ -177,7 +188,7 @@ def weights_of(container: dict, name: str, key: str | None = None) -> tuple[str,
     tensors = OrderedDict((k, v.detach()) for k, v in _tensors(source).items())
     if not tensors:
         raise CheckpointError(f'{name} holds no tensors', 'give a checkpoint of a model')
-    # Versions of the modules, by which their own hooks decide what to rename.
+    # Versions of the modules, from which their own hooks tell what to rename.
     tensors._metadata = getattr(source, '_metadata', OrderedDict())  # type: ignore[attr-defined]
     return key, tensors
 
@@ -187,7 +198,7 @@ def _tensors(mapping: dict) -> dict[str, Tensor]:
 
 
 def check_tensors(tensors: dict[str, Tensor], name: str) -> None:
-    """Refuse weights that are not numbers, or are stored in a way that cannot be copied into a model.
+    """Refuse weights that are not finite numbers, or are stored in a way that cannot be copied into a model.
 
     Raises:
         CheckpointError: If a tensor holds NaN or infinity, or is complex, quantized, sparse or without data.
@@ -215,21 +226,33 @@ def _oddity(tensor: Tensor) -> str | None:
     if tensor.layout != torch.strided:
         return str(tensor.layout).removeprefix('torch.')
     if tensor.nbytes > tensor.untyped_storage().nbytes():
-        return 'expanded'  # of a few bytes it makes as many numbers as it likes
+        return 'expanded'  # a few bytes can claim to be any number of values
     return 'complex' if tensor.is_complex() else None
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    if tensor.dtype.itemsize in (1, 8):  # of eight bits, for which PyTorch has no such test; too large for a weight
+    if tensor.dtype.itemsize in (1, 8):  # PyTorch cannot test 8 bits; 64 may exceed a float32 weight
         tensor = tensor.float()
     return bool(torch.isfinite(tensor).all())
 
 
 def check_target(path: str) -> Path:
-    """The place of a file to write, before the work for it is done.
+    """Check that a file can be written, before the work of making its content begins.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Returns:
+        The path, with ``~`` expanded.
 
     Raises:
         CheckpointError: If nothing can be written there.
+
+    Examples:
+        >>> import tempfile
+        >>> from mmvim import checkpoints
+        >>> checkpoints.check_target(f'{tempfile.gettempdir()}/vim.pth').name
+        'vim.pth'
     """
     target = Path(path).expanduser()
     problem = None
@@ -245,14 +268,23 @@ def check_target(path: str) -> Path:
 
 
 def save_file(content: dict, path: str) -> None:
-    """Write a checkpoint that is there whole or not at all; equal contents give equal bytes.
+    """Write a checkpoint as a whole or not at all; equal contents give equal bytes.
 
     Args:
-        content (dict): What to write.
-        path (str): The file; its folder must exist.
+        content: What to write.
+        path: The file; its folder must exist.
 
     Raises:
         CheckpointError: If it cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpoints.save_file({'state_dict': {'norm.weight': torch.ones(4)}}, f'{folder}/vim.pth')
+        ...     list(checkpoints.load_file(f'{folder}/vim.pth'))
+        ['state_dict']
     """
     target = check_target(path)
     part = target.with_name(f'.{target.name}.{os.getpid()}.part')
@@ -261,7 +293,7 @@ def save_file(content: dict, path: str) -> None:
         with open(part, 'wb') as stream:
             torch.save(content, stream)
         part.replace(target)
-    except (OSError, RuntimeError) as error:  # RuntimeError: PyTorch's, of a disk that is full
+    except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError if the disk is full
         reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())[:80]
         raise CheckpointError(f'{path} cannot be written ({reason})', 'make room or give another path') from error
     finally:

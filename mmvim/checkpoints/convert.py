@@ -1,4 +1,4 @@
-"""A published file to a plain mmvim checkpoint, and back to the last tensor."""
+"""Conversion of a published file to a plain mmvim checkpoint, and back without the loss of a tensor."""
 
 from collections import OrderedDict
 from typing import Any
@@ -12,23 +12,35 @@ from mmvim.checkpoints.naming import to_published
 from mmvim.checkpoints.published import Published, read
 from mmvim.checkpoints.sources import fetch
 
-# Under this key a converted checkpoint keeps how the file was laid out, and tensors that mmvim's model does not have.
+# Keys of a converted checkpoint: how the original was laid out, and its tensors that mmvim's model does not have.
 ORIGIN, LEFT_OUT = 'published', 'left_out'
 
 
 def to_mmvim(file: str, **options: Any) -> tuple[dict, Published]:
-    """A plain checkpoint for MMEngine from a published file.
+    """Convert a published file to a plain checkpoint for MMEngine.
 
     Args:
-        file (str): As for :func:`mmvim.checkpoints.read`.
-        **options: Of :func:`mmvim.checkpoints.read`.
+        file: Where the file is, as for :func:`mmvim.checkpoints.read`.
+        **options: Any other argument of :func:`mmvim.checkpoints.read`.
 
     Returns:
-        tuple[dict, Published]: `state_dict` in mmvim's names and `meta`; and what was read. The same file gives
-        the same checkpoint.
+        The checkpoint, which has ``state_dict`` in mmvim's names and ``meta``, and what was read. The same file always
+        gives the same checkpoint.
 
     Raises:
         CheckpointError: As :func:`mmvim.checkpoints.read`.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 16, 'depth': 2}
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim(arch).state_dict()}, file.name)
+        ...     checkpoint, found = checkpoints.to_mmvim(file.name, arch=arch)
+        >>> found.kind, 'backbone.pos_embed' in checkpoint['state_dict']
+        ('backbone', True)
     """
     found = read(file, **options)
     origin = {
@@ -48,26 +60,39 @@ def to_mmvim(file: str, **options: Any) -> tuple[dict, Published]:
     }, found
 
 
-def _own_storage(tensors: 'OrderedDict[str, Tensor]') -> 'OrderedDict[str, Tensor]':
-    """Each tensor without the rest of a storage that it is a view of, which would be saved with it."""
+def _own_storage(tensors: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Copy each tensor that is a view of a larger storage, which would otherwise be saved with it."""
     return OrderedDict(
         (name, t.contiguous() if t.untyped_storage().nbytes() == t.nbytes else t.clone()) for name, t in tensors.items()
     )
 
 
 def from_mmvim(file: str, family: str | None = None, kind: str | None = None) -> dict:
-    """The publisher's layout of a checkpoint in mmvim's names.
+    """Convert a checkpoint in mmvim's names back to its publisher's layout.
 
     Args:
-        file (str): One that :func:`to_mmvim` made, or any of an OpenMMLab model with a backbone of `family`.
-        family (str, optional): 'vim' or 'mambavision'. Defaults to None, as the file says.
-        kind (str, optional): 'classifier', 'segmentor', 'detector' or 'backbone'. Defaults to None, as the file says.
+        file: A file that :func:`to_mmvim` made, or any of an OpenMMLab model whose backbone is of ``family``.
+        family: 'vim' or 'mambavision'. Defaults to None, what the file says.
+        kind: 'classifier', 'segmentor', 'detector' or 'backbone'. Defaults to None, what the file says.
 
     Returns:
-        dict: A container as the publisher's, with every tensor of the file that it was made from.
+        A container like the publisher's, with every tensor of the file that it was made from.
 
     Raises:
-        CheckpointError: If the file does not say what it is, or was made by changing tensors.
+        CheckpointError: If the file does not say what it is, or not every tensor of the original is in it unchanged.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 16, 'depth': 2}
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim(arch).state_dict()}, file.name)
+        ...     checkpoints.save_file(checkpoints.to_mmvim(file.name, arch=arch)[0], file.name)
+        ...     back = checkpoints.from_mmvim(file.name)
+        >>> list(back), back['model'].keys() == Vim(arch).state_dict().keys()
+        (['model'], True)
     """
     container = load_file(fetch(file), file)
     _, tensors = weights_of(container, file)
@@ -81,7 +106,7 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
         dense = kind in ('segmentor', 'detector')
         return {'state_dict': to_published(tensors, family, kind, 'backbone.' if dense else '')}
     if not _is_origin(origin):
-        raise CheckpointError(f'{file} does not say whole what it was converted from', 'convert the original again')
+        raise CheckpointError(f'{file} does not fully say what it was converted from', 'convert the original again')
     for name, said in (('family', family), ('kind', kind)):
         if said not in (None, origin[name]):
             raise CheckpointError(
@@ -89,7 +114,7 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
             )
     if not origin['reversible']:
         raise CheckpointError(
-            f"{file} has not all of its publisher's tensors: some were resized or had no place when it was converted",
+            f"{file} does not have all of its publisher's tensors: some were resized or had no place at conversion",
             'convert the original file without options',
         )
     state = to_published(tensors, origin['family'], origin['kind'], origin['prefix'], origin['outer'])
@@ -107,7 +132,7 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
 
 
 def _is_origin(origin: Any) -> bool:
-    """Whether it is what :func:`to_mmvim` notes."""
+    """Check whether an entry of ``meta`` is what :func:`to_mmvim` writes there."""
     return (
         isinstance(origin, dict)
         and origin.get('family') in FAMILIES
@@ -118,11 +143,11 @@ def _is_origin(origin: Any) -> bool:
     )
 
 
-def _check_said(tensors: 'OrderedDict[str, Tensor]', file: str, family: str, kind: str) -> None:
-    """A file that does not say what it is must be what the user says.
+def _check_said(tensors: OrderedDict[str, Tensor], file: str, family: str, kind: str) -> None:
+    """Check that a file without a record of its origin is what the user says.
 
     Raises:
-        CheckpointError: If it is not, or is not in the names of an OpenMMLab model.
+        CheckpointError: If it is not, or its names are not those of an OpenMMLab model.
     """
     layout = recognise(tensors, file)
     if layout is None or layout.family != family:
@@ -134,8 +159,8 @@ def _check_said(tensors: 'OrderedDict[str, Tensor]', file: str, family: str, kin
         raise CheckpointError(
             f'{file} is not in the names of an OpenMMLab model: its backbone lies under '
             f"{layout.prefix!r}, not 'backbone.'",
-            "it may be in its publisher's already",
+            "it may have its publisher's names already",
             misfit=True,
         )
     if layout.kind != kind:
-        raise CheckpointError(f'{file} is a {layout.kind}, no {kind}', f'give kind={layout.kind!r}', misfit=True)
+        raise CheckpointError(f'{file} is a {layout.kind}, not a {kind}', f'give kind={layout.kind!r}', misfit=True)

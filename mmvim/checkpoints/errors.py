@@ -1,13 +1,23 @@
 """The one kind of error that reading and fitting a checkpoint raises."""
 
+from collections.abc import Iterable
+
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used, and nothing of it was.
+    """Error for a checkpoint that cannot be used; nothing of it has been loaded.
 
     Args:
-        problem (str): What is wrong, naming the file and what was found in it.
-        remedy (str): What to do about it.
-        misfit (bool): Whether the file is sound and only the wrong one for what it was given to. Defaults to False.
+        problem: What is wrong, with the file's name and what was found in it.
+        remedy: What to do about it.
+        misfit: The file is sound, but the wrong one for this use. Defaults to False.
+
+    Examples:
+        >>> from mmvim.checkpoints import CheckpointError
+        >>> error = CheckpointError('vim.pth is a web page', 'download the file itself')
+        >>> print(error)
+        vim.pth is a web page; download the file itself
+        >>> error.misfit
+        False
     """
 
     def __init__(self, problem: str, remedy: str, misfit: bool = False) -> None:
@@ -15,12 +25,12 @@ class CheckpointError(ValueError):
         self.problem, self.remedy, self.misfit = problem, remedy, misfit
 
 
-def some(names, limit: int = 3) -> str:
-    """The first names of a list and how many more there are: 'a, b, c and 4 more'.
+def some(names: Iterable[object], limit: int = 3) -> str:
+    """Name the first few of a list and say how many more there are, as in 'a, b, c and 4 more'.
 
     Args:
-        names (iterable of str): The names.
-        limit (int): How many to write out. Defaults to 3.
+        names: The names.
+        limit: How many to write out. Defaults to 3.
     """
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''

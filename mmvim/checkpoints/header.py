@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: a checkpoint, or something that is taken for one."""
+"""What a file is by its first bytes: a checkpoint, or something that was mistaken for one."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _ARCHIVES = {
 }
 _TAR_MAGIC = slice(257, 262)
 _LONGEST_HEADER = 1 << 40
-# An index of shards names weights and files; beyond this a JSON file is something else.
+# An index of shards only names weights and files; a larger JSON file is something else.
 _LARGEST_INDEX = 64 << 20
 
 
@@ -25,25 +25,25 @@ def check_header(file: str, name: str) -> bytes:
     """Tell a checkpoint from a web page, a pointer, an archive and the like.
 
     Args:
-        file (str): A local file.
-        name (str): What to call it in messages.
+        file: A local file.
+        name: What to call it in messages.
 
     Returns:
-        bytes: How it begins: :data:`ZIP` or :data:`PICKLE` (PyTorch's formats), :data:`INDEX` (an index of shards) or
+        How the file begins: :data:`ZIP` or :data:`PICKLE` (PyTorch's formats), :data:`INDEX` (an index of shards) or
         ``b''`` (safetensors).
 
     Raises:
-        CheckpointError: If it is not there, cannot be read or is none.
+        CheckpointError: If the file does not exist, cannot be read or is not a checkpoint.
     """
     size = _size(file, name)
     try:
         with open(file, 'rb') as stream:
             head = stream.read(512)
     except OSError as error:
-        raise CheckpointError(f'{name} cannot be read ({error.strerror})', 'see to its permissions') from error
+        raise CheckpointError(f'{name} cannot be read ({error.strerror})', 'check its permissions') from error
     if head.startswith((ZIP, PICKLE)):
         return ZIP if head.startswith(ZIP) else PICKLE
-    # safetensors: the length of the header, as eight bytes that text cannot be, and the header
+    # safetensors: the length of the header in eight bytes that cannot be text, then the header
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < _LONGEST_HEADER:
         return b''
     if head.startswith(INDEX) and read_index(file, size) is not None:
@@ -67,32 +67,31 @@ def check_header(file: str, name: str) -> bytes:
 def _size(file: str, name: str) -> int:
     try:
         status = os.stat(file)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError if the name has a zero byte
         reason = error.strerror if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
         problem = f'cannot be read ({reason})' if reason else 'does not exist'
         raise CheckpointError(f'{name or repr(name)} {problem}', 'give a checkpoint file') from error
     if stat.S_ISDIR(status.st_mode):
         raise CheckpointError(f'{name} is a folder', 'give a checkpoint file')
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for whoever writes into it
-        raise CheckpointError(f'{name} is no regular file', 'save it to disk and give that file')
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait until somebody writes to it
+        raise CheckpointError(f'{name} is not a regular file', 'save it to disk and give that file')
     return status.st_size
 
 
 def is_plain_name(shard: str) -> bool:
-    """Whether an index names a file of its own folder."""
+    """Check whether an index names a file of its own folder."""
     return shard not in ('', '.', '..') and os.path.basename(shard) == shard
 
 
 def read_index(file: str, size: int = 0) -> dict[str, str] | None:
-    """The index of a checkpoint in shards, as the libraries around the Hugging Face hub write it.
+    """Read the index of a checkpoint in shards, as the libraries around the Hugging Face hub write it.
 
     Args:
-        file (str): ``*.index.json``, beside the shards.
-        size (int): Of the file in bytes, if it is known. Defaults to 0.
+        file: ``*.index.json``, beside the shards.
+        size: Bytes of the file, if known. Defaults to 0.
 
     Returns:
-        dict[str, str], optional: Name of each weight and the file in the same folder that holds it; None if the file
-        is no such index.
+        For each weight the name of the file, in the same folder, that holds it; None if this is not such an index.
     """
     if size > _LARGEST_INDEX:
         return None

@@ -1,6 +1,6 @@
-"""Config dicts of the parts beside the backbone, from the shapes of their weights.
+"""Config dicts of the parts beside the backbone, derived from the shapes of their weights.
 
-Types are the libraries' own; a dict carries `_scope_`, so that it builds under any default scope.
+The types are the libraries' own. Each dict carries ``_scope_``, so that it builds under any default scope.
 """
 
 from collections import OrderedDict
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
 
-# mmdet's own config of what the published detectors are built on: FPN, three stages of boxes, masks.
+# mmdet's own config of the model that the published detectors build on: FPN, three box stages, masks.
 _CASCADE = '.mim/configs/_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
 
-def head_configs(parts: 'OrderedDict[str, Tensor]', kind: str) -> dict[str, dict]:
-    """Config dicts of neck and heads.
+def head_configs(parts: OrderedDict[str, Tensor], kind: str) -> dict[str, dict]:
+    """Derive the config dicts of neck and heads.
 
     Args:
-        parts (OrderedDict): Names of the parts ('decode_head.…') and tensors.
-        kind (str): 'classifier', 'segmentor' or 'detector'.
+        parts: Tensors by the names of the parts (``decode_head.…``).
+        kind: 'classifier', 'segmentor' or 'detector'; any other kind has no parts.
 
     Returns:
-        dict[str, dict]: By name of the part: 'head'; 'decode_head', 'auxiliary_head'; 'neck', 'rpn_head', 'roi_head'.
+        Configs by name of the part: 'head'; 'decode_head', 'auxiliary_head'; 'neck', 'rpn_head', 'roi_head'.
 
     Raises:
-        CheckpointError: If a head is of a type that is not known here, or mmdet is needed and missing.
+        CheckpointError: If the type of a head is not known here, or mmdet is needed and missing.
     """
     if kind == 'classifier':
         classes, channels = parts['head.fc.weight'].shape
@@ -51,7 +51,7 @@ def _norm(parts: dict[str, Tensor], name: str) -> dict | None:
     if f'{name}.weight' not in parts:
         return None
     if f'{name}.running_mean' not in parts:
-        raise CheckpointError(f'{name} is no batch norm', 'give the config of the model that the file is of')
+        raise CheckpointError(f'{name} is not a batch norm', 'give the config of the model that the file is of')
     return {'type': 'SyncBN', 'requires_grad': True}
 
 
@@ -63,7 +63,7 @@ def _segmentor(parts: dict[str, Tensor]) -> dict[str, dict]:
     scales = _count(parts, 'decode_head.psp_modules.', 'conv.weight')
     if scales != 4:
         raise CheckpointError(
-            f'the UPerHead pools at {scales} scales', 'give the config of its model: which they are is not in the file'
+            f'the UPerHead pools at {scales} scales', 'give the config of its model: the file does not say which'
         )
     common = {
         '_scope_': 'mmseg',
@@ -86,7 +86,7 @@ def _segmentor(parts: dict[str, Tensor]) -> dict[str, dict]:
     }
     if 'auxiliary_head.conv_seg.weight' in parts:
         inner, width = _shape(parts, 'auxiliary_head.convs.0.conv.weight')[:2]
-        # The published heads read the third map of four; widths tell where the maps differ in width.
+        # The published heads read the third of four maps; if the maps differ in width, the width tells which it is.
         index = widths.index(width) if widths.count(width) == 1 else 2
         configs['auxiliary_head'] = {
             'type': 'FCNHead',

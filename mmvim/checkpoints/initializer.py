@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='Pretrained', checkpoint=...)`` of mmvim's backbones."""
+"""The initializer behind ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of mmvim's backbones."""
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
@@ -10,29 +10,43 @@ from mmvim.registry import WEIGHT_INITIALIZERS
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained')
 class PretrainedBackbone:
-    """Fill a backbone from a published file, completely and correctly, or raise.
+    """An initializer that fills a backbone from a published file, completely and correctly, or raises.
 
-    On mmvim's backbones ``type='Pretrained'`` means this (see :class:`mmvim.models.backbones.base.Backbone`). The
-    report is logged.
+    On mmvim's backbones ``type='Pretrained'`` means this one (see :class:`mmvim.models.backbones.base.Backbone`). It
+    logs its report.
 
     Args:
-        checkpoint (str): A path, a folder with one checkpoint, ``http(s)://…`` or ``hf://owner/repo/file``: the
-            publisher's file as it is, or one that mmvim, MMSegmentation or MMDetection wrote.
-        prefix (str, optional): What stands before the backbone's names. Defaults to None: found.
-        map_location (str): Accepted because MMEngine's initializer has it; the file is mapped into memory and copied
-            to where the backbone is. Defaults to 'cpu'.
-        key (str, optional): Key of the container, for example 'model_ema'. Defaults to None: 'state_dict', else
-            'model', else bare weights.
-        strict (bool): Raise also for tensors that have no place. Defaults to True.
-        cls_token (str, optional): Vim: where the file's class token stands. Defaults to None, 'middle'.
-        compat (str, optional): Vim: 'upstream' for the shifted positions of the published dense code. Defaults to None.
-        grid (tuple[int, int], optional): Vim: rows and columns of the file's positions. Defaults to None, a square.
-        stride (int, optional): Vim: stride of the file's patches. Defaults to None, the published one.
-        patch_change (str, optional): Vim: 'refuse' or 'resample' patches of another size or stride. Defaults to None,
-            'refuse'.
+        checkpoint: A path, a folder with one checkpoint, ``http(s)://…`` or ``hf://owner/repo/file``: the publisher's
+            file as it is, or one that mmvim, MMSegmentation or MMDetection wrote.
+        prefix: What precedes the backbone's names in the file. Defaults to None, any chain of the usual wrappers.
+        map_location: Accepted because MMEngine's initializer has it; the file is mapped into memory and copied to where
+            the backbone is. Defaults to 'cpu'.
+        key: Key of the container, for example 'model_ema'. Defaults to None: 'state_dict', else 'model', else bare
+            weights.
+        strict: Also raise for tensors that have no place. Defaults to True.
+        cls_token: Vim: where the file's class token stands. Defaults to None, 'middle'.
+        compat: Vim: 'upstream' for the shifted positions of the published dense code. Defaults to None.
+        grid: Vim: rows and columns of the file's positions. Defaults to None, a square.
+        stride: Vim: stride of the file's patches. Defaults to None, the published one.
+        patch_change: Vim: 'refuse' or 'resample' patches of another size or stride. Defaults to None, 'refuse'.
 
     Raises:
-        CheckpointError: If the file cannot be read safely or does not fit; the backbone is then as it was.
+        CheckpointError: If the file cannot be read safely or does not fit; the backbone is left as it was.
+
+    Examples:
+        >>> import contextlib
+        >>> import sys
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 16, 'depth': 2}
+        >>> published = Vim(arch)
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file, contextlib.redirect_stdout(sys.stderr):
+        ...     torch.save({'model': published.state_dict()}, file.name)
+        ...     backbone = Vim(arch, init_cfg={'type': 'Pretrained', 'checkpoint': file.name})
+        ...     backbone.init_weights()
+        >>> torch.equal(backbone.pos_embed, published.pos_embed)
+        True
     """
 
     def __init__(
@@ -60,8 +74,8 @@ class PretrainedBackbone:
         self.options = {name: value for name, value in options.items() if value is not None}
 
     def __call__(self, module: nn.Module) -> None:
-        """Fill `module`."""
-        prefix = self.prefix and f'{self.prefix.rstrip(".")}.'  # MMEngine's takes it with and without the dot
+        """Fill ``module``."""
+        prefix = self.prefix and f'{self.prefix.rstrip(".")}.'  # MMEngine takes it with and without the dot
         report = load_backbone(module, self.checkpoint, key=self.key, prefix=prefix, strict=self.strict, **self.options)
         print_log(report.text(), logger='current')
         if hasattr(module, '_params_init_info'):

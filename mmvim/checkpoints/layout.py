@@ -1,4 +1,4 @@
-"""Whose file is it, and what is it a checkpoint of? Told from names alone.
+"""Whose file it is and what it is a checkpoint of, told from names alone.
 
 A file names a backbone's weights behind a prefix (wrappers such as ``module.``, or ``backbone.`` in a segmentor) and
 may hold heads beside it.
@@ -13,19 +13,19 @@ from mmvim.checkpoints.errors import CheckpointError
 _WRAPPERS = re.compile(r'((module|model|encoder|backbone|net|_orig_mod)\.)*')
 _SEGMENTOR = ('decode_head.', 'auxiliary_head.')
 _DETECTOR = ('rpn_head.', 'roi_head.', 'bbox_head.', 'mask_head.')
-# What stands beside `backbone.` in a model of OpenMMLab; `head.` in MMPreTrain's classifiers.
+# What OpenMMLab's models have beside ``backbone.``; ``head.`` is MMPreTrain's classifiers'.
 PARTS = (*_SEGMENTOR, *_DETECTOR, 'neck.', 'head.')
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie in a file.
+    """Where things are in a file.
 
     Attributes:
-        family (str): 'vim' or 'mambavision'.
-        prefix (str): What stands before the backbone's own names.
-        outer (str): What stands before the names of the other parts ('decode_head' and the like).
-        kind (str): 'classifier', 'segmentor', 'detector' or 'backbone'.
+        family: 'vim' or 'mambavision'.
+        prefix: What precedes the backbone's own names.
+        outer: What precedes the names of the other parts (``decode_head`` and the like).
+        kind: 'classifier', 'segmentor', 'detector' or 'backbone'.
     """
 
     family: str
@@ -34,10 +34,14 @@ class Layout:
     kind: str
 
     def split(self, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-        """Sort names into the backbone's and the other parts', each without what stands before them, and the rest.
+        """Sort names into the backbone's, the other parts' and the rest.
+
+        Args:
+            names: All names of the file.
 
         Returns:
-            tuple[dict, dict, list]: Own name to file's name; part's name to file's name; names that are neither.
+            From the backbone's own names to the file's; from the other parts' names to the file's; and the names of the
+            file that belong to neither.
         """
         own, parts, rest = {}, {}, []
         for name in names:
@@ -52,19 +56,19 @@ class Layout:
 
 
 def find_prefix(names: Iterable[str], stem: tuple[str, ...], file: str, prefix: str | None = None) -> str | None:
-    """What stands before the names of a backbone.
+    """Find what precedes the names of a family's backbone.
 
     Args:
-        names (iterable of str): All names of a file.
-        stem (tuple of str): Names that each backbone of a family has, in no other family.
-        file (str): The file, for messages.
-        prefix (str, optional): The prefix, if the user names it. Defaults to None: any row of usual wrappers.
+        names: All names of a file.
+        stem: Names that every backbone of the family has, and no other family's.
+        file: The file, for messages.
+        prefix: The prefix, if the user gives it. Defaults to None, any chain of the usual wrappers.
 
     Returns:
-        str, optional: The prefix, None if the file holds no such backbone.
+        The prefix, or None if the file holds no such backbone.
 
     Raises:
-        CheckpointError: If it holds several.
+        CheckpointError: If the file holds several.
     """
     names = set(names)
     found = []
@@ -82,7 +86,7 @@ def find_prefix(names: Iterable[str], stem: tuple[str, ...], file: str, prefix: 
 
 
 def layout_of(names: Iterable[str], family: str, prefix: str) -> Layout:
-    """The layout of a file whose backbone of `family` lies behind `prefix`."""
+    """Describe the layout of a file whose backbone of ``family`` is behind ``prefix``."""
     names = list(names)
     outer = prefix.removesuffix('backbone.')
     beside = {name[len(outer) :] for name in names if name.startswith(outer)} if outer != prefix else set()

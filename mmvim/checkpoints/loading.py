@@ -1,4 +1,4 @@
-"""Load a file into a backbone: everything is settled before the first weight is written."""
+"""Loading of a file into a backbone: everything is checked before the first weight is written."""
 
 from collections import OrderedDict
 from typing import Any
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mmvim.checkpoints.by_names import fit_by_names
 from mmvim.checkpoints.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError, some
-from mmvim.checkpoints.families import FAMILIES, family_of, recognise
+from mmvim.checkpoints.families import FAMILIES, Family, family_of, recognise
+from mmvim.checkpoints.layout import Layout
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
 from mmvim.checkpoints.sources import fetch
@@ -24,23 +25,34 @@ def load_backbone(
     strict: bool = True,
     **options: Any,
 ) -> Report:
-    """Fill a backbone from a published file, or leave it as it is and say why not.
+    """Fill a backbone from a published file, or leave it as it is and raise.
 
     Args:
-        module (nn.Module): A backbone of mmvim.
-        file (str): As for :func:`mmvim.checkpoints.read`.
-        key (str, optional): Key of the container. Defaults to None, see :func:`mmvim.checkpoints.read`.
-        prefix (str, optional): What stands before the backbone's names. Defaults to None, any row of usual wrappers.
-        strict (bool): Raise also for tensors that have no place, and for missing weights outside of the blocks.
-            Defaults to True.
-        **options: What tensors do not tell about the file; for Vim `cls_token`, `compat`, `grid`, `stride` and
-            `patch_change`, see :class:`mmvim.checkpoints.families.VimFamily`. An unknown one is an error.
+        module: A backbone of mmvim, on any device.
+        file: Where the file is, as for :func:`mmvim.checkpoints.read`.
+        key: Key of the container. Defaults to None, see :func:`mmvim.checkpoints.read`.
+        prefix: What precedes the backbone's names in the file. Defaults to None, any chain of the usual wrappers.
+        strict: Also raise for tensors that have no place, and for missing weights outside the blocks. Defaults to True.
+        **options: What tensors do not reveal about the file; for Vim ``cls_token``, ``compat``, ``grid``, ``stride``
+            and ``patch_change``, see :class:`mmvim.checkpoints.families.VimFamily`. An unknown one is an error.
 
     Returns:
-        Report: What became of every tensor.
+        What became of every tensor.
 
     Raises:
         CheckpointError: If the file cannot be read safely or does not fit.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 16, 'depth': 2}
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim(arch).state_dict()}, file.name)
+        ...     report = checkpoints.load_backbone(Vim(arch, img_size=(64, 96)), file.name)
+        >>> report.resized
+        {'pos_embed': '14 x 14 to 4 x 6 cells'}
     """
     path = fetch(file)
     _, tensors = weights_of(load_file(path, file), file, key)
@@ -58,15 +70,16 @@ def load_backbone(
             raise CheckpointError(f'{kind} has no option {next(iter(options))!r}', 'leave it out')
         report, weights = fit_by_names(module, tensors, file, prefix)
     else:
-        report, weights = _fit_by_family(module, family.name, layout, tensors, file, options)
+        report, weights = _fit_by_family(module, family, layout, tensors, file, options)
     report.check(strict)
     with torch.no_grad():
         module.load_state_dict(weights, strict=False)
     return report
 
 
-def _fit_by_family(module, name, layout, tensors, file, options) -> tuple[Report, 'OrderedDict[str, Tensor]']:
-    family = FAMILIES[name]
+def _fit_by_family(
+    module: nn.Module, family: Family, layout: Layout | None, tensors: OrderedDict[str, Tensor], file: str, given: dict
+) -> tuple[Report, OrderedDict[str, Tensor]]:
     if layout is None:
         raise CheckpointError(
             f'{file} is of another model: it holds no backbone of {family.title}, its {len(tensors)} tensors are named '
@@ -78,10 +91,10 @@ def _fit_by_family(module, name, layout, tensors, file, options) -> tuple[Report
     family.check_arch(found.own, module, file)
     arch = family.arch_of(found.own)
     report = Report(file, f'{layout.kind} of {family.title}{f", arch {arch}" if arch else ""}')
-    settings = family.options(options, family.file_options)
+    settings = family.options(given, family.file_options)
     own = family.fit(found.own, module, settings, report)
-    report.account(module.state_dict(), own)
-    report.demand_outputs(layout.kind)
-    report.dropped.update((name, 'part of another model than the backbone') for name in found.parts)
-    report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
+    report.compare(module.state_dict(), own)
+    report.require_output_norms(layout.kind)
+    report.dropped.update((name, 'another part of the model than the backbone') for name in found.parts)
+    report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
     return report, OrderedDict((name, tensor) for name, tensor in own.items() if name not in report.unexpected)

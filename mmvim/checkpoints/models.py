@@ -1,4 +1,4 @@
-"""A file for a whole model of MMSegmentation, MMDetection or MMPreTrain, whose names are the model's own after this."""
+"""Files for whole models of MMSegmentation, MMDetection or MMPreTrain, turned into the model's own names."""
 
 from collections import OrderedDict
 
@@ -12,22 +12,30 @@ from mmvim.checkpoints.report import Report
 from mmvim.checkpoints.sources import fetch
 
 
-def model_weights(container: dict, source: str, key: str | None = None) -> tuple['OrderedDict[str, Tensor]', Report]:
-    """Weights for an OpenMMLab model out of a container, in the model's names.
+def model_weights(container: dict, source: str, key: str | None = None) -> tuple[OrderedDict[str, Tensor], Report]:
+    """Take the weights for an OpenMMLab model out of a container, under the model's names.
 
-    A wrapper's prefix is taken off, a published classifier becomes `backbone.…` and `head.fc.…`, Vim's pyramid inside
-    the backbone becomes the neck. Files of OpenMMLab's own layout pass as they are.
+    A wrapper's prefix is taken off, a published classifier becomes ``backbone.…`` and ``head.fc.…``, and Vim's pyramid
+    inside the backbone becomes the neck. Files in OpenMMLab's own layout pass unchanged.
 
     Args:
-        container (dict): What :func:`mmvim.checkpoints.load_file` returned.
-        source (str): The file, for messages.
-        key (str, optional): Key of the container. Defaults to None, see :func:`mmvim.checkpoints.read`.
+        container: What :func:`mmvim.checkpoints.load_file` returned.
+        source: The file, for messages.
+        key: Key of the container. Defaults to None, see :func:`mmvim.checkpoints.read`.
 
     Returns:
-        tuple[OrderedDict, Report]: Names and tensors, and which of the file's were dropped.
+        The weights by name, and a report of which tensors were dropped.
 
     Raises:
-        CheckpointError: If there are no weights in it, or they are not finite.
+        CheckpointError: If the container holds no weights, or they are not finite.
+
+    Examples:
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> container = {'model': Vim({'embed_dims': 16, 'depth': 2}).state_dict()}
+        >>> weights, report = checkpoints.model_weights(container, 'vim.pth')
+        >>> 'backbone.pos_embed' in weights, len(report.used) == len(container['model'])
+        (True, True)
     """
     _, tensors = weights_of(container, source, key)
     check_tensors(tensors, source)
@@ -38,7 +46,7 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
         report = Report(source, 'checkpoint')
         for name, tensor in tensors.items():
             bare = name.removeprefix('module.')
-            weights[name if bare in tensors else bare] = tensor  # not in the place of another
+            weights[name if bare in tensors else bare] = tensor  # never replace another tensor
     else:
         report = Report(source, f'{layout.kind} of {layout.family}')
         found = sort_tensors(tensors, layout)
@@ -52,20 +60,20 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
             else:
                 weights[f'backbone.{name}'] = tensor
         weights.update(found.parts)
-        report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
+        report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
         for name in report.unexpected:
             bare = name.removeprefix(layout.outer)
             if bare in weights:
                 raise CheckpointError(f'{source} has two tensors for {bare}', 'give a file with one of them')
             weights[bare] = tensors[name]
-        report.unexpected = []  # the model decides
+        report.unexpected = []  # the model decides about them
     report.used = list(weights)
     weights._metadata = metadata  # type: ignore[attr-defined]
     return weights, report
 
 
 def _never_used(name: str) -> str | None:
-    """Why Vim's dense models have a tensor that they do nothing with."""
+    """Return why Vim's dense models keep a tensor that they never use, or None if they use it."""
     if name.startswith('norm_f.'):
         return 'final norm of the classifier, which dense models do not apply'
     if name.startswith('rope.'):
@@ -74,17 +82,28 @@ def _never_used(name: str) -> str | None:
 
 
 def read_for_model(file: str, key: str | None = None) -> tuple[dict, Report]:
-    """A checkpoint as MMEngine's runner takes it: the file's other content, and `state_dict` in the model's names.
+    """Read a checkpoint as MMEngine's runner takes it: ``state_dict`` in the model's names, and all else.
 
     Args:
-        file (str): As for :func:`mmvim.checkpoints.read`.
-        key (str, optional): Key of the container. Defaults to None, see :func:`mmvim.checkpoints.read`.
+        file: Where the file is, as for :func:`mmvim.checkpoints.read`.
+        key: Key of the container. Defaults to None, see :func:`mmvim.checkpoints.read`.
 
     Returns:
-        tuple[dict, Report]: The checkpoint, and which tensors were dropped.
+        The checkpoint, and a report of which tensors were dropped.
 
     Raises:
         CheckpointError: As :func:`mmvim.checkpoints.load_file` and :func:`model_weights`.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim({'embed_dims': 16, 'depth': 2}).state_dict(), 'epoch': 299}, file.name)
+        ...     checkpoint, report = checkpoints.read_for_model(file.name)
+        >>> checkpoint['epoch'], 'backbone.pos_embed' in checkpoint['state_dict']
+        (299, True)
     """
     container = load_file(fetch(file), file)
     weights, report = model_weights(container, file, key)
@@ -92,8 +111,20 @@ def read_for_model(file: str, key: str | None = None) -> tuple[dict, Report]:
     return {**others, 'state_dict': weights}, report
 
 
-def is_native(container: dict, weights: 'OrderedDict[str, Tensor]') -> bool:
-    """Whether MMEngine alone would read the same weights out of a container."""
+def is_native(container: dict, weights: OrderedDict[str, Tensor]) -> bool:
+    """Check whether MMEngine alone would read the same weights out of a container.
+
+    Args:
+        container: What :func:`mmvim.checkpoints.load_file` returned.
+        weights: What :func:`model_weights` made of it.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> weights = {'backbone.norm.weight': torch.ones(4)}
+        >>> checkpoints.is_native({'state_dict': weights}, weights), checkpoints.is_native({'model': weights}, weights)
+        (True, False)
+    """
     own = container.get('state_dict', container)
     if container.get('format') in (SAFETENSORS, SHARDS):
         return False

@@ -1,7 +1,8 @@
-"""Names of a publisher's file to those of mmvim's models, and back.
+"""Translation between the names in a publisher's file and those of mmvim's models.
 
-mmvim's are those of an OpenMMLab model: `backbone.…`, `neck.…`, `decode_head.…`, `head.fc.…`. Publishers of classifiers
-have the backbone's names bare and `head.…` beside them; Vim's segmentation code has its pyramid inside the backbone.
+mmvim's names are those of an OpenMMLab model: ``backbone.…``, ``neck.…``, ``decode_head.…``, ``head.fc.…``. Publishers
+of classifiers have the backbone's names bare and ``head.…`` beside them; Vim's segmentation code has its pyramid inside
+the backbone.
 """
 
 from collections import OrderedDict
@@ -17,23 +18,23 @@ _HEAD = {'head.weight': 'head.fc.weight', 'head.bias': 'head.fc.bias'}
 
 @dataclass
 class Sorted:
-    """Tensors of a file by what they belong to.
+    """The tensors of a file, sorted by what they belong to.
 
     Attributes:
-        own (OrderedDict): The backbone's, under its own names.
-        parts (OrderedDict): The other parts', under mmvim's names.
-        rest (list[str]): Names of the file that belong to neither.
-        names (dict[str, str]): From mmvim's name (`backbone.…` and parts) to the file's.
+        own: The backbone's, under its own names.
+        parts: The other parts', under mmvim's names.
+        rest: Names of the file that belong to neither.
+        names: From mmvim's names (``backbone.…`` and the parts') to the file's.
     """
 
-    own: 'OrderedDict[str, Tensor]'
-    parts: 'OrderedDict[str, Tensor]'
+    own: OrderedDict[str, Tensor]
+    parts: OrderedDict[str, Tensor]
     rest: list[str]
     names: dict[str, str]
 
 
-def sort_tensors(tensors: 'OrderedDict[str, Tensor]', layout: Layout) -> Sorted:
-    """Sort the tensors of a file, heads and pyramids out of the backbone into parts of their own."""
+def sort_tensors(tensors: OrderedDict[str, Tensor], layout: Layout) -> Sorted:
+    """Sort the tensors of a file, moving heads and pyramids out of the backbone into parts of their own."""
     own, parts, rest = layout.split(tensors)
     neck = FAMILIES[layout.family].neck
     result = Sorted(OrderedDict(), OrderedDict(), rest, {})
@@ -48,7 +49,7 @@ def sort_tensors(tensors: 'OrderedDict[str, Tensor]', layout: Layout) -> Sorted:
             result.own[name] = tensors[given]
         result.names[part or f'backbone.{name}'] = given
     for name, given in parts.items():
-        if name in result.parts:  # a second of this name, such as a neck beside the pyramid inside the backbone
+        if name in result.parts:  # a second tensor of this name, such as a neck beside the pyramid inside the backbone
             rest.append(given)
             continue
         result.parts[name] = tensors[given]
@@ -57,19 +58,19 @@ def sort_tensors(tensors: 'OrderedDict[str, Tensor]', layout: Layout) -> Sorted:
 
 
 def to_published(
-    weights: 'OrderedDict[str, Tensor]', family: str, kind: str, prefix: str = '', outer: str = ''
-) -> 'OrderedDict[str, Tensor]':
-    """The inverse: weights in a publisher's naming.
+    weights: OrderedDict[str, Tensor], family: str, kind: str, prefix: str = '', outer: str = ''
+) -> OrderedDict[str, Tensor]:
+    """Put weights back into a publisher's names, the inverse of :func:`sort_tensors`.
 
     Args:
-        weights (OrderedDict): Names of mmvim and tensors.
-        family (str): 'vim' or 'mambavision'.
-        kind (str): What they are a checkpoint of.
-        prefix (str): What to put before the backbone's own names. Defaults to ''.
-        outer (str): What to put before the names of other parts. Defaults to ''.
+        weights: Tensors by mmvim's names.
+        family: 'vim' or 'mambavision'.
+        kind: What they are a checkpoint of.
+        prefix: What to put before the backbone's own names. Defaults to ''.
+        outer: What to put before the names of other parts. Defaults to ''.
 
     Returns:
-        OrderedDict: In the same order.
+        The tensors by the publisher's names, in the same order.
     """
     head = {here: there for there, here in _HEAD.items()} if kind == 'classifier' else {}
     neck = {f'neck.{here}': there for there, here in FAMILIES[family].neck.items()}

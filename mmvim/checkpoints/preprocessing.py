@@ -1,4 +1,4 @@
-"""The picture that a published classifier was evaluated on, and the classifier."""
+"""Published classifiers, and the pictures that they were evaluated on."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _CROP = {
     'vim': {},
     'mambavision': {'tiny': 1.0, 'tiny2': 0.98, 'small': 0.93, 'base': 1.0, 'large': 1.0, 'large2': 1.0, 'large3': 1.0},
 }
-# The files of 512 pixels (L2 and L3) see the whole picture, squeezed to a square, of which the border is cut off.
+# At 512 pixels L2 and L3 see the whole picture squashed to a square, whose border is then cut off.
 _SQUASHED_SIZE, _SQUASHED_CROP = 512, 0.93
 CROP_MODES = ('center', 'squash')
 _LARGEST_SIDE = 1 << 15
@@ -31,14 +31,23 @@ _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BI
 
 @dataclass(frozen=True)
 class View:
-    """Resize to ``img_size / crop_pct``, cut out the centre, normalise.
+    """The transform of a picture to a network's input: resize to ``img_size / crop_pct``, crop the centre, normalise.
 
     Attributes:
-        img_size (int): Side of the network's input in pixels.
-        crop_pct (float): Side of the crop over the side of the resized picture.
-        interpolation (str): 'bicubic' or 'bilinear', antialiased as Pillow does it.
-        crop_mode (str): 'center' resizes the shorter side and keeps the aspect, 'squash' both sides to the same.
-            Defaults to 'center'.
+        img_size: Side of the network's input in pixels.
+        crop_pct: Side of the crop over the side of the resized picture.
+        interpolation: 'bicubic' or 'bilinear', antialiased as in Pillow.
+        crop_mode: 'center' resizes the shorter side and keeps the aspect ratio, 'squash' resizes both sides to the
+            same. Defaults to 'center'.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.checkpoints import View
+        >>> view = View(img_size=224, crop_pct=0.875, interpolation='bicubic')
+        >>> view(np.zeros((300, 400, 3), np.uint8)).shape
+        torch.Size([3, 224, 224])
+        >>> print(view)
+        pictures: shorter side 256, bicubic, centre 224 x 224 (crop pct 0.875)
     """
 
     img_size: int
@@ -47,7 +56,7 @@ class View:
     crop_mode: str = 'center'
 
     def __call__(self, picture: np.ndarray) -> Tensor:
-        """(H, W, 3) in RGB, uint8, to (3, img_size, img_size), float32."""
+        """Turn a picture (H, W, 3), RGB, uint8, into an input (3, img_size, img_size), float32."""
         short = int(self.img_size / self.crop_pct)
         height, width = picture.shape[:2]
         if self.crop_mode == 'squash':
@@ -58,7 +67,7 @@ class View:
         top, left = (round((side - self.img_size) / 2) for side in resized.shape[:2])
         crop = resized[top : top + self.img_size, left : left + self.img_size]
         normed = mmcv.imnormalize(crop, 255 * np.array(MEAN), 255 * np.array(STD), to_rgb=False)
-        return torch.from_numpy(normed.transpose(2, 0, 1).copy()).float()
+        return torch.from_numpy(normed.transpose(2, 0, 1).copy()).float()  # (3, img_size, img_size)
 
     def __str__(self) -> str:
         sides = 'both sides' if self.crop_mode == 'squash' else 'shorter side'
@@ -75,21 +84,33 @@ def preprocessing(
     interpolation: str | None = None,
     crop_mode: str | None = None,
 ) -> View:
-    """The publisher's view of a picture, or what is given instead.
+    """Return the publisher's view of a picture, with whatever is given here instead.
 
     Args:
-        found (Published): A classifier.
-        img_size (int, optional): Side of the input. Defaults to None, what `found` was read for: by default 224, for
+        found: A classifier.
+        img_size: Side of the input in pixels. Defaults to None, what ``found`` was read for: by default 224, for
             MambaVision-L3 256.
-        crop_pct (float, optional): In (0, 1]. Defaults to None, the publisher's.
-        interpolation (str, optional): 'bicubic' or 'bilinear'. Defaults to None, 'bicubic'.
-        crop_mode (str, optional): 'center' or 'squash'. Defaults to None, the publisher's.
+        crop_pct: In (0, 1]. Defaults to None, the publisher's.
+        interpolation: 'bicubic' or 'bilinear'. Defaults to None, 'bicubic'.
+        crop_mode: 'center' or 'squash'. Defaults to None, the publisher's.
 
     Returns:
-        View: From a picture to the network's input.
+        The transform of a picture to the network's input.
 
     Raises:
         CheckpointError: If a value is out of range.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 16, 'depth': 2}
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim(arch).state_dict()}, file.name)
+        ...     found = checkpoints.read(file.name, arch=arch)
+        >>> print(checkpoints.preprocessing(found, crop_pct=1.0))
+        pictures: shorter side 224, bicubic, centre 224 x 224 (crop pct 1.0)
     """
     size = _input_size(found) if img_size is None else img_size
     squashed = found.arch in ('large2', 'large3') and size == _SQUASHED_SIZE
@@ -100,22 +121,22 @@ def preprocessing(
             else _CROP[found.family].get(found.arch if isinstance(found.arch, str) else '', _DEFAULT_CROP)
         )
     if not 0 < crop_pct <= 1 or size < 1:
-        raise CheckpointError(f'crop_pct={crop_pct} and img_size={size} must be in (0, 1] and positive', 'correct them')
+        raise CheckpointError(f'crop_pct={crop_pct} must be in (0, 1] and img_size={size} positive', 'omit them')
     if size / crop_pct > _LARGEST_SIDE:
         raise CheckpointError(
             f'crop_pct={crop_pct} of img_size={size} asks for pictures of more than {_LARGEST_SIDE} pixels a side',
-            'correct them',
+            'give a larger crop_pct or a smaller img_size',
         )
     interpolation = interpolation or 'bicubic'
     crop_mode = crop_mode or ('squash' if squashed else 'center')
     for name, value, known in (('interpolation', interpolation, _FILTERS), ('crop_mode', crop_mode, CROP_MODES)):
         if value not in known:
-            raise CheckpointError(f'{name}={value!r} is not one of {", ".join(known)}', 'choose one')
+            raise CheckpointError(f'{name}={value!r} is not one of {", ".join(known)}', 'omit it')
     return View(size, crop_pct, interpolation, crop_mode)
 
 
 def _input_size(found: Published) -> int:
-    """The side of the pictures that a classifier's config is made for."""
+    """Return the side of the pictures that a classifier's config is made for."""
     windows = found.backbone.get('window_sizes')
     if windows is not None:
         return 16 * windows[2]  # a window covers the map of the third level
@@ -126,34 +147,66 @@ def _input_size(found: Published) -> int:
 
 
 def read_picture(file: str) -> np.ndarray:
-    """A picture as (H, W, 3) in RGB, uint8.
+    """Read a picture as an array (H, W, 3), RGB, uint8.
+
+    Args:
+        file: Its path.
 
     Raises:
-        CheckpointError: If it is missing or none.
+        CheckpointError: If the file is missing or not a picture.
+
+    Examples:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mmvim import checkpoints
+        >>> with tempfile.NamedTemporaryFile(suffix='.png') as file:
+        ...     Image.new('RGB', (40, 30), 'red').save(file.name)
+        ...     picture = checkpoints.read_picture(file.name)
+        >>> picture.shape, picture[0, 0].tolist()
+        ((30, 40, 3), [255, 0, 0])
     """
     try:
         return np.asarray(Image.open(file).convert('RGB'))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's for damaged files
         raise CheckpointError(f'picture {file} cannot be read ({error})', 'give a JPEG or PNG file') from error
 
 
 def build_classifier(found: Published) -> nn.Module:
-    """The classifier of a file, weights and all, in eval mode: pictures (B, 3, H, W) to logits (B, classes).
+    """Build the classifier of a file with its weights, in eval mode: pictures (B, 3, H, W) to logits (B, classes).
+
+    Args:
+        found: What :func:`mmvim.checkpoints.read` returned.
 
     Raises:
-        CheckpointError: If the file is of something else.
+        CheckpointError: If the file is not a classifier's.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 16, 'depth': 2}
+        >>> weights = Vim(arch, cls_token='middle', final_norm=True).state_dict()
+        >>> weights.update({'head.weight': torch.zeros(10, 16), 'head.bias': torch.zeros(10)})
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': weights}, file.name)
+        ...     model = checkpoints.build_classifier(checkpoints.read(file.name, arch=arch))
+        >>> model.backbone.cls_token_type, model.head.fc.out_features, model.training
+        ('middle', 10, False)
     """
     if found.kind != 'classifier':
         raise CheckpointError(
-            f'{found.report.source} is a {found.kind}, no classifier', 'give one with a head', misfit=True
+            f'{found.report.source} is a {found.kind}, not a classifier', 'give one with a head', misfit=True
         )
     others = [name for name in found.state_dict if not name.startswith(('backbone.', 'head.'))]
     if others:
         raise CheckpointError(
-            f'{found.report.source} has {some(others)} beside its head, no part of a classifier',
+            f'{found.report.source} has {some(others)} beside its head, not part of a classifier',
             'give a classifier',
             misfit=True,
         )
-    model = nn.Sequential(OrderedDict(backbone=MODELS.build(dict(found.backbone)), head=MODELS.build(dict(found.head))))
+    model = nn.Sequential(
+        OrderedDict(backbone=MODELS.build(dict(found.backbone)), head=MODELS.build(dict(found.heads['head'])))
+    )
     model.load_state_dict(found.state_dict, strict=True)
     return model.eval()

@@ -1,4 +1,4 @@
-"""A published file as what mmvim needs: configs that build, weights in mmvim's names, an account of every tensor."""
+"""Published files as mmvim needs them: configs that build, weights in mmvim's names, an account of every tensor."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -21,35 +21,47 @@ from mmvim.checkpoints.sources import fetch
 
 @dataclass
 class Published:
-    """What :func:`read` finds.
+    """What :func:`read` finds in a file.
 
     Attributes:
-        family (str): 'vim' or 'mambavision'.
-        arch (str or dict): Published architecture, or what was asked for.
-        kind (str): 'classifier', 'segmentor', 'detector', 'backbone', or 'dense' if that was asked for.
-        backbone (dict): Config of the backbone.
-        state_dict (OrderedDict): Weights under mmvim's names: `backbone.…`, `neck.…`, `head.fc.…`, `decode_head.…`.
-        report (Report): What became of every tensor.
-        parts (OrderedDict): The part of `state_dict` that is not the backbone's.
-        layout (Layout): Where things lay in the file.
-        key (str): Under which key of the file; '' for bare weights.
-        names (dict): From mmvim's names to the file's.
-        dropped (OrderedDict): Tensors that were left out, under the file's names.
-        order (list[str]): The file's names in its order.
-        pyramid (dict, optional): Config of the neck where the family keeps one in its backbone.
+        family: 'vim' or 'mambavision'.
+        arch: The published architecture, or what was asked for.
+        kind: 'classifier', 'segmentor', 'detector', 'backbone', or 'dense' if that was asked for.
+        backbone: Config of the backbone.
+        state_dict: Weights under mmvim's names: ``backbone.…``, ``neck.…``, ``head.fc.…``, ``decode_head.…``.
+        report: What became of every tensor.
+        parts: The part of ``state_dict`` that is not the backbone's.
+        layout: Where things were in the file.
+        key: The key of the file that held the weights; '' for bare weights.
+        names: From mmvim's names to the file's.
+        dropped: Tensors that were left out, under the file's names.
+        order: The file's names in its order.
+        pyramid: Config of the neck, if the family keeps one in its backbone. Defaults to None.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 16, 'depth': 2}
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim(arch).state_dict()}, file.name)
+        ...     found = checkpoints.read(file.name, arch=arch)
+        >>> found.family, found.key, found.names['backbone.pos_embed'], found.heads
+        ('vim', 'model', 'pos_embed', {})
     """
 
     family: str
     arch: str | dict
     kind: str
     backbone: dict
-    state_dict: 'OrderedDict[str, Tensor]'
+    state_dict: OrderedDict[str, Tensor]
     report: Report
-    parts: 'OrderedDict[str, Tensor]'
+    parts: OrderedDict[str, Tensor]
     layout: Layout
     key: str
     names: dict[str, str]
-    dropped: 'OrderedDict[str, Tensor]'
+    dropped: OrderedDict[str, Tensor]
     order: list[str]
     pyramid: dict | None = None
     _configs: dict[str, dict] | None = field(default=None, repr=False)
@@ -59,7 +71,7 @@ class Published:
         """Config dicts of the heads by name: 'head'; 'decode_head', 'auxiliary_head'; 'rpn_head', 'roi_head'.
 
         Raises:
-            CheckpointError: If a head's type is not known here, or its library is missing.
+            CheckpointError: If the type of a head is not known here, or its library is missing.
         """
         return {name: config for name, config in self._all().items() if name != 'neck'}
 
@@ -89,27 +101,41 @@ def read(
     strict: bool = True,
     **options: Any,
 ) -> Published:
-    """Read a published checkpoint. Depends on the file and the arguments alone, and changes nothing.
+    """Read a published checkpoint.
+
+    The result depends on the file and the arguments alone, and nothing else is changed.
 
     Args:
-        file (str): Path, folder with one checkpoint, ``http(s)://`` or ``hf://owner/repo/file``.
-        key (str, optional): Key of the container, such as 'model_ema'. Defaults to None: 'state_dict', else 'model',
-            else bare weights.
-        prefix (str, optional): What stands before the backbone's names. Defaults to None, any row of usual wrappers
+        file: A path, a folder with one checkpoint, ``http(s)://`` or ``hf://owner/repo/file``.
+        key: Key of the container, such as 'model_ema'. Defaults to None: 'state_dict', else 'model', else bare weights.
+        prefix: What precedes the backbone's names in the file. Defaults to None, any chain of the usual wrappers
             (``module.``, ``model.``, ``encoder.``, ``backbone.``).
-        arch (str or dict, optional): The architecture that the file must be of. Defaults to None, any published one.
-        task (str, optional): 'dense' for the backbone of a dense model: a classifier's head, final norm and class token
-            are dropped. Defaults to None, what the file is.
-        strict (bool): Raise also for tensors that have no place. Defaults to True.
-        **options: What tensors do not tell, see the families; an unknown one is an error. Vim: `cls_token`, `compat`,
-            `grid`, `stride`, `patch_change`, `img_size`, `rope`, `rope_residual`, `feature`, `out_indices`.
-            MambaVision: `window_sizes`, `img_size`, `out_indices`. Defaults are the published ones.
+        arch: The architecture that the file must have. Defaults to None, any published one.
+        task: 'dense' for the backbone of a dense model: a classifier's head, final norm and class token are dropped.
+            Defaults to None, what the file is.
+        strict: Also raise for tensors that have no place. Defaults to True.
+        **options: What the tensors do not reveal, see the families; an unknown one is an error. Vim: ``cls_token``,
+            ``compat``, ``grid``, ``stride``, ``patch_change``, ``img_size``, ``rope``, ``rope_residual``, ``feature``,
+            ``out_indices``. MambaVision: ``window_sizes``, ``img_size``, ``out_indices``. The defaults are the
+            published values.
 
     Returns:
-        Published: Configs, weights and report.
+        Configs, weights and report.
 
     Raises:
         CheckpointError: If the file cannot be read safely, is of no known family or size, is incomplete or not finite.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import MambaVision
+        >>> arch = {'depths': (1, 1, 2, 2), 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)}
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'state_dict': MambaVision(arch).state_dict()}, file.name)
+        ...     found = checkpoints.read(file.name, arch=arch, out_indices=(1, 3))
+        >>> found.kind, found.backbone['type'], found.backbone['out_indices'], len(found.report.dropped)
+        ('backbone', 'mmvim.MambaVision', (1, 3), 4)
     """
     path = fetch(file)
     key, tensors = weights_of(load_file(path, file), file, key)
@@ -126,10 +152,10 @@ def read(
     found = sort_tensors(tensors, layout)
     arch = _arch(family, found.own, arch, file)
     if task not in (None, 'dense'):
-        raise CheckpointError(f"task={task!r} is neither None nor 'dense'", 'choose one')
+        raise CheckpointError(f"task={task!r} is neither None nor 'dense'", 'omit it')
     kind = task or layout.kind
     settings = family.options(options, (*family.file_options, *family.config_options))
-    # The family looks at all that the publisher keeps in the backbone, and at a neck that has been taken out of it.
+    # The family needs all that the publisher keeps in the backbone, a neck that was moved out of it included.
     whole = OrderedDict((n.removeprefix(layout.prefix), tensors[n]) for n in tensors if n.startswith(layout.prefix))
     whole.update(found.parts)
     backbone, pyramid = family.config(whole, kind, arch, settings)
@@ -140,17 +166,17 @@ def read(
     )
     module = _build_meta(backbone, file)
     own = family.fit(found.own, module, settings, report)
-    report.account(module.state_dict(), own)
-    report.demand_outputs(layout.kind)
+    report.compare(module.state_dict(), own)
+    report.require_output_norms(layout.kind)
     _prefix_report(report)
     parts = found.parts if kind != 'dense' else OrderedDict()
     if kind == 'dense':
-        report.dropped.update((name, 'part of another model than the backbone') for name in found.parts)
+        report.dropped.update((name, 'another part of the model than the backbone') for name in found.parts)
     else:
         report.used += list(parts)
         if kind == 'classifier':
             _check_head(parts, own.get(family.final_norm), report)
-    report.leave_over(OrderedDict((name, tensors[name]) for name in found.rest))
+    report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
     report.check(strict)
     state = OrderedDict(
         (f'backbone.{name}', tensor) for name, tensor in own.items() if f'backbone.{name}' not in report.unexpected
@@ -175,7 +201,7 @@ def read(
     )
 
 
-def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | None, file: str) -> str | dict:
+def _arch(family: Family, own: OrderedDict[str, Tensor], arch: str | dict | None, file: str) -> str | dict:
     settings = family.settings(own)
     if arch is None:
         arch = family.arch_of(own)
@@ -202,18 +228,19 @@ def _arch(family: Family, own: 'OrderedDict[str, Tensor]', arch: str | dict | No
 
 
 def _build_meta(config: dict, file: str) -> nn.Module:
-    """A backbone without memory for its weights, to ask for names and shapes."""
+    """Build a backbone without memory for its weights, to ask it for names and shapes."""
     try:
         with torch.device('meta'):
             return ROOT_MODELS.build(dict(config))
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f'the backbone of {file} cannot be built with these options: {error}', 'correct them'
+            f'the backbone of {file} cannot be built with these options: {error}',
+            'change or omit the one it names',
         ) from error
 
 
-def _check_head(parts: 'OrderedDict[str, Tensor]', norm: Tensor | None, report: Report) -> None:
-    """A linear layer from the channels of the last norm to as many classes as there are biases."""
+def _check_head(parts: OrderedDict[str, Tensor], norm: Tensor | None, report: Report) -> None:
+    """Check that the head is linear, from the channels of the last norm to as many classes as there are biases."""
     weight, bias = 'head.fc.weight', 'head.fc.bias'
     report.missing += [name for name in (weight, bias) if name not in parts]
     if weight in parts and bias in parts and norm is not None:

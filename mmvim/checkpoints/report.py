@@ -7,22 +7,22 @@ from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError, some
 
-# Weights of blocks in the backbones of mmvim. Where one is missing the model is not the published one, come what may.
+# Weights of the blocks of mmvim's backbones. Without one of them the model is not the published one, strict or not.
 _IN_BLOCKS = re.compile(r'(^|\.)(layers|levels|blocks|stages)\.')
-# What wrappers that average weights count beside them: PyTorch's and MMEngine's.
+# Counters that PyTorch's and MMEngine's wrappers keep beside the weights that they average.
 _COUNTERS = re.compile(r'(^|\.)(n_averaged|steps)$')
 
 
 def mismatch(given: Tensor, own: Tensor) -> str | None:
-    """Why a tensor of a file cannot be a weight of the model, None if it can: its shape, or integers for numbers.
+    """Return why a tensor of a file cannot be a weight of the model, or None if it can.
 
-    Whole numbers in a floating dtype can be integers of the model.
+    Shapes must be equal. Integers fit integers and floats fit floats; whole numbers in a float dtype also fit integers.
     """
     if given.shape != own.shape:
         return f'{tuple(given.shape)} in the file, {tuple(own.shape)} in the model'
     if given.is_floating_point() == own.is_floating_point():
         return None
-    # Somebody may have saved all in one dtype, batch norm's counters too.
+    # Everything may have been saved in one dtype, batch norm's counters included.
     if not given.is_floating_point() or bool((given != given.round()).any()):
         return f'{given.dtype} in the file, {own.dtype} in the model'.replace('torch.', '')
     return None
@@ -33,15 +33,25 @@ class Report:
     """The account of one load.
 
     Attributes:
-        source (str): The file, for messages.
-        what (str): What it was found to be, for example 'classifier of Vim, arch tiny'.
-        used (list[str]): Weights of the model that the file fills as it is.
-        resized (dict[str, str]): Weights filled after resampling, and from what to what.
-        dropped (dict[str, str]): Tensors of the file left out on purpose, and why.
-        fresh (dict[str, str]): Weights of the model that such a file cannot have, and why.
-        missing (list[str]): Weights of the model that the file should have and has not.
-        mismatched (dict[str, str]): Weights whose shape or kind of number differs, and how.
-        unexpected (list[str]): Tensors of the file that have no place.
+        source: The file, for messages. Defaults to ''.
+        what: What the file was found to be, for example 'classifier of Vim, arch tiny'. Defaults to ''.
+        used: Weights of the model that the file fills without change.
+        resized: Weights that were resampled, and from what to what.
+        dropped: Tensors of the file that were left out on purpose, and why.
+        fresh: Weights of the model that such a file cannot have, and why.
+        missing: Weights of the model that the file should have but lacks.
+        mismatched: Weights of another shape or kind of number, and how they differ.
+        unexpected: Tensors of the file that have no place in the model.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.checkpoints import Report
+        >>> report = Report('vim.pth', 'backbone of Vim')
+        >>> report.compare({'norm.weight': torch.ones(4)}, {'norm.weight': torch.zeros(4), 'extra': torch.ones(1)})
+        >>> print(report.text())
+        vim.pth: backbone of Vim; 1 used, 1 unexpected
+        unexpected:
+          extra
     """
 
     source: str = ''
@@ -55,13 +65,13 @@ class Report:
     unexpected: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """One line: the file, what it is, and how many tensors went where."""
+        """Return one line: the file, what it is, and how many tensors went where."""
         counts = [f'{len(self.used)} used']
         counts += [f'{len(value)} {name}' for name, value in self._parts() if value]
         return f'{self.source}: {self.what}; {", ".join(counts)}'
 
     def text(self) -> str:
-        """The whole account: the summary and, by kind, each name with its reason; names of used weights left out."""
+        """Return the whole account: the summary, then by kind each name with its reason, except for used weights."""
         lines = [self.summary()]
         for name, value in self._parts():
             if value:
@@ -77,12 +87,12 @@ class Report:
             for name in ('resized', 'dropped', 'fresh', 'missing', 'mismatched', 'unexpected')
         )
 
-    def account(self, own: dict, given: dict) -> None:
-        """Compare the shapes of a model with those of what was made for it.
+    def compare(self, own: dict, given: dict) -> None:
+        """Compare a model's weights with those made for it, and record which are used, missing, misfits or left over.
 
         Args:
-            own (dict): Names and tensors of the model.
-            given (dict): Names and tensors made of the file.
+            own: The model's tensors by name.
+            given: The tensors made from the file, by the model's names.
         """
         for name, tensor in own.items():
             if name not in given:
@@ -94,37 +104,45 @@ class Report:
                 self.used.append(name)
         self.unexpected += [name for name in given if name not in own]
 
-    def demand_outputs(self, kind: str) -> None:
-        """What a classifier cannot have is missing where a whole dense model has lost it.
+    def require_output_norms(self, kind: str) -> None:
+        """Count output norms that the file lacks as missing, unless it may lack them.
+
+        Output norms may be absent from a classifier's file, but in a segmentor's or detector's file their absence is an
+        error.
 
         Args:
-            kind (str): What the file is a checkpoint of.
+            kind: What the file is a checkpoint of.
         """
         if kind in ('segmentor', 'detector'):
             self.missing += self.fresh
             self.fresh = {}
 
-    def leave_over(self, tensors: dict) -> None:
-        """Account for tensors that are no part's: counters of an average are expected, others are not.
+    def note_leftovers(self, tensors: dict) -> None:
+        """Record tensors that belong to no part of the model.
+
+        Counters of a weight average are expected and dropped; others are unexpected.
 
         Args:
-            tensors (dict): Names of the file and tensors.
+            tensors: Tensors by the file's names.
         """
         for name, tensor in tensors.items():
             if _COUNTERS.search(name) and tensor.dim() == 0:
-                self.dropped[name] = 'counter of the average that these weights are'
+                self.dropped[name] = 'counter of the average of these weights'
             else:
                 self.unexpected.append(name)
+
+    # What these methods were called before.
+    account, demand_outputs, leave_over = compare, require_output_norms, note_leftovers
 
     def check(self, strict: bool = True) -> None:
         """Raise if the file does not fit.
 
         Args:
-            strict (bool): Whether every weight and tensor must have its match. If not, only the weights of the model's
-                blocks must be filled. Defaults to True.
+            strict: Require a match for every weight and every tensor. If False, only the weights of the model's blocks
+                must be filled. Defaults to True.
 
         Raises:
-            CheckpointError: If something is missing, of another shape or, with `strict`, left over.
+            CheckpointError: If something is missing, of another shape or, with ``strict``, left over.
         """
         wrong = []
         missing = [name for name in self.missing if strict or _IN_BLOCKS.search(name)]

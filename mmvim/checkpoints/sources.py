@@ -1,4 +1,4 @@
-"""From what a user names (a path, a folder, a URL, ``hf://``) to a file on disk."""
+"""Locations that a user may name (a path, a folder, a URL, ``hf://``), and the files on disk behind them."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from mmengine import dist
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.header import check_header, is_plain_name, read_index
 
-# MMEngine's way to let its own loaders meet a file of a publisher; see :mod:`.schemes`.
+# The prefix by which MMEngine's own loaders are sent to a publisher's file; see :mod:`.schemes`.
 PUBLISHED = 'published://'
 _HUB = re.compile(r'hf://(?P<owner>[^/@]+)/(?P<repo>[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)')
 _SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
@@ -22,12 +22,21 @@ _FETCHED = ('http://', 'https://', 'hf://', 'file://', PUBLISHED)
 
 
 def can_fetch(location: str) -> bool:
-    """Whether :func:`fetch` knows the kind of location; others (``open-mmlab://``, ``s3://``) are MMEngine's own."""
+    """Check whether :func:`fetch` knows a kind of location; others (``open-mmlab://``, ``s3://``) are left to MMEngine.
+
+    Args:
+        location: What the user names.
+
+    Examples:
+        >>> from mmvim import checkpoints
+        >>> [checkpoints.can_fetch(location) for location in ('vim.pth', 'hf://owner/repo/vim.pth', 's3://bucket/vim.pth')]
+        [True, True, False]
+    """
     return '://' not in location or location.startswith(_FETCHED)
 
 
 def fetch(location: str) -> str:
-    """The file that a location names, downloaded if need be.
+    """Return the path of the file that a location names, downloading it if need be.
 
     A file of the Hugging Face hub, ``hf://owner/repo/path`` or ``hf://owner/repo@revision/path``, is taken from the
     hub's own cache on this machine (``HF_HUB_CACHE``, ``HF_HOME``) if it is there, else from the hub (``HF_ENDPOINT``).
@@ -35,14 +44,19 @@ def fetch(location: str) -> str:
     distributed run one process downloads.
 
     Args:
-        location (str): A path, a folder that holds one checkpoint (or shards and their index), ``file://``,
-            ``http(s)://`` or ``hf://``.
+        location: A path, a folder that holds one checkpoint (or shards and their index), ``file://``, ``http(s)://`` or
+            ``hf://``.
 
     Returns:
-        str: Path of the file. A plain path is returned as it is, whether it exists or not.
+        The file. A plain path is returned unchanged, whether it exists or not.
 
     Raises:
         CheckpointError: If the location is of another kind, or cannot be reached.
+
+    Examples:
+        >>> from mmvim import checkpoints
+        >>> checkpoints.fetch('vim.pth'), checkpoints.fetch('file:///data/vim.pth')
+        ('vim.pth', '/data/vim.pth')
     """
     location = str(location).removeprefix(PUBLISHED)
     if '://' not in location:
@@ -73,13 +87,13 @@ def _file_name(url: str) -> str:
 
 
 def _in_folder(path: str) -> str:
-    """The checkpoint in a folder, as a repository of the hub lies on disk; any other path as it is."""
+    """Return the checkpoint in a folder, laid out like a repository of the hub; any other path unchanged."""
     if not os.path.isdir(path):
         return path
     try:
         inside = sorted(Path(path).iterdir())
     except OSError as error:
-        raise CheckpointError(f'{path} cannot be read ({error.strerror})', 'see to its permissions') from error
+        raise CheckpointError(f'{path} cannot be read ({error.strerror})', 'check its permissions') from error
     files = [f for f in inside if f.name.endswith(_SUFFIXES)]
     indices = [f for f in inside if f.name.endswith(_INDEX)]
     if len(indices) == 1 and {f.name for f in files} <= set((read_index(str(indices[0])) or {}).values()):
@@ -100,12 +114,12 @@ def _hub_cache(owner: str, repo: str, revision: str, file: str) -> Path | None:
 
 
 def _download_all(url: str, inside: Path) -> str:
-    """A file, and with an index the shards that it names, which lie beside it."""
+    """Download a file and, if it is an index, the shards that it names, which are put beside it."""
     path = _download(url, inside)
     if path.endswith(_INDEX):
         base = url.split('?')[0].rsplit('/', 1)[0]
         for shard in dict.fromkeys((read_index(path) or {}).values()):
-            if is_plain_name(shard):  # another is refused when the index is read
+            if is_plain_name(shard):  # any other is refused when the index is read
                 _download(f'{base}/{quote(shard)}', inside.with_name(shard))
     return path
 
@@ -117,7 +131,7 @@ def _download(url: str, inside: Path) -> str:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(part), progress=os.isatty(2))
-            check_header(str(part), url)  # what is kept is a checkpoint, not a page that says why there is none
+            check_header(str(part), url)  # keep a checkpoint, not a page that says why there is none
             part.replace(target)
         except (urllib.error.URLError, OSError) as error:
             reason = getattr(error, 'reason', None) or error
@@ -128,5 +142,5 @@ def _download(url: str, inside: Path) -> str:
             part.unlink(missing_ok=True)
     dist.barrier()
     if not target.is_file():
-        raise CheckpointError(f'{url} was not fetched by the process that does so', 'see its error')
+        raise CheckpointError(f'{url} was not fetched by rank 0', 'see the error of that process')
     return str(target)

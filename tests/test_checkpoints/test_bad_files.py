@@ -107,7 +107,7 @@ def test_archives_and_programs(tmp_path, refused, weights, write):
 
 def test_paths_that_are_no_files(tmp_path, refused):
     os.mkfifo(tmp_path / 'pipe')
-    refused(tmp_path / 'pipe', 'is no regular file')  # and nobody waits for its other end
+    refused(tmp_path / 'pipe', 'is not a regular file')  # and nobody waits for its other end
     refused('a\0b', 'does not exist')
     refused('x' * 5000, 'cannot be read .File name too long')
     with pytest.raises(CheckpointError, match=r"^'' does not exist"):
@@ -167,7 +167,7 @@ def test_shapes_of_no_model(refused, weights, write):
         with pytest.raises(CheckpointError, match='is not Vim arch='):
             checkpoints.read(write({**weights, name: tensor}), arch=SMALL_VIM)
     for tensor in (torch.zeros(()), torch.zeros(1, 3, 1)):
-        refused(write({**weights, 'pos_embed': tensor}), 'no square grid', reads=False)
+        refused(write({**weights, 'pos_embed': tensor}), 'does not fill a square grid', reads=False)
 
 
 def test_heads_of_no_classifier(weights, write):
@@ -317,7 +317,7 @@ def test_two_of_one_name(write, weights):
         checkpoints.read_for_model(path)
     head = {'head.weight': torch.zeros(7, 16), 'head.bias': torch.zeros(7)}
     both = checkpoints.read(write({**weights, **head, 'fpn1.0.weight': torch.zeros(1)}), arch=SMALL_VIM)
-    with pytest.raises(CheckpointError, match=r'has neck.upsample_4x.0.weight beside its head, no part of a class'):
+    with pytest.raises(CheckpointError, match=r'has neck.upsample_4x.0.weight beside its head, not part of a class'):
         checkpoints.build_classifier(both)
     path = write({'module.a': torch.zeros(1), 'a': torch.ones(1), 'module.b': torch.ones(1)})
     assert checkpoints.read_for_model(path)[0]['state_dict'].keys() == {'module.a', 'a', 'b'}
@@ -371,7 +371,7 @@ def test_unknown_options(weights, write):
         ('img_size', (0, 64), 'img_size=.0, 64. is not'),
         ('arch', 3, 'arch=3 is neither a name nor a dict'),
         ('arch', {'width': 3}, "unknown .'width'.; published are tiny"),
-        ('key', 3, 'key=3 is no name'),
+        ('key', 3, 'key=3 is not a string'),
         # What a command line makes of rope=no is a text, and would be true.
         ('rope', 'no', "rope='no' is not one of None, True, False"),
         ('rope_residual', 1, 'rope_residual=1 is not one of'),
@@ -388,5 +388,5 @@ def test_options_of_the_wrong_kind(option, value, match, weights, write):
 @pytest.mark.parametrize('value', [3, (8, 8, 4), (8, 8, 0, 2), 'all'])
 def test_windows_of_the_wrong_kind(value, write):
     file = write(MambaVision(SMALL_MAMBAVISION).state_dict())
-    with pytest.raises(CheckpointError, match=r'window_sizes=.* is not 4 positive ints; correct it'):
+    with pytest.raises(CheckpointError, match=r'window_sizes=.* is not 4 positive ints; omit it'):
         checkpoints.read(file, arch=SMALL_MAMBAVISION, window_sizes=value)

@@ -124,7 +124,7 @@ def test_a_converted_pyramid_is_a_neck(write, tmp_path):
 def test_what_cannot_go_back(write, tmp_path):
     converted, _ = checkpoints.to_mmvim(write(published_vim()), arch=SMALL_VIM, task='dense')
     checkpoints.save_file(converted, tmp_path / 'dense.pth')
-    with pytest.raises(checkpoints.CheckpointError, match=r'has not all .* were resized'):
+    with pytest.raises(checkpoints.CheckpointError, match=r'does not have all .* were resized'):
         checkpoints.from_mmvim(str(tmp_path / 'dense.pth'))
     torch.save({'state_dict': converted['state_dict']}, tmp_path / 'own.pth')
     with pytest.raises(checkpoints.CheckpointError, match='say what it is'):
@@ -183,11 +183,11 @@ def test_a_file_converted_onto_itself(write):
     ('change', 'match'),
     [
         (lambda c: c.update(meta='x'), 'was not converted'),
-        (lambda c: c['meta'].update(published='x'), 'does not say whole'),
-        (lambda c: c['meta']['published'].pop('reversible'), 'does not say whole'),
-        (lambda c: c['meta']['published'].update(family='resnet'), 'does not say whole'),
-        (lambda c: c['meta']['published'].update(order=[1, 2]), 'does not say whole'),
-        (lambda c: c['meta']['published'].update(prefix=None), 'does not say whole'),
+        (lambda c: c['meta'].update(published='x'), 'does not fully say'),
+        (lambda c: c['meta']['published'].pop('reversible'), 'does not fully say'),
+        (lambda c: c['meta']['published'].update(family='resnet'), 'does not fully say'),
+        (lambda c: c['meta']['published'].update(order=[1, 2]), 'does not fully say'),
+        (lambda c: c['meta']['published'].update(prefix=None), 'does not fully say'),
         (lambda c: c['meta']['published']['order'].pop(), r'changed after .* 1 tensors came or went \(head.bias\)'),
         (lambda c: c['state_dict'].pop('backbone.cls_token'), r'changed after .*\(cls_token\)'),
         (lambda c: c['state_dict'].update({'backbone.more': torch.zeros(1)}), r'changed after .*\(more\)'),
@@ -213,7 +213,7 @@ def test_what_the_user_says_must_be_true(write, tmp_path):
         (there, 'mambavision', None, 'is of family vim, not mambavision'),
         (there, None, 'segmentor', 'is of kind classifier, not segmentor'),
         (own, 'mambavision', 'classifier', 'a backbone of vim, not one of mambavision'),
-        (own, 'vim', 'detector', "is a classifier, no detector; give kind='classifier'"),
+        (own, 'vim', 'detector', "is a classifier, not a detector; give kind='classifier'"),
         (write(published_vim()), 'vim', 'classifier', "lies under '', not 'backbone.'"),
         (other, 'vim', 'classifier', 'no backbone that is known here'),
     ):

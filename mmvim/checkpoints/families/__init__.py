@@ -1,4 +1,4 @@
-"""What the publishers of each family do to a checkpoint: one module a family, behind one interface."""
+"""What the publishers of each family do to a checkpoint: one module per family, behind one interface."""
 
 from mmvim.checkpoints.families.base import FAMILIES, Family, family_of, recognise
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily

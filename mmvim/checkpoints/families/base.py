@@ -1,4 +1,4 @@
-"""The interface of a family, and the search for the one that a file or a backbone belongs to."""
+"""The interface of a family, and the search for the family of a file or a backbone."""
 
 import re
 from abc import ABC, abstractmethod
@@ -12,22 +12,34 @@ from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.layout import Layout, find_prefix, layout_of
 from mmvim.checkpoints.report import Report
 
-HEAD = 'classification head, no part of a backbone'
+HEAD = 'classification head, not part of a backbone'
 
 
 class Family(ABC):
-    """A publisher's naming and habits. All names are the backbone's own, without what a file puts before them.
+    """A publisher's naming and habits.
+
+    All names are the backbone's own, without the prefix that a file puts before them.
 
     Attributes:
-        name (str): 'vim', 'mambavision'.
-        backbone (type): Class of the backbone.
-        stem (tuple of str): Names that every backbone of the family has, and no other family's.
-        neck (dict): What of a backbone's names belongs to a neck here: prefix there, prefix here.
-        final_norm (str): Name of the weight of a classifier's last norm.
-        file_options (dict): What tensors do not tell about a file, with the published value.
-        config_options (dict): What tensors do not tell about the model, with the published value (None: it depends).
-        numbers (dict): Which options are positive ints, and how many: 0 for one alone, n for a sequence of so many.
-        choices (dict): Which options are one of a few values, and which.
+        name: 'vim', 'mambavision'.
+        backbone: Class of the backbone.
+        stem: Names that every backbone of the family has, and no other family's.
+        neck: The backbone's names that belong to a neck here, as prefix in the file to prefix here. Defaults to {}.
+        final_norm: Name of the weight of a classifier's last norm.
+        file_options: What the tensors do not reveal about a file, with the published values. Defaults to {}.
+        config_options: What the tensors do not reveal about the model, with the published values (None: it depends).
+            Defaults to {}.
+        numbers: The options that are positive ints, with how many: 0 for a single one, n for a sequence of n. Defaults
+            to {}.
+        choices: The options with few possible values, with those values. Defaults to {}.
+
+    Examples:
+        >>> from mmvim.checkpoints.families import FAMILIES
+        >>> family = FAMILIES['vim']
+        >>> family.title, family.arch_settings('tiny')['embed_dims']
+        ('Vim', 192)
+        >>> family.options({'grid': (6, 10)}, ['grid', 'stride'])
+        {'grid': (6, 10), 'stride': None}
     """
 
     name: ClassVar[str]
@@ -47,51 +59,50 @@ class Family(ABC):
 
     @abstractmethod
     def settings(self, own: dict[str, Tensor]) -> dict:
-        """Widths and depths of a backbone, from the shapes of its weights."""
+        """Derive the widths and depths of a backbone from the shapes of its weights."""
 
     @abstractmethod
     def arch_settings(self, arch: str | dict) -> dict:
-        """The same of an architecture, given by name or as a dict."""
+        """Return the same widths and depths for an architecture, given by name or as a dict."""
 
     def arch_of(self, own: dict[str, Tensor]) -> str | None:
-        """The published architecture that the shapes are of, None for another."""
+        """Return the published architecture that has these shapes, or None."""
         settings = self.settings(own)
         return next((arch for arch in self.backbone.arch_zoo if self.arch_settings(arch) == settings), None)
 
     @abstractmethod
-    def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
-        """Weights for a backbone from those of a file.
+    def fit(self, own: dict[str, Tensor], module: Any, options: dict, report: Report) -> OrderedDict[str, Tensor]:
+        """Make the weights for a backbone from those of a file.
 
         Args:
-            own (dict): The file's names and tensors.
-            module (nn.Module): The backbone, on any device.
-            options (dict): All of `file_options`.
-            report (Report): Receives what is resized, dropped and fresh.
+            own: The file's tensors by the backbone's names.
+            module: The backbone, on any device.
+            options: All of ``file_options``.
+            report: Receives what is resized, dropped and fresh.
 
         Returns:
-            OrderedDict: Names of the backbone and tensors.
+            The weights by name.
         """
 
     @abstractmethod
     def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, dict | None]:
-        """Config dicts of the backbone and of the neck that a file was made with.
+        """Derive the config dicts of the backbone, and of the neck, that a file was made with.
 
         Args:
-            own (dict): The file's names and tensors.
-            kind (str): What the file is a checkpoint of; 'dense' for a backbone for dense prediction from any file.
-            arch (str or dict): The architecture.
-            options (dict): All of `file_options` and `config_options`.
+            own: The file's tensors by the backbone's names.
+            kind: What the file is a checkpoint of; 'dense' for a backbone for dense prediction from any file.
+            arch: The architecture.
+            options: All of ``file_options`` and ``config_options``.
 
         Returns:
-            tuple[dict, dict or None]: Config of the backbone, and of the neck where the family puts a pyramid into
-            the backbone.
+            Config of the backbone, and of the neck if the family puts a pyramid into the backbone, else None.
         """
 
     def check_arch(self, own: dict[str, Tensor], module: nn.Module, source: str) -> None:
         """Say in one line that a file is of another size, rather than list every shape that differs.
 
         Raises:
-            CheckpointError: If it is.
+            CheckpointError: If the file is of another size.
         """
         theirs, ours = self.settings(own), self.settings(module.state_dict())
         wrong = {name: value for name, value in theirs.items() if value != ours[name]}
@@ -107,10 +118,17 @@ class Family(ABC):
             )
 
     def options(self, given: dict, names: Iterable[str]) -> dict:
-        """The family's values of options, where `given` has none.
+        """Complete the given options with the family's own values.
+
+        Args:
+            given: Options that the user sets.
+            names: Options that are allowed here.
+
+        Returns:
+            A value for each allowed option.
 
         Raises:
-            CheckpointError: If `given` has one that the family does not know, or of a kind that it cannot be.
+            CheckpointError: If an option is unknown, or its value is of a kind or size that it cannot have.
         """
         known = {**self.file_options, **self.config_options}
         allowed = [name for name in known if name in set(names)]
@@ -122,11 +140,11 @@ class Family(ABC):
         for name, lengths in self.numbers.items():
             if given.get(name) is not None and not _is_number(given[name], lengths):
                 kinds = ' or '.join(f'{length} positive ints' if length else 'a positive int' for length in lengths)
-                raise CheckpointError(f'{name}={given[name]!r} is not {kinds}', 'correct it')
+                raise CheckpointError(f'{name}={given[name]!r} is not {kinds}', 'omit it for the published value')
         for name, choices in self.choices.items():
             value = given.get(name, known[name])
             if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
-                raise CheckpointError(f'{name}={value!r} is not one of {", ".join(map(repr, choices))}', 'choose one')
+                raise CheckpointError(f'{name}={value!r} is not one of {", ".join(map(repr, choices))}', 'omit it')
         return {name: given.get(name, known[name]) for name in allowed}
 
 
@@ -140,23 +158,40 @@ FAMILIES: dict[str, Family] = {}
 
 
 def family_of(module: nn.Module) -> Family | None:
-    """The family of a backbone, None if it is none that is known here."""
+    """Return the family of a backbone, or None if it is not known here.
+
+    Args:
+        module: The backbone.
+
+    Examples:
+        >>> from mmvim.checkpoints.families import family_of
+        >>> from mmvim.models import Vim
+        >>> family_of(Vim({'embed_dims': 16, 'depth': 2})).name
+        'vim'
+    """
     return next((family for family in FAMILIES.values() if isinstance(module, family.backbone)), None)
 
 
 def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> Layout | None:
-    """Whose file it is.
+    """Recognise whose backbone a file holds, and behind which prefix.
 
     Args:
-        names (iterable of str): Its names.
-        source (str): The file, for messages.
-        prefix (str, optional): What stands before the backbone's names. Defaults to None, any row of usual wrappers.
+        names: All names of the file.
+        source: The file, for messages.
+        prefix: What precedes the backbone's names. Defaults to None, any chain of the usual wrappers.
 
     Returns:
-        Layout, optional: None if it holds no backbone of a known family.
+        The layout, or None if the file holds no backbone of a known family.
 
     Raises:
-        CheckpointError: If it holds several.
+        CheckpointError: If the file holds several.
+
+    Examples:
+        >>> from mmvim.checkpoints.families import recognise
+        >>> from mmvim.models import Vim
+        >>> names = Vim({'embed_dims': 16, 'depth': 2}).state_dict(prefix='module.')
+        >>> recognise(names, 'vim.pth')
+        Layout(family='vim', prefix='module.', outer='module.', kind='backbone')
     """
     names = list(names)
     for family in FAMILIES.values():
@@ -167,26 +202,26 @@ def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> L
 
 
 def shape_of(own: dict[str, Tensor], pattern: str, axes: int) -> tuple[int, ...]:
-    """The shape of the first tensor whose name matches; zeros if there is none, or none of so many axes."""
+    """Return the shape of the first tensor whose name matches; zeros if none does or it has another number of axes."""
     shape = next((tuple(tensor.shape) for name, tensor in own.items() if re.fullmatch(pattern, name)), ())
     return shape if len(shape) == axes else (0,) * axes
 
 
 def count(own: dict[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that `pattern`'s group finds in the names; 0 if it finds none."""
+    """Return one more than the largest number that ``pattern``'s group finds in the names, or 0 if it finds none."""
     numbers = [int(match[1]) for match in map(re.compile(pattern).match, own) if match]
     return max(numbers, default=-1) + 1
 
 
-def take(own: dict[str, Tensor], report: Report, start: str | tuple[str, ...], reason: str) -> None:
-    """Drop the names that begin with `start`, for a reason that the report keeps."""
+def drop(own: dict[str, Tensor], report: Report, start: str | tuple[str, ...], reason: str) -> None:
+    """Drop the tensors whose names begin with ``start``, and record the reason in the report."""
     for name in [name for name in own if name.startswith(start)]:
         del own[name]
         report.dropped[name] = reason
 
 
 def unpublished(title: str, source: str, settings: dict, zoo: Iterable[str]) -> CheckpointError:
-    """The error for a file whose sizes are of no published architecture."""
+    """Make the error for a file whose sizes are those of no published architecture."""
     sizes = some((f'{k}={v}' for k, v in settings.items()), 9)
     return CheckpointError(
         f'{source} is a {title} of no published size ({sizes}); published are {", ".join(zoo)}',

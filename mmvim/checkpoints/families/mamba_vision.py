@@ -1,13 +1,16 @@
-"""MambaVision's files, of https://github.com/NVlabs/MambaVision: names are mmvim's own, little is to do."""
+"""MambaVision's files, of https://github.com/NVlabs/MambaVision.
+
+Their names are mmvim's own, so that little is left to do.
+"""
 
 import re
 from collections import OrderedDict
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.base import HEAD, Family, count, shape_of, take
+from mmvim.checkpoints.families.base import HEAD, Family, count, drop, shape_of
 from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.mamba_vision import MambaVision
@@ -21,7 +24,17 @@ _DETECTOR_WINDOW = (8, 8, 112, 56)
 class MambaVisionFamily(Family):
     """Classifiers T to L3 of ImageNet-1K and 21K, and the EncoderDecoder and CascadeRCNN files of mmseg and mmdet.
 
-    What a file does not tell: `window_sizes` (a classifier's follow from `img_size`, 224, for L3 256), `out_indices`.
+    A file does not reveal ``window_sizes`` (a classifier's follow from ``img_size``, which is 224, for L3 256) and
+    ``out_indices``.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.checkpoints.families import MambaVisionFamily
+        >>> from mmvim.models import MambaVision
+        >>> with torch.device('meta'):
+        ...     weights = MambaVision('small').state_dict()
+        >>> MambaVisionFamily().arch_of(weights), MambaVisionFamily().settings(weights)['depths']
+        ('small', (3, 3, 7, 5))
     """
 
     name = 'mambavision'
@@ -66,7 +79,7 @@ class MambaVisionFamily(Family):
             if options['img_size'] is not None and windows is None:
                 size = options['img_size']
                 if size % 32:
-                    raise CheckpointError(f'img_size={size!r} is no multiple of 32', 'give the side of its pictures')
+                    raise CheckpointError(f'img_size={size!r} is not a multiple of 32', 'give the side of its pictures')
                 # A window covers the map: stride 16 at the third level, 32 at the fourth.
                 windows = (8, 8, size // 16, size // 32)
             config.update(out_indices=3, out_norm=False, final_norm=True)
@@ -86,17 +99,19 @@ class MambaVisionFamily(Family):
             config['window_sizes'] = tuple(windows)
         return config, None
 
-    def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
+    def fit(
+        self, own: dict[str, Tensor], module: MambaVision, options: dict, report: Report
+    ) -> OrderedDict[str, Tensor]:
         """See the base class."""
         weights = OrderedDict(own)
-        take(weights, report, 'head.', HEAD)
+        drop(weights, report, 'head.', HEAD)
         if module.norm is None:
-            take(weights, report, 'norm.', 'final norm of the classifier, not on the way to maps')
+            drop(weights, report, 'norm.', 'final norm of the classifier, not on the way to maps')
         outputs = [name for name in weights if re.match(r'outnorm\d\.', name)]
         for name in outputs:
             level = int(name[len('outnorm')])
             if not module.out_norm or level not in module.out_indices:
-                take(weights, report, name, f'norm of an output that this backbone does not give (level {level})')
+                drop(weights, report, name, f'norm of an output that this backbone does not have (level {level})')
         if not outputs and module.out_norm:
             report.fresh.update(
                 (name, 'norm of an output, which a classifier does not have; it starts at 1 and 0')

@@ -1,17 +1,17 @@
 """Vim's files, of https://github.com/hustvl/Vim.
 
-What is special: the class token stands in the middle of the sequence, so that its position is row 98 of 197 (364 of
-730), not row 0; the dense models keep a pyramid inside the backbone and a final norm that they never apply.
+Two things are special. The class token stands in the middle of the sequence, so that its position is row 98 of 197 (364
+of 730), not row 0. And the dense models keep a pyramid inside the backbone, and a final norm that they never apply.
 """
 
 from collections import OrderedDict
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.base import HEAD, Family, count, shape_of, take
+from mmvim.checkpoints.families.base import HEAD, Family, count, drop, shape_of
 from mmvim.checkpoints.families.patches import resample_patches
 from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
@@ -26,22 +26,34 @@ _DENSE = {
 }
 _DETECTION = {'feature': 'residual', 'rope': True}
 _PYRAMID = ('fpn1.', 'fpn2.', 'fpn3.', 'fpn4.')
+# Stride of 16 x 16 patches, by the published grids.
+_STRIDES: dict[tuple[int, int] | None, int] = {(14, 14): 16, (27, 27): 8}
 _ROWS = {'middle': lambda n: (n // 2,), 'head': lambda n: (0,), 'double': lambda n: (0, n + 1)}
 
 
 class VimFamily(Family):
-    """Classifiers (224 pixels, stride 16 or 8), the segmentation layout with `fpn1..4`, the detection backbone.
+    """Classifiers (224 pixels, stride 16 or 8), the segmentation layout with ``fpn1..4``, the detection backbone.
 
-    What a file does not tell, with the published value:
+    A file does not reveal the following; the published values are the defaults:
 
-    - `cls_token`: where a class token stands, 'middle'. Also 'head'; two tokens have names of their own.
-    - `compat`: None; 'upstream' reproduces the positions that the publisher's dense code takes from a classifier: row
-      0 is thrown away, so that the first half of the map is shifted by a patch and one cell has the class token's row.
-    - `grid`: (rows, columns) of the positions; a square if it is one.
-    - `stride`: of the patches; 16 for 14 x 14 positions, 8 for the 27 x 27 of the long-sequence fine-tuning, else
-      taken to be the backbone's.
-    - `patch_change`: 'refuse' a backbone with patches of another size or stride, or 'resample' them.
-    - `img_size`, `rope`, `rope_residual`, `feature`, `out_indices`: of the model, by the published recipe for the arch.
+    - ``cls_token``: where a class token stands, 'middle'. Also 'head'; two tokens have names of their own.
+    - ``compat``: None; 'upstream' reproduces the positions that the publisher's dense code takes from a classifier: it
+      throws row 0 away, so that the first half of the map is shifted by a patch and one cell has the class token's row.
+    - ``grid``: (rows, columns) of the positions; a square if they fill one.
+    - ``stride``: of the patches; 16 for 14 x 14 positions, 8 for the 27 x 27 of the long-sequence fine-tuning, else
+      assumed to be the backbone's.
+    - ``patch_change``: 'refuse' a backbone with patches of another size or stride, or 'resample' them.
+    - ``img_size``, ``rope``, ``rope_residual``, ``feature``, ``out_indices``: of the model, by the published recipe for
+      the arch.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.checkpoints.families import VimFamily
+        >>> from mmvim.models import Vim
+        >>> with torch.device('meta'):
+        ...     weights = Vim('small').state_dict()
+        >>> VimFamily().arch_of(weights), VimFamily().settings(weights)['embed_dims']
+        ('small', 384)
     """
 
     name = 'vim'
@@ -134,12 +146,12 @@ class VimFamily(Family):
             'norm_cfg': {'type': 'SyncBN', 'requires_grad': True},
         }
 
-    def fit(self, own: dict[str, Tensor], module: nn.Module, options: dict, report: Report) -> OrderedDict[str, Tensor]:
+    def fit(self, own: dict[str, Tensor], module: Vim, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """See the base class."""
         weights = OrderedDict(own)
-        take(weights, report, 'head.', HEAD)
-        take(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
-        take(
+        drop(weights, report, 'head.', HEAD)
+        drop(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
+        drop(
             weights,
             report,
             'rope.',
@@ -148,23 +160,24 @@ class VimFamily(Family):
             else 'angles of RoPE, which this backbone is built without',
         )
         if module.norm_f is None:
-            take(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
+            drop(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
         _fit_patches(weights, module, options, report)
-        if 'pos_embed' in weights and module.pos_embed is not None:
-            _fit_positions(weights, module, options, report)
+        _fit_positions(weights, module, options, report)
         return weights
 
 
 def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:
-    """Class tokens and positions for those of the backbone."""
+    """Fit the file's class tokens and positions to those of the backbone."""
     tokens, place, grid = _sequence(weights, options)
+    if grid is None or module.pos_embed is None:
+        return
     positions = weights['pos_embed']
     rows = () if place == 'none' else _ROWS[place](grid[0] * grid[1])
     ours = module.cls_token_type
     upstream = options['compat'] == 'upstream'
     if upstream and (ours != 'none' or len(rows) != 1):
         raise CheckpointError(
-            f"compat='upstream' is about one class token that a dense backbone leaves out; the file "
+            f"compat='upstream' needs a file with one class token and a backbone that leaves out such tokens: the file "
             f'has {len(rows)} positions of them and the backbone cls_token={ours!r}',
             'leave out compat',
         )
@@ -197,10 +210,10 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
 
 
 def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:
-    """Patches of another size or stride than the backbone's.
+    """Fit the file's patches to a backbone with patches of another size or stride.
 
     Raises:
-        CheckpointError: If they differ and the choice is to refuse.
+        CheckpointError: If they differ and ``patch_change`` is 'refuse'.
     """
     kernel = weights['patch_embed.proj.weight']
     theirs, ours = tuple(kernel.shape[2:]), tuple(module.patch_embed.patch_size)
@@ -226,17 +239,17 @@ def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, 
 
 
 def _stride(options: dict, patch: int, grid: tuple[int, int] | None) -> int | None:
-    """The stride of a file's patches: as the user says, that of the published grids, None where nothing tells."""
+    """Return the stride of a file's patches: the user's, else that of a published grid, else None for unknown."""
     if options['stride'] is not None:
         return options['stride']
-    return {(14, 14): 16, (27, 27): 8}.get(grid) if patch == 16 else None
+    return _STRIDES.get(grid) if patch == 16 else None
 
 
 def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tuple[int, int] | None]:
-    """Class tokens, where their positions stand ('none' for nowhere), and the grid of the other positions.
+    """Find the class tokens, where their positions stand ('none' for nowhere), and the grid of the other positions.
 
     Raises:
-        CheckpointError: If the positions make no grid.
+        CheckpointError: If the positions fill no grid.
     """
     tokens = [name for name in ('cls_token', *CLASS_TOKENS['double']) if name in own]
     place = 'none' if not tokens else options['cls_token'] if len(tokens) == 1 else 'double'
@@ -251,7 +264,7 @@ def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tu
         if cells > 0 and grid[0] * grid[1] == cells:
             return tokens, where, grid
     raise CheckpointError(
-        f'pos_embed of shape {shape} beside {len(tokens)} class tokens is no '
+        f'pos_embed of shape {shape} beside {len(tokens)} class tokens does not fill a '
         f'{"grid of " + str(options["grid"]) if options["grid"] else "square grid"}',
         'give grid=(rows, columns), or the right file',
         misfit=True,
