@@ -27,6 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gpu_timing import copy_bandwidth, exponential_rate, graph_time, time_of
+
 if TYPE_CHECKING:
     from scan_peers import Way
 
@@ -140,28 +142,6 @@ def implementations(scan: Scan) -> dict[str, 'Way']:
     return {**found, 'copies': with_copies(scan.paths, scan.grid, own_kernel()), 'torch': Way(ours(scan, 'torch'))}
 
 
-def copy_bandwidth() -> float:
-    """Bytes read and written a second by a copy of 1 GiB."""
-    import torch
-    from triton.testing import do_bench
-
-    source = torch.empty(1 << 30, dtype=torch.uint8, device='cuda')
-    target = torch.empty_like(source)
-    return 2 * source.numel() / (1e-3 * do_bench(lambda: target.copy_(source), return_mode='median'))
-
-
-def exponential_rate() -> float:
-    """Exponentials a second of all processors."""
-    import torch
-    from exponentials_kernel import exponentials
-    from triton.testing import do_bench
-
-    programs, block, repeats = 16 * torch.cuda.get_device_properties(0).multi_processor_count, 1024, 2048
-    out = torch.empty(programs * block, device='cuda')
-    time = do_bench(lambda: exponentials[(programs,)](out, repeats, BLOCK=block, num_warps=4), return_mode='median')
-    return programs * block * repeats * 4 / (1e-3 * time)
-
-
 def limits(scan: Scan, inputs: dict, backward: bool, bandwidth: float, rate: float) -> tuple[float, float]:
     """Milliseconds that the bytes and the exponentials of a call take at least."""
     read = sum(x.numel() * x.element_size() for x in inputs.values() if x is not None)
@@ -188,47 +168,6 @@ def calls(way: 'Way', inputs: dict, backward: bool) -> Callable:
     grad = torch.randn_like(way.run(**leaves))
     wanted = [x.requires_grad_() for x in leaves.values() if x is not None]
     return lambda: torch.autograd.grad(way.run(**leaves), wanted, grad)
-
-
-def graphed(call: Callable) -> Callable:
-    """The replay of a call that has been captured in a CUDA graph."""
-    import torch
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def time_of(call: Callable) -> float | None:
-    """Milliseconds of a call, None if it finds no memory."""
-    import torch
-    from triton.testing import do_bench
-
-    torch.cuda.empty_cache()
-    try:
-        return do_bench(call, return_mode='median')
-    except torch.OutOfMemoryError:
-        return None
-
-
-def graph_time(call: Callable, what: str) -> float | None:
-    """Milliseconds of a call without Python's share, None if it cannot be captured."""
-    import torch
-
-    torch.cuda.empty_cache()
-    try:
-        replay = graphed(call)
-    except RuntimeError as error:
-        torch.cuda.synchronize()
-        print(f'{what} cannot be captured in a CUDA graph: {str(error).splitlines()[0]}', file=sys.stderr)
-        return None
-    return time_of(replay)
 
 
 def check(scan: Scan, ways: dict[str, 'Way'], dtype, device: str = 'cuda') -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmark_scan import Shape
+    from scan_implementations import Shape
 
 LIMITS = ('exp', 'softplus', 'bytes')  # what 'limit' is made of
 HEADER = ['shape', 'implementation', 'forward ms', '/ limit', 'forward + backward ms', 'forward MB', 'fwd + bwd MB']
