@@ -155,7 +155,12 @@ def contact_sheet(
     if title:
         figure.text(0.5, 1 - 8 / total_height, title, ha='center', va='top', fontsize=12)
     patches = [
-        Patch(facecolor=np.array(palette[index]) / 255, edgecolor='0.5', linewidth=0.5, label=classes[index])
+        Patch(
+            facecolor='#{:02x}{:02x}{:02x}'.format(*palette[index]),
+            edgecolor='0.5',
+            linewidth=0.5,
+            label=classes[index],
+        )
         for index in occurring
     ]
     figure.legend(

@@ -46,7 +46,7 @@ def read_curve(path: str | os.PathLike, name: str) -> Curve:
         >>> import tempfile
         >>> from mmvim.analysis.curves import read_curve
         >>> with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
-        ...     print('{"loss": 0.9, "step": 10}', '{"mIoU": 41.5, "step": 20}', sep='\\n', file=file, flush=True)
+        ...     print('{"mIoU": 41.5, "step": 20}', file=file, flush=True)
         ...     read_curve(file.name, 'mIoU')
         Curve(steps=array([20]), values=array([41.5]))
     """
@@ -95,7 +95,7 @@ def plot_curves(
         >>> from mmvim.analysis.curves import Curve, plot_curves
         >>> loss, score = Curve(np.array([1, 2]), np.array([2.0, 0.9])), Curve(np.array([2]), np.array([41.5]))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     plot_curves(os.path.join(folder, 'curves.png'), {'Vim-T': loss}, {'Vim-T': score}, floors={'floor': 8.0})
+        ...     plot_curves(os.path.join(folder, 'curves.png'), {'Vim-T': loss}, {'Vim-T': score})
         ...     os.listdir(folder)
         ['curves.png']
     """

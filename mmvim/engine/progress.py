@@ -144,8 +144,8 @@ def progress_display(description: str, total: int, console: Console | None = Non
         >>> log = io.StringIO()
         >>> with progress_display('Reading', 3, Console(file=log, force_terminal=False)) as advance:
         ...     advance(3)
-        >>> log.getvalue()
-        'Reading: 3/3\\n'
+        >>> print(log.getvalue(), end='')
+        Reading: 3/3
     """
     with ProgressDisplay(console) as display:
         task = None

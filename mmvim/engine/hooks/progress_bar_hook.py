@@ -60,6 +60,7 @@ class ProgressBarHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
     ) -> None:
         """Show iteration and mean loss."""
+        assert self._train_task is not None
         note = []
         if outputs and 'loss' in outputs:
             loss = runner.message_hub.get_scalar('train/loss').mean(self.window)
