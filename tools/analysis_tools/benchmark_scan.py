@@ -46,6 +46,7 @@ ENOUGH = 20.0  # seconds of one measurement, however few its turns were
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch. Defaults to 1')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'], help='Defaults to cpu')
@@ -68,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
+    """Return VmRSS or VmHWM of this process in bytes."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -76,13 +77,16 @@ def resident(field: str) -> int:
 
 
 def set_allocator(at_once: bool) -> None:
-    """Give freed memory back at once, so that the peak is what is in use; or keep all of it, the largest tensors' too.
+    """Return freed memory to the system at once, so that the peak is what is in use; or keep all of it.
 
-    Left alone, glibc fetches what is larger than 32 MiB anew each time, page by page, which would double pscan's time.
+    By default glibc fetches anything larger than 32 MiB anew each time, page by page, which would double pscan's time.
+
+    Args:
+        at_once: Whether to return it; else even the largest tensors' memory is kept.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL('libc.so.6')
-        mmap_threshold, mmaps, trim_threshold = -3, -4, -1  # names of mallopt's parameters
+        mmap_threshold, mmaps, trim_threshold = -3, -4, -1  # the numbers of mallopt's parameters
         libc.mallopt(mmap_threshold, 1 << 16)
         libc.mallopt(mmaps, 1 << 16 if at_once else 0)
         libc.mallopt(trim_threshold, 1 << 16 if at_once else (1 << 31) - 1)
@@ -90,7 +94,7 @@ def set_allocator(at_once: bool) -> None:
 
 
 def work(job: dict) -> None:
-    """One measurement in this process: of 'memory', a call's bytes; of 'time', a turn's seconds (shortest, sum)."""
+    """Measure in this process: for 'memory' the bytes of a call, for 'time' the seconds of a turn (shortest, sum)."""
     import torch
 
     torch.set_num_threads(job['threads'])
@@ -106,7 +110,7 @@ def work(job: dict) -> None:
         for x in inputs.values():
             x.requires_grad_()
 
-    # A dense gradient, as a layer behind would send it; that of a sum would be one number.
+    # A dense gradient, as a following layer would send it; the gradient of a sum would be a single number.
     gradient = torch.randn(shape.batch, shape.length, shape.dim, device=device) if backward else None
 
     def call() -> float:
@@ -115,7 +119,7 @@ def work(job: dict) -> None:
             y = function(**inputs)
             if backward:
                 torch.autograd.grad(y, list(inputs.values()), gradient)
-        # Of a copy, without the time that its memory takes to be there.
+        # A copy times itself, to leave out the allocation of its memory.
         return y if name == 'bytes' else time.perf_counter() - start
 
     def answer(question: str) -> int | tuple[float, float]:
@@ -136,7 +140,7 @@ def work(job: dict) -> None:
 
 
 def check(shape: Shape, names: list[str], device: str) -> None:
-    """All implementations agree on a short version of the shape."""
+    """Check that all implementations agree on a short version of the shape."""
     import torch
 
     side = None if shape.grid is None else (3, 4)
@@ -149,7 +153,7 @@ def check(shape: Shape, names: list[str], device: str) -> None:
 
 
 def measure(args: argparse.Namespace, shape: Shape, names: list[str]) -> dict[tuple, dict]:
-    """Milliseconds and megabytes of a shape by (its name, implementation, with the backward pass or not)."""
+    """Return milliseconds and megabytes of a shape by (its name, implementation, with the backward pass or not)."""
     workers: dict[tuple, Worker] = {}
     found: dict[tuple, dict] = {}
 
@@ -195,6 +199,7 @@ def measure(args: argparse.Namespace, shape: Shape, names: list[str]) -> dict[tu
 
 
 def available(args: argparse.Namespace) -> list[str]:
+    """Return the names of the implementations that are asked for and can run here."""
     import importlib.util
 
     from mmvim.ops import backends
@@ -215,12 +220,14 @@ def available(args: argparse.Namespace) -> list[str]:
 
 
 def processor() -> str:
+    """Return the name of the processor."""
     cpu = Path('/proc/cpuinfo')
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor())
 
 
 def main() -> None:
+    """Measure and write."""
     args = parse_args()
     if args.worker:
         work(json.loads(args.worker))

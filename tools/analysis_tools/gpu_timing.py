@@ -1,11 +1,11 @@
-"""Timing on a GPU: the speeds of a copy and of exponentials, and how long a call takes with and without Python's share."""
+"""Timing on a GPU: the speeds of a copy and of exponentials, and the time of a call with and without Python's share."""
 
 import sys
 from collections.abc import Callable
 
 
 def copy_bandwidth() -> float:
-    """Bytes read and written a second by a copy of 1 GiB."""
+    """Return the bytes that a copy of 1 GiB reads and writes a second."""
     import torch
     from triton.testing import do_bench
 
@@ -15,7 +15,7 @@ def copy_bandwidth() -> float:
 
 
 def exponential_rate() -> float:
-    """Exponentials a second of all processors."""
+    """Return the exponentials a second of all processors together."""
     import torch
     from exponentials_kernel import exponentials
     from triton.testing import do_bench
@@ -27,7 +27,7 @@ def exponential_rate() -> float:
 
 
 def graphed(call: Callable) -> Callable:
-    """The replay of a call that has been captured in a CUDA graph."""
+    """Capture a call in a CUDA graph and return the graph's replay."""
     import torch
 
     stream = torch.cuda.Stream()
@@ -42,7 +42,7 @@ def graphed(call: Callable) -> Callable:
 
 
 def time_of(call: Callable) -> float | None:
-    """Milliseconds of a call, None if it finds no memory."""
+    """Return the milliseconds of a call, or None if it runs out of memory."""
     import torch
     from triton.testing import do_bench
 
@@ -54,7 +54,7 @@ def time_of(call: Callable) -> float | None:
 
 
 def graph_time(call: Callable, what: str) -> float | None:
-    """Milliseconds of a call without Python's share, None if it cannot be captured."""
+    """Return the milliseconds of a call without Python's share, or None if it cannot be captured."""
     import torch
 
     torch.cuda.empty_cache()

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """K paths over (B, D, L) with N states; `shared_u`: all paths read one u."""
+    """K paths over (B, D, L) with N states.
+
+    Args:
+        name: What the tables call it.
+        batch: B.
+        dim: D.
+        length: L.
+        d_state: N.
+        paths: The names of the K paths. Defaults to one, forward.
+        shared_u: Whether all paths read one u. Defaults to False.
+        grid: Height and width if the paths cross a grid. Defaults to None, a sequence.
+    """
 
     name: str
     batch: int
@@ -20,6 +31,7 @@ class Shape:
 
     @property
     def elements(self) -> int:
+        """Number of (path, batch, channel, token, state)."""
         return len(self.paths) * self.batch * self.dim * self.length * self.d_state
 
 
@@ -48,7 +60,7 @@ SHAPES = (
 
 
 def make_inputs(shape: Shape, device: str) -> dict:
-    """Random leaves; u and delta with channels fastest, as the projections of a model leave them."""
+    """Return random leaves; u and delta with channels fastest, as the projections of a model leave them."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +80,7 @@ def make_inputs(shape: Shape, device: str) -> dict:
 
 
 def orders(shape: Shape, device: str) -> list:
-    """The path of each scan as an index, int64 (L,)."""
+    """Return the path of each scan as an index, int64 (L,)."""
     import torch
 
     from mmvim.ops import scan_paths
@@ -84,7 +96,7 @@ def orders(shape: Shape, device: str) -> list:
 
 
 def implementation(name: str, shape: Shape, device: str) -> Callable:
-    """The function from the inputs to (B, L, D)."""
+    """Return the function from the inputs to (B, L, D)."""
     import torch
     import torch.nn.functional as F
 
@@ -151,7 +163,7 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
         outputs = shape.batch * shape.dim * shape.length
 
         def copy(**inputs):
-            # Half of what is moved is read, half written.
+            # Half of the bytes that move are read, half are written.
             source = torch.empty((sum(x.numel() for x in inputs.values()) + outputs) // 2, device=device).fill_(1.0)
             target = torch.empty_like(source).fill_(1.0)
             start = time.perf_counter()
