@@ -67,7 +67,15 @@ class ProgressDisplay:
         self.bars.stop()
 
     def add(self, description: str, total: int) -> int:
-        """Begin a task of ``total`` steps and return its number."""
+        """Begin a task.
+
+        Args:
+            description: Its name on the display.
+            total: How many steps it has.
+
+        Returns:
+            Its number, by which to update and remove it.
+        """
         if self.is_terminal:
             return int(self.bars.add_task(description, total=total, note=''))
         self._next += 1
@@ -75,7 +83,13 @@ class ProgressDisplay:
         return self._next
 
     def update(self, task: int, done: int, note: str = '') -> None:
-        """Show that ``done`` steps of a task are done, with a note beside it."""
+        """Show how far a task is.
+
+        Args:
+            task: Its number.
+            done: How many of its steps are done.
+            note: What to show beside that. Defaults to ''.
+        """
         if self.is_terminal:
             self.bars.update(TaskID(task), completed=done, note=note)
             return
@@ -84,7 +98,11 @@ class ProgressDisplay:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def remove(self, task: int) -> None:
-        """Take a task off the display."""
+        """Take a task off the display.
+
+        Args:
+            task: Its number.
+        """
         if self.is_terminal:
             self.bars.remove_task(TaskID(task))
         else:
@@ -113,7 +131,10 @@ class _Lines:
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as minutes and seconds, or as hours, minutes and seconds.
+    """Return a duration as minutes and seconds, or as hours, minutes and seconds.
+
+    Args:
+        seconds: The duration, rounded to whole seconds.
 
     Examples:
         >>> from mmvim.engine.progress import clock
