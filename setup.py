@@ -1,13 +1,13 @@
 """Build and install mmvim.
 
-Besides the package this ships ``mmvim/.mim`` with ``configs/``, ``tools/`` and ``model-index.yml``: that is where
-MMEngine looks for ``mmvim::vim/...`` in ``_base_``, and MIM for ``mim train mmvim``. A wheel and an sdist hold a copy;
-an editable install gets links into the checkout, so that an edited config counts at once. Building a wheel therefore
-never touches the checkout, and an editable install survives it.
+Besides the package this ships ``mmvim/.mim`` with ``configs/``, ``tools/`` and ``model-index.yml``: MMEngine looks
+there for ``mmvim::vim/...`` in ``_base_``, and MIM for ``mim train mmvim``. A wheel and an sdist hold a copy; an
+editable install gets links into the checkout, so that an edited config takes effect at once. Building a wheel never
+touches the checkout, so an editable install survives it.
 
 Neither OpenMMLab family is required by default: both install the same import names under different distribution names,
-and only the user knows which is there. The extras ``seg`` and ``det`` bring the maintained family (onedl-*), the extras
-``seg-openmmlab`` and ``det-openmmlab`` the original one; they exclude each other.
+and only the user knows which one is there. The extras ``seg`` and ``det`` install the maintained family (onedl-*), the
+extras ``seg-openmmlab`` and ``det-openmmlab`` the original one; they exclude each other.
 """
 
 import importlib.util
@@ -52,7 +52,7 @@ def remove(path: Path) -> None:
 
 
 def copy_mim(target: Path) -> None:
-    """Put a fresh copy at ``target``, replacing whatever an earlier build left there."""
+    """Make a fresh copy at ``target``, replacing whatever an earlier build left there."""
     sources = mim_sources()
     remove(target)
     target.mkdir(parents=True)
@@ -68,7 +68,7 @@ def link_mim() -> None:
     target = ROOT / MIM
     sources = mim_sources()
     if any(target in source.parents for source in sources.values()):
-        return  # an unpacked sdist: its copy is the only one there is
+        return  # an unpacked sdist: it has nothing but this copy
     try:
         remove(target)
         target.mkdir(parents=True)
@@ -89,9 +89,10 @@ def link_mim() -> None:
 
 
 class BuildPy(build_py):
-    """Add ``.mim`` to what is built, or to the checkout of an editable install."""
+    """The build command, which adds ``.mim`` to what is built, or to the checkout of an editable install."""
 
     def run(self) -> None:
+        """Build, then copy or link ``.mim``."""
         super().run()
         if self.editable_mode:
             link_mim()
@@ -106,34 +107,37 @@ class BuildPy(build_py):
                     yield str(Path(self.build_lib) / MIM / name / inside), os.path.relpath(file)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Return the files that are built, those of ``.mim`` included."""
         return super().get_outputs(include_bytecode) + [built for built, _ in self._mim_files()]
 
     def get_output_mapping(self) -> dict[str, str]:
-        # read by editable installs in strict mode, which link file by file
+        """Return the source of each built file, for editable installs in strict mode, which link file by file."""
         return {**super().get_output_mapping(), **dict(self._mim_files())}
 
 
 class Develop(develop):
-    """``setup.py develop`` of older setuptools does not build, so the links are made here."""
+    """``setup.py develop``, which in older setuptools does not build, so that the links are made here."""
 
     def run(self) -> None:
+        """Link ``.mim``, then install."""
         link_mim()
         super().run()
 
 
 class Sdist(sdist):
-    """Ship ``.mim`` as a copy."""
+    """The sdist command, which ships ``.mim`` as a copy."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Make the release tree, then copy ``.mim`` into it."""
         super().make_release_tree(base_dir, files)
         copy_mim(Path(base_dir) / MIM)
 
 
 def native_scan() -> dict[str, Any]:
-    """Build the C++ scan into the package where PyTorch is importable, as with ``pip install --no-build-isolation``.
+    """Return what builds the C++ scan into the package if PyTorch is importable (``pip install --no-build-isolation``).
 
-    Its name tells PyTorch's version and the processor: where it is found not to fit, mmvim compiles another on first
-    use. So it is where there is none, and a failing compiler stops no installation. ``MMVIM_BUILD_NATIVE=0``: none.
+    The library's name states PyTorch's version and the processor. If it does not fit, or there is none, mmvim compiles
+    one on first use, so a failing compiler does not stop the installation. ``MMVIM_BUILD_NATIVE=0`` switches it off.
     """
     if os.environ.get('MMVIM_BUILD_NATIVE') == '0' or not importlib.util.find_spec('torch'):
         return {}
@@ -165,7 +169,7 @@ def version() -> str:
 
 
 def long_description() -> str:
-    """Return the README, or nothing where there is none."""
+    """Return the README, or an empty text if it is missing."""
     readme = ROOT / 'README.md'
     return readme.read_text('utf-8') if readme.exists() else ''
 

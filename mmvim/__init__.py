@@ -1,7 +1,7 @@
 """mmvim: vision state-space backbones for MMSegmentation and MMDetection.
 
-This module is imported by MMEngine while it looks for a registry, and MMEngine hides an ImportError there behind
-"mmvim.Vim is not in the registry". It therefore imports nothing heavy: no torch, no mmcv, no triton.
+MMEngine imports this module while it looks for a registry, and hides an ImportError raised there behind "mmvim.Vim is
+not in the registry". The module therefore imports nothing heavy: no torch, no mmcv, no triton.
 """
 
 from mmvim._config_bases import register_config_bases

@@ -1,10 +1,15 @@
 """mmvim's registries: children of MMEngine's, found by the prefix ``mmvim.`` from any default scope.
 
 ``type='mmvim.Vim'`` makes MMEngine import this module and then the modules in ``locations``; no ``custom_imports`` is
-needed. A child exists for every registry that a config can reach, because a config inherited through ``mmvim::`` gets
+needed. Every registry that a config can reach has a child here, because a config inherited through ``mmvim::`` gets
 ``_scope_='mmvim'`` on its dicts and MMEngine warns about each registry that lacks the scope.
 
-Heavy modules belong in ``locations``: an ImportError there is shown, one raised here is hidden by MMEngine.
+Heavy modules belong in ``locations``: MMEngine shows an ImportError raised there, and hides one raised here.
+
+Examples:
+    >>> from mmvim.registry import MODELS
+    >>> MODELS.build(dict(type='VimMixer', embed_dims=8)).__class__.__name__
+    'VimMixer'
 """
 
 from mmengine import registry as root

@@ -1,8 +1,9 @@
-"""Classify pictures with a published classifier, to see that its file was read right.
+"""Classify images with a published classifier, to see that its file was read correctly.
 
     python tools/classify.py cat.jpg dog.jpg --arch tiny --checkpoint vim_t_midclstok_76p1acc.pth
 
-The family is told by the file. Pictures are prepared as the publisher evaluates (mmvim/checkpoints/preprocessing.py).
+The family is recognised from the file. Images are prepared as in the publisher's evaluation
+(mmvim/checkpoints/preprocessing.py).
 """
 
 import argparse
@@ -62,10 +63,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check_device(device: str) -> None:
-    """Ask PyTorch for a device before the weights are read.
+    """Check that PyTorch has a device, before the weights are read.
+
+    Args:
+        device: Its name, e.g. 'cuda:1'.
 
     Raises:
-        UserError: If there is none of this name.
+        UserError: If PyTorch cannot use a device of this name.
     """
     try:
         torch.zeros(1, device=device)
@@ -76,11 +80,11 @@ def check_device(device: str) -> None:
 
 
 def class_names(file: str | None, number: int) -> list[str]:
-    """Names of the classes, or their numbers.
+    """Return the names of the classes, or their numbers.
 
     Args:
-        file (str, optional): A name in each line.
-        number (int): How many there are.
+        file: A text file with one name a line, or None.
+        number: The number of classes.
 
     Raises:
         UserError: If the file cannot be read or has another number of lines.
@@ -109,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read, classify and print.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the command, a picture or the checkpoint is wrong.
@@ -117,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     check_device(args.device)
     with launch.checkpoint_errors():
-        # Pictures first: they are quicker to read than weights are.
+        # Images first: they are quicker to read than the weights.
         pictures = {image: checkpoints.read_picture(image) for image in args.images}
         options = {} if args.img_size is None else {'img_size': args.img_size}
         found = checkpoints.read(args.checkpoint, key=args.key, arch=args.arch, **options)

@@ -1,12 +1,12 @@
 """Render the demo scenes, train a small backbone on them, evaluate it and draw the results.
 
-Run by ``make demo``; needs nothing but a CPU and a few minutes::
+Run by ``make demo``; needs only a CPU and a few minutes::
 
     python tools/demo.py
     python tools/demo.py --config configs/demo/upernet_mambavision_demo.py --work-dir work_dirs/demo_mambavision
 
-The training is that of ``tools/train.py`` with the same config; this tool makes the scenes before it and
-the pictures after it.
+Training is the same as with ``tools/train.py`` and the same config; this tool renders the scenes beforehand and draws
+the figures afterwards.
 """
 
 import argparse
@@ -27,7 +27,7 @@ try:
     from mmengine.logging import MMLogger
     from mmengine.runner import Runner
 
-    import mmvim  # noqa: F401 makes `mmseg::` known to configs
+    import mmvim  # noqa: F401 makes ``mmseg::`` known to configs
     from mmvim.analysis.contact_sheet import SheetRow, contact_sheet
     from mmvim.analysis.curves import plot_curves, read_curve
     from mmvim.analysis.majority_floor import majority_floor
@@ -68,6 +68,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def make_scenes(folder: str, params: DemoSceneParams) -> None:
     """Render the scenes unless they are there.
 
+    Args:
+        folder: Where to write them.
+        params: What to render.
+
     Raises:
         UserError: If the folder holds something else or cannot be written.
     """
@@ -81,7 +85,7 @@ def make_scenes(folder: str, params: DemoSceneParams) -> None:
 def adapt(cfg: Config, args: argparse.Namespace) -> None:
     """Put the command line's folders and schedule into the config."""
     cfg.work_dir = args.work_dir
-    # MMEngine keeps one visualizer per name for as long as the process lives, and with it the folder of its records
+    # MMEngine keeps one visualizer per name, and the folder of its records, as long as the process lives.
     cfg.visualizer.name = f'demo {Path(args.work_dir).resolve()}'
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(Path(args.data) / 'ADEChallengeData2016')
@@ -107,9 +111,8 @@ def scale_schedule(cfg: Config, iters: int) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner; the console shows errors only, the log file in the work dir has everything."""
-    with redirect_stdout(
-        io.StringIO()
-    ):  # the environment, the initialisation of every layer, remarks on optional packages
+    # What is hidden: the environment, the initialisation of every layer, remarks on optional packages.
+    with redirect_stdout(io.StringIO()):
         import mmseg.datasets  # noqa: F401
 
         runner = Runner.from_cfg(cfg)
@@ -121,7 +124,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def labels_of(dataset: BaseDataset) -> Iterator[np.ndarray]:
-    """The label maps of a data set, one after another."""
+    """Yield the label maps of a data set."""
     for index in range(len(dataset)):
         yield dataset[index]['data_samples'].gt_sem_seg.data.numpy()
 
@@ -145,7 +148,7 @@ def draw_sheet(runner: Runner, path: Path) -> None:
 
 
 def report(runner: Runner, name: str) -> dict:
-    """Draw the pictures into the work dir and return the numbers."""
+    """Draw the figures into the work dir and return the numbers."""
     out, val_set = Path(runner.work_dir), runner.val_dataloader.dataset
     classes = val_set.metainfo['classes']
     floor = majority_floor(labels_of(runner.train_dataloader.dataset), labels_of(val_set), len(classes))
@@ -173,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the command is wrong or a folder cannot be used.

@@ -2,7 +2,7 @@
 
     python tools/test.py configs/upernet_vim_t_ade20k.py work_dirs/vim_t/iter_160000.pth --show-dir pictures
 
-What is missing or misspelt is said in one line before anything is written; MMVIM_DEBUG=1 adds the traceback.
+Whatever is missing or misspelt is reported in one line before anything is written; MMVIM_DEBUG=1 adds the traceback.
 """
 
 import argparse
@@ -13,7 +13,7 @@ try:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    import mmvim  # noqa: F401 makes `mmvim::` and `mmseg::` known to configs, hence before any config is read
+    import mmvim  # noqa: F401 makes ``mmvim::`` and ``mmseg::`` known to configs, so it must precede reading one
     from mmvim.engine import launch
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check, build and evaluate.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the command, the config, the data or the checkpoint is wrong.
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch.set_work_dir(cfg, args)
     cfg.load_from, cfg.resume = args.checkpoint, False
 
-    # A small file is read before a large data set is looked for.
+    # The checkpoint is quick to read, so it is checked before the data set.
     launch.check_compiled_ops(cfg)
     file = launch.local_checkpoint(args.checkpoint)
     checkpoint = None if file is None else launch.read_checkpoint(file, 'CHECKPOINT')

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/upernet_vim_t_ade20k.py --work-dir work_dirs/vim_t
 
-What is missing or misspelt is said in one line before anything is written; MMVIM_DEBUG=1 adds the traceback.
+Whatever is missing or misspelt is reported in one line before anything is written; MMVIM_DEBUG=1 adds the traceback.
 """
 
 import argparse
@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 
 try:
+    from mmengine.config import Config
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    import mmvim  # noqa: F401 makes `mmvim::` and `mmseg::` known to configs, hence before any config is read
+    import mmvim  # noqa: F401 makes ``mmvim::`` and ``mmseg::`` known to configs, so it must precede reading one
     from mmvim.engine import launch
     from mmvim.engine.hooks import RandomStateHook
 except ModuleNotFoundError as error:
@@ -40,8 +41,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def scale_lr(cfg) -> None:
+def scale_lr(cfg: Config) -> None:
     """Switch on ``auto_scale_lr``.
+
+    Args:
+        cfg: The config, changed in place.
 
     Raises:
         UserError: If the config does not say for which batch size its learning rate is.
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check, build and train.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the command, the config, the data or a checkpoint is wrong.

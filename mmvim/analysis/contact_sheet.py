@@ -1,4 +1,4 @@
-"""A picture of pictures: image, truth and prediction side by side, with a legend."""
+"""One figure of many examples: image, truth and prediction side by side, with a legend."""
 
 import io
 import math
@@ -23,9 +23,16 @@ class SheetRow(NamedTuple):
     """One example.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8, RGB.
-        truth (np.ndarray): (H, W) integers, labels; what is not a class is drawn as ignored.
-        prediction (np.ndarray): (H, W) integers, labels.
+        image: (H, W, 3) uint8, RGB.
+        truth: (H, W) integers, labels; a label that is not a class is drawn as ignored.
+        prediction: (H, W) integers, labels.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.analysis.contact_sheet import SheetRow
+        >>> labels = np.zeros((24, 32), np.uint8)
+        >>> SheetRow(np.zeros((24, 32, 3), np.uint8), truth=labels, prediction=labels).truth.shape
+        (24, 32)
     """
 
     image: np.ndarray
@@ -34,7 +41,21 @@ class SheetRow(NamedTuple):
 
 
 def colourise(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Colours of a label map: (H, W, 3) uint8, RGB; labels outside the palette become :data:`IGNORED`."""
+    """Return the colours of a label map; labels outside the palette become :data:`IGNORED`.
+
+    Args:
+        labels: (H, W) integers.
+        palette: RGB, 0 to 255, of each class.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.analysis.contact_sheet import colourise
+        >>> colourise(np.array([[0, 255]]), [(255, 0, 0)]).tolist()
+        [[[255, 0, 0], [64, 64, 64]]]
+    """
     table = np.array([*palette, IGNORED], np.uint8)
     labels = labels.astype(np.int64)
     return table[np.where((labels >= 0) & (labels < len(palette)), labels, len(palette))]
@@ -52,16 +73,28 @@ def contact_sheet(
     """Draw examples as a table with a legend of the classes that occur, as PNG.
 
     Args:
-        path (str | os.PathLike): The file; its folder must exist.
-        rows (Sequence[SheetRow]): The examples, all shown at the shape of the first.
-        classes (Sequence[str]): Names of the classes.
-        palette (Sequence[Sequence[int]]): RGB, 0 to 255, of each class.
-        title (str): A line above. Defaults to ''.
-        groups (int): Examples beside each other. Defaults to 1.
-        cell_width (int): Width of one picture in pixels. Defaults to 240.
+        path: The file; its folder must exist.
+        rows: The examples, all shown at the shape of the first.
+        classes: Names of the classes.
+        palette: RGB, 0 to 255, of each class.
+        title: A line above. Defaults to ''.
+        groups: Examples beside each other. Defaults to 1.
+        cell_width: Width of one picture in pixels. Defaults to 240.
 
     Raises:
-        ValueError: If there is nothing to draw, a palette of another length, or an example whose parts differ in shape.
+        ValueError: If there is nothing to draw, the palette has another length than ``classes``, or the parts of an
+            example differ in shape.
+
+    Examples:
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> from mmvim.analysis.contact_sheet import SheetRow, contact_sheet
+        >>> labels = np.zeros((24, 32), np.uint8)
+        >>> row = SheetRow(np.zeros((24, 32, 3), np.uint8), labels, labels)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     contact_sheet(os.path.join(folder, 'sheet.png'), [row], ['sky'], [(120, 180, 250)])
+        ...     os.listdir(folder)
+        ['sheet.png']
     """
     if not rows:
         raise ValueError('a contact sheet needs at least one row')
@@ -122,7 +155,12 @@ def contact_sheet(
     if title:
         figure.text(0.5, 1 - 8 / total_height, title, ha='center', va='top', fontsize=12)
     patches = [
-        Patch(facecolor=np.array(palette[index]) / 255, edgecolor='0.5', linewidth=0.5, label=classes[index])
+        Patch(
+            facecolor='#{:02x}{:02x}{:02x}'.format(*palette[index]),
+            edgecolor='0.5',
+            linewidth=0.5,
+            label=classes[index],
+        )
         for index in occurring
     ]
     figure.legend(

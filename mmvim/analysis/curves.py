@@ -12,26 +12,43 @@ from matplotlib.figure import Figure
 
 
 class Curve(NamedTuple):
-    """Values of one quantity over the iterations."""
+    """Values of one quantity over the iterations.
+
+    Args:
+        steps: (n,) int64.
+        values: (n,) float64.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.analysis.curves import Curve
+        >>> Curve(np.array([10, 20]), np.array([0.9, 0.5])).values.tolist()
+        [0.9, 0.5]
+    """
 
     steps: np.ndarray
-    """(n,) int64."""
     values: np.ndarray
-    """(n,) float64."""
 
 
 def read_curve(path: str | os.PathLike, name: str) -> Curve:
     """Read one quantity from a ``scalars.json`` of MMEngine's ``LocalVisBackend``.
 
     Args:
-        path (str | os.PathLike): The file: one JSON object a line, each with a ``step``.
-        name (str): The quantity, for example ``'loss'`` or ``'mIoU'``.
+        path: The file: one JSON object a line, each with a ``step``.
+        name: The quantity, for example ``'loss'`` or ``'mIoU'``.
 
     Returns:
-        Curve: Its values, by rising step; the last value where a step occurs twice (a resumed training).
+        Its values, by rising step; the last value where a step occurs twice (a resumed training).
 
     Raises:
-        ValueError: If the file has no such quantity, or a line is no JSON.
+        ValueError: If the file has no such quantity, or a line is not JSON.
+
+    Examples:
+        >>> import tempfile
+        >>> from mmvim.analysis.curves import read_curve
+        >>> with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
+        ...     print('{"mIoU": 41.5, "step": 20}', file=file, flush=True)
+        ...     read_curve(file.name, 'mIoU')
+        Curve(steps=array([20]), values=array([41.5]))
     """
     found: dict[int, float] = {}
     for number, line in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1):
@@ -61,16 +78,26 @@ def plot_curves(
     """Draw losses on the left and scores on the right over the iterations, as PNG.
 
     Args:
-        path (str | os.PathLike): The file; its folder must exist.
-        losses (Mapping[str, Curve]): Training loss of each run, by its name.
-        scores (Mapping[str, Curve]): Validation score of each run, by the same names.
-        score_name (str): What the score is. Defaults to ``'mIoU (%)'``.
-        floors (Mapping[str, float], optional): Levels to mark among the scores, by their description. Defaults to None.
-        title (str): A line above. Defaults to ''.
-        colours (Sequence[str]): Colours of the runs, in turn.
+        path: The file; its folder must exist.
+        losses: Training loss of each run, by its name.
+        scores: Validation score of each run, by the same names.
+        score_name: What the score is. Defaults to ``'mIoU (%)'``.
+        floors: Levels to mark among the scores, by their description. Defaults to None.
+        title: A line above. Defaults to ''.
+        colours: Colours of the runs, in turn. Defaults to four that are easy to tell apart.
 
     Raises:
         ValueError: If there is nothing to draw.
+
+    Examples:
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> from mmvim.analysis.curves import Curve, plot_curves
+        >>> loss, score = Curve(np.array([1, 2]), np.array([2.0, 0.9])), Curve(np.array([2]), np.array([41.5]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_curves(os.path.join(folder, 'curves.png'), {'Vim-T': loss}, {'Vim-T': score})
+        ...     os.listdir(folder)
+        ['curves.png']
     """
     if not losses and not scores:
         raise ValueError('there is no curve to draw')

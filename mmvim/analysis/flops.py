@@ -26,10 +26,15 @@ _SEGMENTATION_SHAPE = (512, 512)
 class Complexity:
     """What a model, or a part of it, costs.
 
-    Attributes:
+    Args:
         params: Number of parameters.
-        flops: Floating-point operations of one forward pass, a multiply-add as two.
-        scan_flops: Those of `flops` that operators of mmvim take.
+        flops: Floating-point operations of one forward pass; a multiply-add counts as two.
+        scan_flops: The share of ``flops`` that the operators of mmvim take.
+
+    Examples:
+        >>> from mmvim.analysis.flops import Complexity
+        >>> Complexity(params=10, flops=300, scan_flops=100).macs
+        200
     """
 
     params: int
@@ -38,16 +43,28 @@ class Complexity:
 
     @property
     def macs(self) -> int:
-        """As papers and MMEngine count "FLOPs": a multiply-add as one, the scan's formula added as it is."""
+        """What papers and MMEngine call "FLOPs": a multiply-add counts as one, the scan's formula is added as it is."""
         return (self.flops - self.scan_flops) // 2 + self.scan_flops
 
 
 class UncountedScanError(RuntimeError):
-    """A model scanned by other means than an operator with a FLOP formula, so that its count would lack the scan."""
+    """A model's scan ran on something other than an operator with a FLOP formula: the count would lack the scan.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.analysis.flops import UncountedScanError, count_complexity
+        >>> from mmvim.models.layers import VimMixer
+        >>> mixer = VimMixer(8, scan_backend='reference')
+        >>> try:
+        ...     count_complexity(mixer, lambda: mixer(torch.zeros(1, 4, 8)))
+        ... except UncountedScanError as error:
+        ...     print(error)
+        the scan ran on a backend that has no FLOP formula
+    """
 
 
-def _cpu_attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
-    """PyTorch has formulas for its attention kernels on GPUs, and none for the one on CPUs."""
+def _cpu_attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: object, **kwargs: object) -> int:
+    """Count PyTorch's attention kernel on CPUs from its shapes; PyTorch has formulas for those on GPUs only."""
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
@@ -55,7 +72,7 @@ _MIXERS = (MambaVisionMixer, SelectiveScan2D, VimMixer)
 _FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
 
 
-def _is_scan(operator) -> bool:
+def _is_scan(operator: object) -> bool:
     name = str(getattr(operator, '_qualified_op_name', operator))
     return name.startswith(('mmvim::selective_scan', 'mmvim_native::scan'))
 
@@ -64,16 +81,24 @@ def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[st
     """Count a model and its direct children over one run, in evaluation mode and without gradients.
 
     Args:
-        model (nn.Module): The model.
-        forward (Callable): Runs it once.
+        model: The model.
+        forward: Runs it once.
 
     Returns:
-        dict[str, Complexity]: '' is the whole model, the other keys are the names of its children.
+        '' is the whole model, the other keys are the names of its children.
 
     Raises:
         UncountedScanError: If a mixer of mmvim is in the model and no scan was counted.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.analysis.flops import count_complexity
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> counts = count_complexity(model, lambda: model(torch.zeros(1, 4)))
+        >>> counts[''].flops, counts['0'].flops, counts['1'].params  # 2 x (4 x 8 + 8 x 2), 2 x 4 x 8, 8 x 2 + 2
+        (96, 64, 18)
     """
-    resolve(None, 'cpu')  # the C++ scan, where it is to run, brings its formulas when it is loaded
+    resolve(None, 'cpu')  # loads the C++ scan if it is the one that will run: its formulas come with it
     training = model.training
     model.eval()
     try:
@@ -101,7 +126,7 @@ def _sum(count: dict) -> tuple[int, int]:
 
 
 def _part(module: nn.Module, name: str, counts: dict) -> tuple[int, int]:
-    """A module that was called has a count of its own; one whose ``forward`` was called directly has its children's."""
+    """Return the count of a called module, or the sum of its children's where its ``forward`` was called directly."""
     if name in counts:
         return _sum(counts[name])
     parts = [_part(child, f'{name}.{key}', counts) for key, child in module.named_children()]
@@ -109,10 +134,19 @@ def _part(module: nn.Module, name: str, counts: dict) -> tuple[int, int]:
 
 
 def default_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width at which a config's model is usually counted.
+    """Return the height and width at which a config's model is usually counted.
+
+    Args:
+        cfg: The config.
 
     Returns:
-        tuple[int, int]: The training crop (mmseg) if the config names one, else (512, 512); (800, 1280) for mmdet.
+        The training crop (mmseg) if the config names one, else (512, 512); (800, 1280) for mmdet.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.analysis.flops import default_shape
+        >>> default_shape(Config(dict(default_scope='mmseg', crop_size=(640, 640), model=dict())))
+        (640, 640)
     """
     if cfg.get('default_scope') == 'mmdet':
         return _DETECTION_SHAPE
@@ -122,14 +156,27 @@ def default_shape(cfg: Config) -> tuple[int, int]:
 
 
 def forward_once(model: nn.Module, cfg: Config, shape: tuple[int, int]) -> Callable[[], object]:
-    """A function that runs a segmentor or detector on one random picture, without post-processing where it has that.
+    """Return a function that runs a segmentor or detector once on a random image, without its post-processing.
 
-    A two-stage detector runs its heads on the proposals that its weights give for the picture.
+    A two-stage detector runs its heads on the proposals that its weights give for the image.
 
     Args:
-        model (nn.Module): The model.
-        cfg (Config): Its config.
-        shape (tuple[int, int]): Height and width; a detector's picture is padded as its preprocessor does.
+        model: The model.
+        cfg: Its config.
+        shape: Height and width; a detector's image is padded as its preprocessor does.
+
+    Returns:
+        The function, which takes no arguments and returns the model's raw output.
+
+    Examples:
+        >>> import torch
+        >>> from mmengine.config import Config
+        >>> from mmvim.analysis.flops import forward_once
+        >>> class Segmentor(torch.nn.Conv2d):
+        ...     def forward(self, inputs, mode):
+        ...         return super().forward(inputs)
+        >>> forward_once(Segmentor(3, 2, 1), Config(dict(default_scope='mmseg')), (8, 16))().shape
+        torch.Size([1, 2, 8, 16])
     """
     device = next(model.parameters()).device
     if cfg.get('default_scope') != 'mmdet':

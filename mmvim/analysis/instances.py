@@ -23,9 +23,9 @@ COLOURS = np.array(
     ],
     np.uint8,
 )
-"""RGB; an instance has the colour of its label's number, in turn."""
+"""RGB; the number of a label, modulo the number of colours, picks the colour of its instances."""
 GAP, HEAD = 6, 22
-"""Pixels between the pictures of a table, and of its head."""
+"""Pixels between the pictures of a table, and height of its head in pixels."""
 
 
 def draw_instances(
@@ -39,18 +39,26 @@ def draw_instances(
     """Draw masks (tinted, with an outline), boxes and names of instances.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8, RGB.
-        boxes (np.ndarray): (n, 4) x1, y1, x2, y2 in pixels.
-        masks (np.ndarray): (n, H, W), of any type; what is not 0 belongs to the instance.
-        labels (Sequence[int]): n numbers of classes.
-        names (Sequence[str]): Names of the classes, by number.
-        zoom (int): Factor by which the picture is enlarged first. Defaults to 1.
+        image: (H, W, 3) uint8, RGB.
+        boxes: (n, 4) x1, y1, x2, y2 in pixels.
+        masks: (n, H, W), of any dtype; what is not 0 belongs to the instance.
+        labels: n numbers of classes.
+        names: Names of the classes, by number.
+        zoom: Factor by which the picture is enlarged first. Defaults to 1.
 
     Returns:
-        np.ndarray: (H * zoom, W * zoom, 3) uint8, RGB.
+        (H * zoom, W * zoom, 3) uint8, RGB.
 
     Raises:
         ValueError: If the numbers of boxes, masks and labels differ, or the masks are not of the picture's size.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.analysis.instances import draw_instances
+        >>> image, masks = np.zeros((32, 48, 3), np.uint8), np.zeros((1, 32, 48), bool)
+        >>> masks[0, 8:24, 10:30] = True
+        >>> draw_instances(image, np.array([[10, 8, 30, 24]]), masks, [0], ['tree'], zoom=2).shape
+        (64, 96, 3)
     """
     if not len(boxes) == len(masks) == len(labels):
         raise ValueError(f'{len(boxes)} boxes, {len(masks)} masks and {len(labels)} labels')
@@ -85,15 +93,27 @@ def picture_table(
     """Write pictures as a table with a head, as PNG.
 
     Args:
-        path (str | os.PathLike): The file; its folder must exist.
-        rows (Sequence[Sequence[np.ndarray]]): RGB pictures (H, W, 3) uint8, all of one size.
-        titles (Sequence[str]): One for each column.
-        colours (int, optional): Reduce the table to so many colours, 1 to 256: the file shrinks to a quarter or less.
-            Defaults to None, all of them.
+        path: The file; its folder must exist.
+        rows: RGB pictures (H, W, 3) uint8, all of one size.
+        titles: One for each column.
+        colours: Reduce the table to this many colours, 1 to 256, which shrinks the file to a quarter or less. Defaults
+            to None, all of them.
 
     Raises:
         ValueError: If there is nothing to draw, a row is shorter or longer than the head, or sizes differ.
         OSError: If the file cannot be written.
+
+    Examples:
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from mmvim.analysis.instances import picture_table
+        >>> picture = np.zeros((32, 48, 3), np.uint8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, 'table.png')
+        ...     picture_table(path, [[picture, picture]], ['truth', 'prediction'])
+        ...     Image.open(path).size  # 2 x (48 + 6) + 6, 22 + 32 + 6
+        (114, 60)
     """
     shapes = {picture.shape for row in rows for picture in row}
     if not rows or any(len(row) != len(titles) for row in rows) or len(shapes) != 1:
@@ -111,5 +131,5 @@ def picture_table(
             table[top : top + height, left : left + width] = row[column]
     picture = Image.fromarray(table)
     if colours is not None:
-        picture = picture.quantize(colours, dither=Image.Dither.NONE)  # even areas stay even, and compress
+        picture = picture.quantize(colours, dither=Image.Dither.NONE)  # plain areas stay plain, and compress well
     picture.save(Path(path), format='PNG', optimize=True)

@@ -1,4 +1,4 @@
-"""The score of a model that has learned nothing but which class is most frequent."""
+"""The score of a model that has only learned which class is most frequent."""
 
 from collections.abc import Iterable
 
@@ -8,20 +8,26 @@ import numpy as np
 def majority_floor(
     train_labels: Iterable[np.ndarray], val_labels: Iterable[np.ndarray], num_classes: int, ignore_index: int = 255
 ) -> dict[str, float | int]:
-    """Scores of predicting the training set's most frequent class everywhere.
+    """Return the scores of predicting the training set's most frequent class everywhere.
 
     Args:
-        train_labels (Iterable[np.ndarray]): Label maps, integers, any shape; they decide the class.
-        val_labels (Iterable[np.ndarray]): Label maps that the constant prediction is scored on.
-        num_classes (int): Number of classes; labels are 0 to ``num_classes - 1``.
-        ignore_index (int): Label that is not scored. Defaults to 255.
+        train_labels: Label maps, integers, any shape; they decide the class.
+        val_labels: Label maps that the constant prediction is scored on.
+        num_classes: Number of classes; labels are 0 to ``num_classes - 1``.
+        ignore_index: Label that is not scored. Defaults to 255.
 
     Returns:
-        dict: ``class`` (its index), ``mIoU`` and ``aAcc`` in percent. As in MMSegmentation, the mean is taken over the
+        ``class`` (its index), ``mIoU`` and ``aAcc`` in percent. As in MMSegmentation, the mean is taken over the
         classes that occur in the truth or the prediction.
 
     Raises:
-        ValueError: If there is no labelled pixel in either set, or a label outside the classes.
+        ValueError: If either set has no labelled pixel, or a label lies outside the classes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.analysis.majority_floor import majority_floor
+        >>> majority_floor([np.array([1, 1, 0])], [np.array([1, 1, 1, 0])], num_classes=3)
+        {'class': 1, 'mIoU': 37.5, 'aAcc': 75.0}
     """
     train = _count(train_labels, num_classes, ignore_index, 'train_labels')
     val = _count(val_labels, num_classes, ignore_index, 'val_labels')

@@ -9,21 +9,30 @@ from mmvim.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class KeepRatioResize(BaseTransform):
-    """Resize as large as fits into `scale`, the ratio of the sides kept, and leave at least one pixel a side.
+    """Resize an image to the largest size that fits into ``scale`` at its aspect ratio, at least one pixel a side.
 
-    The task's own ``Resize(keep_ratio=True)`` does it; that alone stops where a picture of 1 x 4000 pixels would get a
-    height of 0.3. Only such a side differs: it becomes 1 pixel, and ``scale_factor`` says so. Picture, boxes, masks and
-    label map are resized alike.
+    Calls the library's own ``Resize(keep_ratio=True)``, except where that would round a side to zero (an image of
+    1 x 4000 pixels, whose height would be 0.3): that side becomes 1 pixel, and ``scale_factor`` says so. Image, boxes,
+    masks and label map are resized alike.
 
     Args:
-        scale (tuple[int, int] | int): The longer and the shorter side that a picture must fit into, in pixels, in
-            either order. One number stands for a square. It may be set later, as the attribute ``scale``: MMCV's
-            ``RandomResize`` and ``RandomChoiceResize`` do so when this is their ``resize_type``.
-        resize_type (str): The transform that resizes, as the scope of the config names it. Defaults to 'Resize', which
-            is MMDetection's under 'mmdet' and MMCV's under 'mmseg'.
+        scale: The longer and the shorter side that an image must fit into, in pixels, in either order. One number
+            stands for a square. It may be set later, as the attribute ``scale``: MMCV's ``RandomResize`` and
+            ``RandomChoiceResize`` do so when this is their ``resize_type``.
+        resize_type: The transform that resizes, as the scope of the config names it. Defaults to 'Resize', which is
+            MMDetection's under 'mmdet' and MMCV's under 'mmseg'.
 
     Raises:
-        TypeError: If `scale` is neither a number nor a pair, when a picture is resized.
+        TypeError: When an image is resized, if ``scale`` is neither a number nor a pair.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.datasets.transforms import KeepRatioResize
+        >>> resize = KeepRatioResize(scale=(1333, 800))
+        >>> resize({'img': np.zeros((480, 640, 3), np.uint8)})['img'].shape
+        (800, 1067, 3)
+        >>> resize({'img': np.zeros((1, 4000, 3), np.uint8)})['img'].shape
+        (1, 1333, 3)
     """
 
     def __init__(self, scale: tuple[int, int] | int, resize_type: str = 'Resize') -> None:
@@ -34,10 +43,10 @@ class KeepRatioResize(BaseTransform):
         """Resize one sample, in place.
 
         Args:
-            results (dict): With ``img``, (H, W, ...) of any dtype, and whatever `resize_type` resizes with it.
+            results: With ``img``, (H, W, ...) of any dtype, and whatever ``resize_type`` resizes with it.
 
         Returns:
-            dict: The same, with ``img_shape``, ``scale``, ``scale_factor`` (w, h) and ``keep_ratio`` set.
+            The same dictionary, with ``img_shape``, ``scale``, ``scale_factor`` (w, h) and ``keep_ratio`` set.
         """
         scale = (self.scale, self.scale) if isinstance(self.scale, int) else self.scale
         height, width = results['img'].shape[:2]

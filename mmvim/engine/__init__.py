@@ -1,4 +1,4 @@
-"""What happens around a model while it trains: parameter groups and hooks."""
+"""Everything around a model while it trains, such as parameter groups and hooks."""
 
 from mmvim.engine import hooks, optimizers
 

@@ -11,14 +11,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class ProgressDisplay:
-    """Shows how far several tasks are.
+    """A display of how far several tasks are.
 
     In a terminal every task is a bar with its count, a note and the time left. Elsewhere (a log file, a pipe) a task
     prints a line whenever another part of it is done.
 
     Args:
-        console (rich.console.Console, optional): Where to show it. Defaults to None, a console on standard output.
-        parts (int): Lines that a task prints where there is no terminal. Defaults to 10.
+        console: Where to show it. Defaults to None, a console on standard output.
+        parts: Lines that a task prints where there is no terminal. Defaults to 10.
+
+    Raises:
+        ValueError: If ``parts`` is less than 1.
+
+    Examples:
+        >>> import io
+        >>> from rich.console import Console
+        >>> from mmvim.engine.progress import ProgressDisplay
+        >>> log = io.StringIO()
+        >>> with ProgressDisplay(Console(file=log, force_terminal=False), parts=2) as display:
+        ...     task = display.add('Reading', total=4)
+        ...     for done in range(1, 5):
+        ...         display.update(task, done, note='train')
+        >>> print(log.getvalue(), end='')
+        Reading: 2/4, train, 0:00 left
+        Reading: 4/4, train
     """
 
     def __init__(self, console: Console | None = None, parts: int = 10) -> None:
@@ -51,7 +67,15 @@ class ProgressDisplay:
         self.bars.stop()
 
     def add(self, description: str, total: int) -> int:
-        """Begin a task of ``total`` steps; return its number."""
+        """Begin a task.
+
+        Args:
+            description: Its name on the display.
+            total: How many steps it has.
+
+        Returns:
+            Its number, by which to update and remove it.
+        """
         if self.is_terminal:
             return int(self.bars.add_task(description, total=total, note=''))
         self._next += 1
@@ -59,7 +83,13 @@ class ProgressDisplay:
         return self._next
 
     def update(self, task: int, done: int, note: str = '') -> None:
-        """Say how many steps of a task are done, and what else to show beside it."""
+        """Show how far a task is.
+
+        Args:
+            task: Its number.
+            done: How many of its steps are done.
+            note: What to show beside that. Defaults to ''.
+        """
         if self.is_terminal:
             self.bars.update(TaskID(task), completed=done, note=note)
             return
@@ -68,7 +98,11 @@ class ProgressDisplay:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def remove(self, task: int) -> None:
-        """Take a task off the display."""
+        """Take a task off the display.
+
+        Args:
+            task: Its number.
+        """
         if self.is_terminal:
             self.bars.remove_task(TaskID(task))
         else:
@@ -76,7 +110,7 @@ class ProgressDisplay:
 
 
 class _Lines:
-    """Decides when a task that is shown as lines prints the next one."""
+    """What a task prints where there is no terminal, and when."""
 
     def __init__(self, description: str, total: int, parts: int, begin: float) -> None:
         self.description, self.total, self.parts, self.begin = description, max(total, 1), parts, begin
@@ -84,6 +118,7 @@ class _Lines:
         self.first: int | None = None
 
     def line(self, done: int, note: str) -> str | None:
+        """Return the line to print after ``done`` steps, or None if no further part is done."""
         part = done * self.parts // self.total
         if self.first is None:
             self.first = done - 1  # a resumed run does not begin at 0; the rate counts only what was done here
@@ -96,7 +131,16 @@ class _Lines:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, or hours, minutes and seconds."""
+    """Return a duration as minutes and seconds, or as hours, minutes and seconds.
+
+    Args:
+        seconds: The duration, rounded to whole seconds.
+
+    Examples:
+        >>> from mmvim.engine.progress import clock
+        >>> clock(75), clock(3725)
+        ('1:15', '1:02:05')
+    """
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'
@@ -104,7 +148,26 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def progress_display(description: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Show one task while the block runs; yields the function that takes the number of steps done."""
+    """Show one task while the block runs.
+
+    Args:
+        description: The task's name.
+        total: How many steps it has.
+        console: Where to show it. Defaults to None, a console on standard output.
+
+    Yields:
+        The function that takes the number of steps done.
+
+    Examples:
+        >>> import io
+        >>> from rich.console import Console
+        >>> from mmvim.engine.progress import progress_display
+        >>> log = io.StringIO()
+        >>> with progress_display('Reading', 3, Console(file=log, force_terminal=False)) as advance:
+        ...     advance(3)
+        >>> print(log.getvalue(), end='')
+        Reading: 3/3
+    """
     with ProgressDisplay(console) as display:
         task = None
 

@@ -25,10 +25,9 @@ DENSE = {
     'mamba_vision_160k_ade20k-512x512_small.pth': 'mambavision-small_upernet_8xb2-amp-160k_ade20k-512x512.py',
     'mamba_vision_160k_ade20k-512x512_base.pth': 'mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py',
     'mamba_vision_160k_ade20k-640x640_l3_21k.pth': 'mambavision-large3_upernet_16xb1-160k_ade20k-640x640.py',
-    **{
-        f'cascade_mask_rcnn_mamba_vision_{size}_3x_coco.pth': f'mambavision-{size}_cascade-mask-rcnn_8xb2-amp-3x_coco.py'
-        for size in ('tiny', 'small', 'base')
-    },
+    'cascade_mask_rcnn_mamba_vision_tiny_3x_coco.pth': 'mambavision-tiny_cascade-mask-rcnn_8xb2-amp-3x_coco.py',
+    'cascade_mask_rcnn_mamba_vision_small_3x_coco.pth': 'mambavision-small_cascade-mask-rcnn_8xb2-amp-3x_coco.py',
+    'cascade_mask_rcnn_mamba_vision_base_3x_coco.pth': 'mambavision-base_cascade-mask-rcnn_8xb2-amp-3x_coco.py',
 }
 COMPUTED = 'at least '  # before a size that nobody has seen: what the weights take
 

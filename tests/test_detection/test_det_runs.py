@@ -1,5 +1,6 @@
-"""Detectors are trained, interrupted, resumed and evaluated by the tools, as a user does; pictures go through the
-inferencers of MMDetection and MMSegmentation.
+"""Detectors in a user's hands: trained, interrupted, resumed, evaluated by the tools, and run by the inferencers.
+
+The inferencers are MMDetection's and MMSegmentation's.
 """
 
 import json

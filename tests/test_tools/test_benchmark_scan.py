@@ -84,13 +84,13 @@ def test_table(tool):
 
 def test_results_are_counted(tool):
     """What nobody can do without: the output and the gradients themselves."""
-    benchmark, tables = tool('benchmark_scan'), tool('benchmark_scan_tables')
+    scans, tables = tool('scan_implementations'), tool('benchmark_scan_tables')
     for shape in (
-        benchmark.Shape('own u', 2, 8, 6, 4, benchmark.VIM),
-        benchmark.Shape('one u', 1, 4, 6, 2, benchmark.CROSS, True, (2, 3)),
+        scans.Shape('own u', 2, 8, 6, 4, scans.VIM),
+        scans.Shape('one u', 1, 4, 6, 2, scans.CROSS, True, (2, 3)),
     ):
-        inputs = {name: x.requires_grad_() for name, x in benchmark.make_inputs(shape, 'cpu').items()}
-        y = benchmark.implementation('ours:torch', shape, 'cpu')(**inputs)
+        inputs = {name: x.requires_grad_() for name, x in scans.make_inputs(shape, 'cpu').items()}
+        y = scans.implementation('ours:torch', shape, 'cpu')(**inputs)
         grads = torch.autograd.grad(y.sum(), list(inputs.values()))
         assert tables.irreducible(shape, False) == y.nbytes
         assert tables.irreducible(shape, True) == y.nbytes + sum(x.nbytes for x in grads)

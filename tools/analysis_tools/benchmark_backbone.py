@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Images a second and peak memory of backbones against the side of the picture: what does a scan win over attention?
+"""Images a second and peak memory of backbones against the side of the image: what does a scan gain over attention?
 
     python tools/analysis_tools/benchmark_backbone.py --device cuda --markdown table.md --chart chart.png
 
-Models, random weights, features only: Vim-T and -S, MambaVision-T and -S (windows as the classifiers'), and DeiT-T and
--S with attention as the paper compares with (all products of queries and keys in memory) and with PyTorch's fused
-attention (FlashAttention on a GPU). Under no_grad and, on a GPU, autocast. Each point is measured alone, after one call
-to warm up; memory is the peak of a call with the weights. The batch is the same for all models at one side.
+The models have random weights and compute features only: Vim-T and -S, MambaVision-T and -S (with the classifiers'
+windows), and DeiT-T and -S, both with the attention that the paper compares with (all products of queries and keys in
+memory) and with PyTorch's fused attention (FlashAttention on a GPU). They run under no_grad and, on a GPU, autocast.
+Each point is measured alone, after one call to warm up; memory is the peak of a call, weights included. The batch is
+the same for all models at one side.
 """
 
 import argparse
@@ -35,6 +36,7 @@ HEADER = [
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'], help='Defaults to cpu')
     parser.add_argument(
@@ -72,7 +74,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def models() -> dict[str, Callable]:
-    """Builders by name, from the side of the picture."""
+    """Return the builder of each model by name: a function of the side of the image."""
     from deit import DeiT
 
     from mmvim.models.backbones import MambaVision, Vim
@@ -99,13 +101,13 @@ def models() -> dict[str, Callable]:
 
 
 def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
+    """Return VmRSS or VmHWM of this process in bytes."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def measure(build: Callable, side: int, batch: int, args: argparse.Namespace) -> dict:
-    """Images a second and peak memory in MB, or what happened instead."""
+    """Return images a second and peak memory in MB, or what happened instead."""
     import torch
 
     cuda = args.device == 'cuda'
@@ -142,7 +144,7 @@ def measure(build: Callable, side: int, batch: int, args: argparse.Namespace) ->
 
 
 def row(name: str, side: int, batch: int, found: dict) -> list[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     result = found[name, side]
     if 'failed' in result:
         return [name, str(side), str(batch), result['failed'], '-', '-', '-', '-']
@@ -166,7 +168,7 @@ def row(name: str, side: int, batch: int, found: dict) -> list[str]:
 
 
 def draw(found: dict, path: Path, title: str) -> None:
-    """Images a second and memory against the side, one line a model."""
+    """Draw images a second and memory against the side, one line a model."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -193,6 +195,7 @@ def draw(found: dict, path: Path, title: str) -> None:
 
 
 def main() -> None:
+    """Measure and write."""
     args = parse_args()
     import torch
     from rich.console import Console

@@ -31,11 +31,11 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmark_scan_tables import HEADER, LIMITS, by_shape, row
+from scan_implementations import SHAPES, Shape, implementation, make_inputs
 from taking_turns import ROOT, Worker, WorkerEnded, serve
 
 sys.path.insert(0, str(ROOT))
@@ -45,49 +45,8 @@ TURNS = 5
 ENOUGH = 20.0  # seconds of one measurement, however few its turns were
 
 
-@dataclass(frozen=True)
-class Shape:
-    """K paths over (B, D, L) with N states; `shared_u`: all paths read one u."""
-
-    name: str
-    batch: int
-    dim: int
-    length: int
-    d_state: int
-    paths: tuple[str, ...] = ('forward',)
-    shared_u: bool = False
-    grid: tuple[int, int] | None = None
-
-    @property
-    def elements(self) -> int:
-        return len(self.paths) * self.batch * self.dim * self.length * self.d_state
-
-
-VIM, CROSS = ('forward', 'reverse'), ('row', 'col', 'row_reverse', 'col_reverse')
-SHAPES = (
-    Shape('one path, D 384, L 1024', 2, 384, 1024, 16),
-    Shape('one path, D 384, L 1024, N 8', 2, 384, 1024, 8),
-    Shape('one path, D 384, L 1024, N 1', 2, 384, 1024, 1),
-    Shape('one path, D 384, L 196', 2, 384, 196, 16),
-    Shape('one path, D 384, L 4096', 2, 384, 4096, 16),
-    Shape('one path, D 384, L 6084', 2, 384, 6084, 16),
-    Shape('Vim-T 224', 2, 384, 197, 16, VIM),
-    Shape('Vim-T 512', 2, 384, 1024, 16, VIM),
-    Shape('Vim-S 512', 1, 768, 1024, 16, VIM),
-    Shape('Vim-T 1248', 1, 384, 6084, 16, VIM),
-    Shape('MambaVision-T 224, level 3', 8, 160, 196, 8),
-    Shape('MambaVision-T 224, level 4', 8, 320, 49, 8),
-    Shape('MambaVision-T 512, level 3', 1, 160, 4096, 8),
-    Shape('MambaVision-T 512, level 4', 1, 320, 1024, 8),
-    Shape('VMamba-T[s1l8] 224, stage 1', 2, 96, 3136, 1, CROSS, True, (56, 56)),
-    Shape('VMamba-T[s1l8] 224, stage 2', 2, 192, 784, 1, CROSS, True, (28, 28)),
-    Shape('VMamba-T[s1l8] 224, stage 4', 8, 768, 49, 1, CROSS, True, (7, 7)),
-    Shape('VMamba-T v0 224, stage 1', 1, 192, 3136, 16, CROSS, True, (56, 56)),
-    Shape('PlainMamba-L1 512', 1, 384, 1024, 16, CROSS, True, (32, 32)),
-)
-
-
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch. Defaults to 1')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'], help='Defaults to cpu')
@@ -109,123 +68,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def make_inputs(shape: Shape, device: str) -> dict:
-    """Random leaves; u and delta with channels fastest, as the projections of a model leave them."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-
-    def randn(*size: int) -> 'torch.Tensor':
-        return torch.randn(size, generator=generator).to(device)
-
-    k, b, d, n, length = len(shape.paths), shape.batch, shape.dim, shape.d_state, shape.length
-    lead = (b,) if shape.shared_u else (b, k)
-    return {
-        'u': randn(*lead, length, d),
-        'delta': randn(b, k, length, d) - 4,
-        'A': -torch.exp(randn(k, d, n)),
-        'B': randn(b, k, length, n),
-        'C': randn(b, k, length, n),
-    }
-
-
-def orders(shape: Shape, device: str) -> list:
-    """The path of each scan as an index, int64 (L,)."""
-    import torch
-
-    from mmvim.ops import scan_paths
-
-    forward = torch.arange(shape.length, device=device)
-    if shape.grid is None:
-        return [forward if name == 'forward' else forward.flip(0) for name in shape.paths]
-    cells = forward.reshape(shape.grid)
-    found = {'row': cells.flatten(), 'col': cells.t().flatten()}
-    found |= {f'{name}_reverse': order.flip(0) for name, order in list(found.items())}
-    assert len(scan_paths(shape.paths, *shape.grid)) == len(shape.paths)
-    return [found[name] for name in shape.paths]
-
-
-def implementation(name: str, shape: Shape, device: str) -> Callable:
-    """The function from the inputs to (B, L, D)."""
-    import torch
-    import torch.nn.functional as F
-
-    index = orders(shape, device)
-
-    def ours(u, delta, A, B, C):
-        from mmvim.ops import scan_paths, selective_scan_paths
-
-        paths = shape.paths if shape.grid is None else scan_paths(shape.paths, *shape.grid, device=u.device)
-        y = selective_scan_paths(
-            u.transpose(-1, -2),
-            delta.transpose(-1, -2),
-            A,
-            B.transpose(-1, -2),
-            C.transpose(-1, -2),
-            delta_softplus=True,
-            paths=paths,
-            backend=name.split(':')[1],
-        )
-        return y.transpose(-1, -2)
-
-    def permuted(scan):
-        def run(u, delta, A, B, C):
-            total = 0
-            for k, order in enumerate(index):
-                uk = u if shape.shared_u else u[:, k]
-                parts = [uk, delta[:, k], B[:, k], C[:, k]]
-                if shape.paths[k] not in ('forward', 'row'):
-                    parts = [x[:, order] for x in parts]
-                y = scan(parts[0], F.softplus(parts[1]), A[k], *parts[2:])
-                if shape.paths[k] not in ('forward', 'row'):
-                    y = torch.empty_like(y).index_copy(1, order, y)
-                total = total + y
-            return total
-
-        return run
-
-    def pscan(u, delta, A, B, C):
-        from mambapy.pscan import pscan as parallel
-
-        states = parallel(torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.unsqueeze(2))
-        return (states @ C.unsqueeze(-1)).squeeze(-1)
-
-    def loop(u, delta, A, B, C):
-        a, b = torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.unsqueeze(2)
-        h, ys = u.new_zeros(u.shape[0], u.shape[2], A.shape[1]), []
-        for t in range(u.shape[1]):
-            h = a[:, t] * h + b[:, t]
-            ys.append((h @ C[:, t].unsqueeze(-1)).squeeze(-1))
-        return torch.stack(ys, dim=1)
-
-    if name in ('exp', 'softplus'):
-        count = shape.elements + (2 * shape.elements // shape.d_state if name == 'softplus' else 0)
-        block = torch.randn(min(1 << 15, count), device=device)
-        out = torch.empty_like(block)
-
-        def exponentials(**_):
-            for _ in range(-(-count // block.numel())):
-                torch.exp(block, out=out)
-            return out
-
-        return exponentials
-    if name == 'bytes':
-        outputs = shape.batch * shape.dim * shape.length
-
-        def copy(**inputs):
-            # Half of what is moved is read, half written.
-            source = torch.empty((sum(x.numel() for x in inputs.values()) + outputs) // 2, device=device).fill_(1.0)
-            target = torch.empty_like(source).fill_(1.0)
-            start = time.perf_counter()
-            target.copy_(source)
-            return time.perf_counter() - start
-
-        return copy
-    return {'pscan': permuted(pscan), 'loop': permuted(loop)}.get(name, ours)
-
-
 def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
+    """Return VmRSS or VmHWM of this process in bytes."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -233,13 +77,16 @@ def resident(field: str) -> int:
 
 
 def set_allocator(at_once: bool) -> None:
-    """Give freed memory back at once, so that the peak is what is in use; or keep all of it, the largest tensors' too.
+    """Return freed memory to the system at once, so that the peak is what is in use; or keep all of it.
 
-    Left alone, glibc fetches what is larger than 32 MiB anew each time, page by page, which would double pscan's time.
+    By default glibc fetches anything larger than 32 MiB anew each time, page by page, which would double pscan's time.
+
+    Args:
+        at_once: Whether to return it; else even the largest tensors' memory is kept.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL('libc.so.6')
-        mmap_threshold, mmaps, trim_threshold = -3, -4, -1  # names of mallopt's parameters
+        mmap_threshold, mmaps, trim_threshold = -3, -4, -1  # the numbers of mallopt's parameters
         libc.mallopt(mmap_threshold, 1 << 16)
         libc.mallopt(mmaps, 1 << 16 if at_once else 0)
         libc.mallopt(trim_threshold, 1 << 16 if at_once else (1 << 31) - 1)
@@ -247,7 +94,7 @@ def set_allocator(at_once: bool) -> None:
 
 
 def work(job: dict) -> None:
-    """One measurement in this process: of 'memory', a call's bytes; of 'time', a turn's seconds (shortest, sum)."""
+    """Measure in this process: for 'memory' the bytes of a call, for 'time' the seconds of a turn (shortest, sum)."""
     import torch
 
     torch.set_num_threads(job['threads'])
@@ -263,7 +110,7 @@ def work(job: dict) -> None:
         for x in inputs.values():
             x.requires_grad_()
 
-    # A dense gradient, as a layer behind would send it; that of a sum would be one number.
+    # A dense gradient, as a following layer would send it; the gradient of a sum would be a single number.
     gradient = torch.randn(shape.batch, shape.length, shape.dim, device=device) if backward else None
 
     def call() -> float:
@@ -272,7 +119,7 @@ def work(job: dict) -> None:
             y = function(**inputs)
             if backward:
                 torch.autograd.grad(y, list(inputs.values()), gradient)
-        # Of a copy, without the time that its memory takes to be there.
+        # A copy times itself, to leave out the allocation of its memory.
         return y if name == 'bytes' else time.perf_counter() - start
 
     def answer(question: str) -> int | tuple[float, float]:
@@ -293,7 +140,7 @@ def work(job: dict) -> None:
 
 
 def check(shape: Shape, names: list[str], device: str) -> None:
-    """All implementations agree on a short version of the shape."""
+    """Check that all implementations agree on a short version of the shape."""
     import torch
 
     side = None if shape.grid is None else (3, 4)
@@ -306,7 +153,7 @@ def check(shape: Shape, names: list[str], device: str) -> None:
 
 
 def measure(args: argparse.Namespace, shape: Shape, names: list[str]) -> dict[tuple, dict]:
-    """Milliseconds and megabytes of a shape by (its name, implementation, with the backward pass or not)."""
+    """Return milliseconds and megabytes of a shape by (its name, implementation, with the backward pass or not)."""
     workers: dict[tuple, Worker] = {}
     found: dict[tuple, dict] = {}
 
@@ -352,6 +199,7 @@ def measure(args: argparse.Namespace, shape: Shape, names: list[str]) -> dict[tu
 
 
 def available(args: argparse.Namespace) -> list[str]:
+    """Return the names of the implementations that are asked for and can run here."""
     import importlib.util
 
     from mmvim.ops import backends
@@ -372,12 +220,14 @@ def available(args: argparse.Namespace) -> list[str]:
 
 
 def processor() -> str:
+    """Return the name of the processor."""
     cpu = Path('/proc/cpuinfo')
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor())
 
 
 def main() -> None:
+    """Measure and write."""
     args = parse_args()
     if args.worker:
         work(json.loads(args.worker))

@@ -1,6 +1,6 @@
-"""Time of the selective scan on a GPU; what `benchmark_scan.py --device cuda` runs.
+"""Time of the selective scan on a GPU, which ``benchmark_scan.py --device cuda`` measures.
 
-Implementations, each fed the same numbers in the memory order that its model leaves them in (scan_peers.py):
+Implementations, each fed the same numbers in the memory order in which its model leaves them (scan_peers.py):
     ours          mmvim.ops.selective_scan_paths, all paths in one call (backend 'triton')
     mamba_ssm     mamba_ssm's CUDA kernel with the flips (Vim) or the cross-scan copies and the merge (VMamba) that the
                   published model makes around it; from the package, or from its compiled module selective_scan_cuda
@@ -15,9 +15,9 @@ and the two limits of the machine, measured in the same run:
 
 Times are medians of CUDA events with the L2 cache cleared in between (triton.testing.do_bench): of the call as a script
 makes it ("ms", Python's share included where the GPU waits for it), and of the same call replayed from a CUDA graph,
-which is the GPU's own time (not of 'torch', whose graphs would be huge). Ratios and percentages are of the second where
+which is the GPU's own time (not for 'torch', whose graphs would be huge). Ratios and percentages use the second where
 there is one. Outputs and gradients of one batch element are compared with those of 'torch' before anything is timed;
-what differs is told, left out, and makes the exit status 1.
+an implementation that differs is reported, left out, and makes the exit status 1.
 """
 
 import argparse
@@ -27,7 +27,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gpu_timing import copy_bandwidth, exponential_rate, graph_time, time_of
+
 if TYPE_CHECKING:
+    import torch
     from scan_peers import Way
 
 VIM, CROSS = ('forward', 'reverse'), ('row', 'col', 'row_reverse', 'col_reverse')
@@ -37,7 +40,18 @@ NAMES = ('ours', 'mamba_ssm', 'copies', 'torch')
 
 @dataclass(frozen=True)
 class Scan:
-    """K paths over (batch, dim, L) with N states, as a model's block runs them."""
+    """K paths over (B, D, L) with N states, as a model's block runs them.
+
+    Args:
+        name: What the tables call it.
+        batch: B.
+        dim: D.
+        length: L.
+        d_state: N.
+        paths: The names of the K paths. Defaults to one, forward.
+        gate: Whether there is a z. Defaults to False.
+        grid: Height and width if the paths cross a grid and share u. Defaults to None, a sequence.
+    """
 
     name: str
     batch: int
@@ -50,11 +64,12 @@ class Scan:
 
     @property
     def elements(self) -> int:
+        """Number of (path, batch, channel, token)."""
         return len(self.paths) * self.batch * self.dim * self.length
 
 
 def shapes() -> list[Scan]:
-    """The scans of Vim, VMamba and MambaVision at 224, 512, 1024 and 1248 pixels."""
+    """Return the scans of Vim, VMamba and MambaVision at 224, 512, 1024 and 1248 pixels."""
     found = []
     for pixels, batch in ((224, 64), (512, 16), (1024, 4), (1248, 2)):
         side = pixels // 16
@@ -83,21 +98,21 @@ def shapes() -> list[Scan]:
         found.append(Scan(f'MambaVision-{arch} 512, level 4, window {window}', 16, 2 * dim, window**2, 8))
         found.append(Scan(f'MambaVision-{arch} 1024, level 3, window 112', 4, dim, 12544, 8))
         found.append(Scan(f'MambaVision-{arch} 1024, level 4, window 56', 4, 2 * dim, 3136, 8))
-        # 78 x 78 and 39 x 39 tokens in the classifiers' windows of 14 and 7, 36 a picture.
+        # 78 x 78 and 39 x 39 tokens in the classifiers' windows of 14 and 7: 36 windows an image.
         found.append(Scan(f'MambaVision-{arch} 1248, level 3', 2 * 36, dim, 196, 8))
         found.append(Scan(f'MambaVision-{arch} 1248, level 4', 2 * 36, 2 * dim, 49, 8))
-    # One picture alone: L is all there is to share among the processors.
+    # A single image: only L can be divided among the processors.
     return [*found, Scan('Vim-T 1248, one picture', 1, 384, 6084, 16, VIM, True)]
 
 
-def make_inputs(scan: Scan, dtype, device: str) -> dict:
-    """Random leaves with channels fastest: u, delta, A, B, C, D, z, delta_bias; one u for all paths of a cross scan."""
+def make_inputs(scan: Scan, dtype: 'torch.dtype', device: str) -> dict:
+    """Return random leaves with channels fastest: u (one for all paths of a cross scan), delta, A, B, C, D, z, bias."""
     import torch
 
     generator = torch.Generator(device).manual_seed(0)
     k, b, d, n, length = len(scan.paths), scan.batch, scan.dim, scan.d_state, scan.length
 
-    def randn(*size: int, kind=dtype) -> 'torch.Tensor':
+    def randn(*size: int, kind: torch.dtype = dtype) -> 'torch.Tensor':
         return torch.randn(size, generator=generator, device=device).to(kind)
 
     own = (k,) if scan.grid is None else ()
@@ -115,7 +130,7 @@ def make_inputs(scan: Scan, dtype, device: str) -> dict:
 
 
 def ours(scan: Scan, backend: str) -> Callable:
-    """All paths in one call."""
+    """Return our scan of all paths in one call."""
 
     def run(u, delta, A, B, C, D, z, bias):
         from mmvim.ops import scan_paths, selective_scan_paths
@@ -130,7 +145,7 @@ def ours(scan: Scan, backend: str) -> Callable:
 
 
 def implementations(scan: Scan) -> dict[str, 'Way']:
-    """Those that can run here, ours first."""
+    """Return the implementations that can run here, ours first."""
     from scan_peers import Way, mamba_ssm, own_kernel, published_kernel, with_copies
 
     found = {'ours': Way(ours(scan, 'triton'))}
@@ -140,30 +155,8 @@ def implementations(scan: Scan) -> dict[str, 'Way']:
     return {**found, 'copies': with_copies(scan.paths, scan.grid, own_kernel()), 'torch': Way(ours(scan, 'torch'))}
 
 
-def copy_bandwidth() -> float:
-    """Bytes read and written a second by a copy of 1 GiB."""
-    import torch
-    from triton.testing import do_bench
-
-    source = torch.empty(1 << 30, dtype=torch.uint8, device='cuda')
-    target = torch.empty_like(source)
-    return 2 * source.numel() / (1e-3 * do_bench(lambda: target.copy_(source), return_mode='median'))
-
-
-def exponential_rate() -> float:
-    """Exponentials a second of all processors."""
-    import torch
-    from exponentials_kernel import exponentials
-    from triton.testing import do_bench
-
-    programs, block, repeats = 16 * torch.cuda.get_device_properties(0).multi_processor_count, 1024, 2048
-    out = torch.empty(programs * block, device='cuda')
-    time = do_bench(lambda: exponentials[(programs,)](out, repeats, BLOCK=block, num_warps=4), return_mode='median')
-    return programs * block * repeats * 4 / (1e-3 * time)
-
-
 def limits(scan: Scan, inputs: dict, backward: bool, bandwidth: float, rate: float) -> tuple[float, float]:
-    """Milliseconds that the bytes and the exponentials of a call take at least."""
+    """Return the least milliseconds that the bytes and the exponentials of a call take."""
     read = sum(x.numel() * x.element_size() for x in inputs.values() if x is not None)
     out = scan.batch * scan.dim * scan.length * inputs['u'].element_size()
     moved, exponents = read + out, scan.elements * (scan.d_state + 2)
@@ -174,7 +167,7 @@ def limits(scan: Scan, inputs: dict, backward: bool, bandwidth: float, rate: flo
 
 
 def calls(way: 'Way', inputs: dict, backward: bool) -> Callable:
-    """What is timed."""
+    """Return the call that is timed: forward, or forward and backward."""
     import torch
 
     leaves = {name: None if x is None else x.detach() for name, x in way.prepare(**inputs).items()}
@@ -190,49 +183,8 @@ def calls(way: 'Way', inputs: dict, backward: bool) -> Callable:
     return lambda: torch.autograd.grad(way.run(**leaves), wanted, grad)
 
 
-def graphed(call: Callable) -> Callable:
-    """The replay of a call that has been captured in a CUDA graph."""
-    import torch
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def time_of(call: Callable) -> float | None:
-    """Milliseconds of a call, None if it finds no memory."""
-    import torch
-    from triton.testing import do_bench
-
-    torch.cuda.empty_cache()
-    try:
-        return do_bench(call, return_mode='median')
-    except torch.OutOfMemoryError:
-        return None
-
-
-def graph_time(call: Callable, what: str) -> float | None:
-    """Milliseconds of a call without Python's share, None if it cannot be captured."""
-    import torch
-
-    torch.cuda.empty_cache()
-    try:
-        replay = graphed(call)
-    except RuntimeError as error:
-        torch.cuda.synchronize()
-        print(f'{what} cannot be captured in a CUDA graph: {str(error).splitlines()[0]}', file=sys.stderr)
-        return None
-    return time_of(replay)
-
-
-def check(scan: Scan, ways: dict[str, 'Way'], dtype, device: str = 'cuda') -> dict[str, str]:
-    """What fails, or differs from 'torch' in output or a gradient by more than the dtype's precision: how, by name."""
+def check(scan: Scan, ways: dict[str, 'Way'], dtype: 'torch.dtype', device: str = 'cuda') -> dict[str, str]:
+    """Return how each implementation fails, or differs from 'torch' by more than the dtype's precision, by name."""
     import torch
 
     wrong = {}
@@ -246,7 +198,7 @@ def check(scan: Scan, ways: dict[str, 'Way'], dtype, device: str = 'cuda') -> di
             out = ways[name].run(**ways[name].prepare(**leaves))
             grad = torch.randn_like(out) if grad is None else grad
             grads = torch.autograd.grad(out, list(wanted.values()), grad)
-        except Exception as error:  # of a peer, whatever it may be, must not end the benchmark
+        except Exception as error:  # no error of a peer may end the benchmark
             if name == 'torch':
                 raise
             wrong[name] = f'{scan.name}, {dtype}: {name} fails: {type(error).__name__}: {error}'
@@ -265,7 +217,7 @@ def check(scan: Scan, ways: dict[str, 'Way'], dtype, device: str = 'cuda') -> di
 
 
 def measure(scan: Scan, dtype_name: str, names: list[str], bandwidth: float, rate: float) -> list[dict]:
-    """Rows of one shape and dtype; without times, but with a field 'differs' or 'missing', where there can be none."""
+    """Return the rows of one shape and dtype; one without times has a field 'differs' or 'missing' instead."""
     import torch
     from scan_peers import mamba_ssm
 
@@ -323,7 +275,7 @@ HEADER = [
 
 
 def table(rows: list[dict]) -> list[list[str]]:
-    """Lines of the table."""
+    """Return the lines of the table."""
     base = {(r['shape'], r['dtype'], r['pass']): r for r in rows if r['implementation'] == 'ours'}
     lines = []
     for r in rows:
@@ -356,7 +308,7 @@ def table(rows: list[dict]) -> list[list[str]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure what `args` of benchmark_scan.py ask for, print and write it."""
+    """Measure what the ``args`` of benchmark_scan.py ask for, print and write it."""
     import platform
 
     import torch

@@ -1,18 +1,18 @@
-"""Tables of the scan's benchmark on a CPU: a line for each shape and implementation, or one for each shape."""
+"""Tables of the scan's benchmark on a CPU, with a line for each shape and implementation, or one for each shape."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmark_scan import Shape
+    from scan_implementations import Shape
 
 LIMITS = ('exp', 'softplus', 'bytes')  # what 'limit' is made of
 HEADER = ['shape', 'implementation', 'forward ms', '/ limit', 'forward + backward ms', 'forward MB', 'fwd + bwd MB']
 
 
 def row(shape: Shape, name: str, found: dict) -> list[str]:
-    """One line of the table; ratios are peer / ours, so more is better for the line's implementation."""
+    """Return one line of the table; ratios are peer / ours, so more is better for the line's implementation."""
 
     def cell(backward: bool, field: str, digits: int) -> str:
         result = found.get((shape.name, name, backward))
@@ -43,12 +43,12 @@ def row(shape: Shape, name: str, found: dict) -> list[str]:
 
 
 def of_limits(result: dict, limit: dict) -> str:
-    """How many times the limit, and in brackets that with softplus."""
+    """Return a time as a multiple of the limit, and in brackets of the limit with softplus."""
     return f'{result["ms"] / limit["ms"]:.1f}x ({result["ms"] / limit["with_softplus_ms"]:.1f}x)'
 
 
 def irreducible(shape: Shape, backward: bool) -> int:
-    """Bytes of the output, and of the gradients."""
+    """Return the bytes of the output and, with ``backward``, of the gradients."""
     k, rows = len(shape.paths), shape.batch * shape.length
     values = rows * shape.dim
     if backward:
@@ -58,7 +58,7 @@ def irreducible(shape: Shape, backward: bool) -> int:
 
 
 def by_shape(shapes: list[Shape], names: list[str], found: dict, backward: bool) -> list[str]:
-    """A Markdown table with a line for each shape: the implementations side by side, ours with ratios.
+    """Return a Markdown table with a line for each shape: the implementations side by side, ours with ratios.
 
     'results' is the memory of the output and the gradients themselves.
     """

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Self-attention of tokens (B, L, C), heads of 64 channels.
+    """Self-attention over tokens (B, L, C) with heads of 64 channels.
 
     Args:
         dim: C.
-        fused: Use ``scaled_dot_product_attention``; otherwise all products of queries and keys are in memory.
+        fused: Use ``scaled_dot_product_attention``; otherwise all products of queries and keys are kept in memory.
     """
 
     def __init__(self, dim: int, fused: bool) -> None:
@@ -23,14 +23,19 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape out."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        """Mix tokens (B, L, C); same shape out."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)  # (B, heads, L, 64) each
         y = F.scaled_dot_product_attention(q, k, v) if self.fused else (q * 64**-0.5 @ k.mT).softmax(dim=-1) @ v
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return self.proj(y.transpose(1, 2).flatten(2))  # (B, L, C)
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a residual."""
+    """Attention and MLP, each after a LayerNorm and with a residual connection.
+
+    Args:
+        dim: Channels of a token.
+        fused: See :class:`Attention`.
+    """
 
     def __init__(self, dim: int, fused: bool) -> None:
         super().__init__()
@@ -39,16 +44,16 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, C), same shape out."""
+        """Apply both to tokens (B, L, C); same shape out."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
 class DeiT(nn.Module):
-    """Features of square pictures.
+    """A feature extractor for square images.
 
     Args:
-        side: Pixels; what lies beyond whole patches is left out.
+        side: Pixels; what does not fill a whole patch is cut off.
         dim: Channels of a token, 192 (DeiT-T) or 384 (DeiT-S).
         fused: See :class:`Attention`.
         depth: Blocks. Defaults to 12.
@@ -63,8 +68,10 @@ class DeiT(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, side, side) to (B, side // 16, side // 16, dim) without the class token."""
-        x = self.patches(x)
+        """Map images (B, 3, side, side) to features (B, side // 16, side // 16, dim) without the class token."""
+        x = self.patches(x)  # (B, dim, h, w)
         size = x.shape[2:]
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], dim=1) + self.positions
-        return self.norm(self.blocks(x))[:, 1:].unflatten(1, size)
+        x = (
+            torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], dim=1) + self.positions
+        )  # (B, 1 + hw, dim)
+        return self.norm(self.blocks(x))[:, 1:].unflatten(1, size)  # (B, h, w, dim)

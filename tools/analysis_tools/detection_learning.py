@@ -4,11 +4,11 @@
     python tools/analysis_tools/detection_learning.py overfit --data-root .../coco
     python tools/analysis_tools/detection_learning.py demo --data-root data/demo/coco
 
-`overfit` trains on the first 16 annotated pictures of COCO's training split and scores the same pictures; `demo` trains
-on the training scenes of tools/dataset_converters/make_demo_scenes.py and scores the validation scenes. Each model is
-trained by tools/train.py and scored by tools/test.py in a process of its own, one after the other; what WORK_DIR has
-already is not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png, and for
-`demo` overlays of the predictions); the table is printed as Markdown.
+The task 'overfit' trains on the first 16 annotated images of COCO's training split and scores the same images; 'demo'
+trains on the training scenes of tools/dataset_converters/make_demo_scenes.py and scores the validation scenes. Each
+model is trained by tools/train.py and scored by tools/test.py in its own process, one after the other; what is already
+in WORK_DIR is not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png, and
+for 'demo' overlays of the predictions); the table is printed as Markdown.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def first_annotated(source: Path, target: Path, count: int) -> Path:
-    """Write the part of a COCO annotation file that concerns its first `count` pictures with instances, by id."""
+    """Write the part of a COCO annotation file that belongs to its first ``count`` images with instances, by id."""
     content = json.loads(source.read_text())
     annotated = {item['image_id'] for item in content['annotations'] if not item.get('iscrowd')}
     images = sorted((image for image in content['images'] if image['id'] in annotated), key=lambda image: image['id'])
@@ -60,7 +60,7 @@ def first_annotated(source: Path, target: Path, count: int) -> Path:
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """The ``--cfg-options`` that point a config to the data."""
+    """Return the ``--cfg-options`` that point a config to the data."""
     names = {'train': TRAIN, 'val': VAL, 'test': VAL}
     if args.task == 'overfit':
         subset = first_annotated(args.data_root / TRAIN, args.work_dir / f'overfit/instances_{PICTURES}.json', PICTURES)
@@ -74,7 +74,7 @@ def options(args: argparse.Namespace) -> list[str]:
 
 
 def run(config: Path, args: argparse.Namespace) -> Path:
-    """Train and score one config; returns its work folder."""
+    """Train and score one config, and return its work folder."""
     work = args.work_dir / args.task / config.stem
     if (work / 'scores.json').exists():
         return work
@@ -109,12 +109,12 @@ def run(config: Path, args: argparse.Namespace) -> Path:
 
 
 def scalars(work: Path) -> Path:
-    """What MMEngine recorded of the training."""
+    """Return the file in which MMEngine recorded the training."""
     return max(work.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_size)
 
 
 def result(config: Path, work: Path) -> dict:
-    """Scores, size and time of one trained model."""
+    """Return scores, size and time of one trained model."""
     from mmdet.registry import MODELS
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
@@ -130,7 +130,8 @@ def result(config: Path, work: Path) -> dict:
     }
     (work / 'classes.json').write_text(json.dumps(cfg.val_dataloader.dataset.get('metainfo', {}).get('classes', [])))
     scores = json.loads((work / 'scores.json').read_text())
-    percent = {key: 100 * scores.get(f'coco/{key}', 0.0) for key in SCORES}  # nothing found, nothing recorded
+    # A score is not recorded if nothing was detected.
+    percent = {key: 100 * scores.get(f'coco/{key}', 0.0) for key in SCORES}
     logged = [json.loads(line) for line in scalars(work).read_text().splitlines() if '"loss"' in line]
     return {
         'name': config.stem.split('_')[0],
@@ -142,7 +143,7 @@ def result(config: Path, work: Path) -> dict:
 
 
 def draw_curves(path: Path, task: str, works: dict[str, Path]) -> None:
-    """Training loss and the mask score that the task is about."""
+    """Draw the training loss and the mask score that the task is about."""
     from mmvim.analysis.curves import Curve, plot_curves, read_curve
 
     key, name = (
@@ -160,7 +161,7 @@ def draw_curves(path: Path, task: str, works: dict[str, Path]) -> None:
 
 
 def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: int = 5, threshold: float = 0.4) -> None:
-    """A table of scenes: the truth, and what each model finds with a score of at least `threshold`."""
+    """Draw a table of scenes: the truth, and what each model finds with a score of at least ``threshold``."""
     import cv2
     import numpy as np
     from pycocotools.coco import COCO
@@ -179,7 +180,7 @@ def draw_overlays(path: Path, data_root: Path, works: dict[str, Path], count: in
     }
     numbers = sorted(truth.imgs, key=lambda number: -len(truth.getAnnIds(number, iscrowd=False)))
     rows = []
-    for number in sorted(numbers[: 4 * count : 4]):  # with many objects, but not only the fullest
+    for number in sorted(numbers[: 4 * count : 4]):  # scenes with many objects, but not only the fullest ones
         image = cv2.imread(str(data_root / 'val2017' / truth.imgs[number]['file_name']))[..., ::-1]
         objects = [
             item for item in truth.loadAnns(truth.getAnnIds(number, iscrowd=False)) if item['category_id'] in label_of

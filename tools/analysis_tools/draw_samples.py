@@ -1,9 +1,9 @@
-"""Draw what a detector is trained on: augmented, normalised and padded pictures with their boxes and masks.
+"""Draw what a detector is trained on: augmented, normalised and padded images with their boxes and masks.
 
     python tools/analysis_tools/draw_samples.py configs/vitdet_vim_t_coco.py --out work_dirs/samples
 
-Pictures come out of the config's training pipeline and data preprocessor, as the model gets them; normalising is undone
-for the eye, so that padding with zeros has the mean colour.
+Images pass through the config's training pipeline and data preprocessor, so they are what the model gets. Normalisation
+is undone for display, so padding, which is zero, appears in the mean colour.
 """
 
 import argparse
@@ -15,8 +15,10 @@ try:
     import cv2
     import numpy as np
     import torch
+    from mmengine.dataset import BaseDataset
+    from mmengine.model import ImgDataPreprocessor
 
-    import mmvim  # noqa: F401 makes `mmvim::` known to configs
+    import mmvim  # noqa: F401 makes ``mmvim::`` known to configs
     from mmvim.analysis.instances import draw_instances, picture_table
     from mmvim.engine import launch
 except ModuleNotFoundError as error:
@@ -34,8 +36,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def sample(dataset, preprocess, index: int) -> np.ndarray:
-    """One picture (H, W, 3) uint8, RGB, with its instances drawn."""
+def sample(dataset: BaseDataset, preprocess: ImgDataPreprocessor, index: int) -> np.ndarray:
+    """Return one image (H, W, 3) uint8, RGB, with its instances drawn."""
     item = dataset[index]
     data = preprocess({key: [value] for key, value in item.items()}, training=True)
     pixels = data['inputs'][0] * preprocess.std + preprocess.mean
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check, augment, draw.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the command, the config or the data is wrong.

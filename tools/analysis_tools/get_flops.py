@@ -2,7 +2,7 @@
 
     python tools/analysis_tools/get_flops.py configs/upernet_vim_t_ade20k.py --shape 512 512
 
-Needs no data and no checkpoint. What is counted: mmvim/analysis/flops.py.
+Needs neither data nor a checkpoint. mmvim/analysis/flops.py says what is counted.
 """
 
 import argparse
@@ -14,7 +14,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    import mmvim  # noqa: F401 makes `mmvim::` and `mmseg::` known to configs, hence before any config is read
+    import mmvim  # noqa: F401 makes ``mmvim::`` and ``mmseg::`` known to configs, so it must precede reading one
     from mmvim.analysis.flops import Complexity, UncountedScanError, count_complexity, default_shape, forward_once
     from mmvim.engine import launch
 except ModuleNotFoundError as error:
@@ -38,12 +38,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def giga(number: int) -> str:
-    """A number in billions."""
+    """Return a number in billions, as text."""
     return f'{number / 1e9:,.2f} G'
 
 
 def report(counts: dict[str, Complexity], shape: tuple[int, int], title: str) -> Table:
-    """The table to print: a row for each part of the model that has parameters or operations, and one for the whole."""
+    """Return the table to print: a row for each part that has parameters or operations, and one for the whole model."""
     table = Table(title=f'{title} at {shape[0]} x {shape[1]} (height x width)')
     table.add_column('part')
     for name in ('parameters', 'multiply-adds*', 'FLOPs', 'of these the scan'):
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Build, run once and print.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the command or the config is wrong.

@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from taking_turns import ROOT, Worker, WorkerEnded, serve
@@ -45,6 +46,7 @@ KINDS = {
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--size', type=int, default=512, help='pixels of a side. Defaults to 512')
     parser.add_argument('--batch', type=int, default=1, help='Defaults to 1')
@@ -57,8 +59,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def shares(step, repeats: int) -> dict[str, float]:
-    """Share of the profiled time by kind; 'other' is the rest."""
+def shares(step: Callable[[], None], repeats: int) -> dict[str, float]:
+    """Return each kind's share of the profiled time; 'other' is the rest."""
     from torch.profiler import ProfilerActivity, profile
 
     def kind_of(event) -> str:
@@ -79,7 +81,7 @@ def shares(step, repeats: int) -> dict[str, float]:
 
 
 def work(job: dict) -> None:
-    """One model with one backend, in this process: the seconds of what is asked for, or the shares of a step."""
+    """Measure one model with one backend in this process: the seconds of what is asked for, or the shares of a step."""
     import torch
 
     import mmvim.models  # noqa: F401  (registers the backbones)
@@ -124,7 +126,7 @@ def work(job: dict) -> None:
 
 
 def measure(args: argparse.Namespace, model: str) -> dict[str, dict]:
-    """Seconds of each measurement, and the shares of a step, for every backend of one model."""
+    """Return the seconds of each measurement and the shares of a step for every backend of one model."""
     job = {'model': model, 'size': args.size, 'batch': args.batch, 'threads': args.threads}
     backends = args.backends.split(',')
     variants = [*((backend, True) for backend in backends), (backends[-1], False)]
@@ -153,6 +155,7 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, dict]:
 
 
 def main() -> None:
+    """Measure and write."""
     args = parse_args()
     if args.worker:
         work(json.loads(args.worker))

@@ -4,9 +4,9 @@
     python tools/analysis_tools/real_pictures.py camvid --data-root .../CamVid
     python tools/analysis_tools/real_pictures.py overfit --data-root .../ADEChallengeData2016
 
-Each model is trained by tools/train.py and scored by tools/test.py in a process of its own; what WORK_DIR has already
-is not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png); the table
-is printed as Markdown. `camvid` scores the test split, `overfit` the training pictures themselves.
+Each model is trained by tools/train.py and scored by tools/test.py in its own process; what is already in WORK_DIR is
+not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png); the table is
+printed as Markdown. The task 'camvid' scores the test split, 'overfit' the training images themselves.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('task', choices=['camvid', 'overfit'])
     parser.add_argument('--data-root', required=True, type=Path, help='the folder CamVid or ADEChallengeData2016')
@@ -39,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(config: Path, args: argparse.Namespace) -> Path:
-    """Train and score one config; returns its work folder."""
+    """Train and score one config, and return its work folder."""
     work = args.work_dir / args.task / config.stem
     done = work / 'scores.json'
     if done.exists():
@@ -87,7 +89,7 @@ def run(config: Path, args: argparse.Namespace) -> Path:
 
 
 def result(config: Path, work: Path, args: argparse.Namespace) -> dict:
-    """Scores, size and time of one trained model."""
+    """Return scores, size and time of one trained model."""
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
@@ -117,13 +119,15 @@ def result(config: Path, work: Path, args: argparse.Namespace) -> dict:
 
 
 def scalars(work: Path) -> list[dict]:
+    """Return what MMEngine recorded of the training."""
     newest = max(work.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_size)  # the training's
     return [json.loads(line) for line in newest.read_text().splitlines() if line.strip()]
 
 
 def floor(config: Path, args: argparse.Namespace) -> dict:
-    """Scores of always predicting the class that is most frequent in training."""
+    """Return the scores of always predicting the class that is most frequent in training."""
     import mmcv
+    import numpy as np
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from mmseg.registry import DATASETS
@@ -134,7 +138,7 @@ def floor(config: Path, args: argparse.Namespace) -> dict:
     cfg = Config.fromfile(config)
     init_default_scope('mmseg')
 
-    def labels(loader: dict):
+    def labels(loader: dict) -> Iterator[np.ndarray]:
         dataset = DATASETS.build({**loader['dataset'], 'data_root': str(args.data_root), 'pipeline': []})
         for index in range(len(dataset)):
             label = mmcv.imread(dataset.get_data_info(index)['seg_map_path'], flag='unchanged', backend='pillow')
@@ -149,6 +153,7 @@ def floor(config: Path, args: argparse.Namespace) -> dict:
 
 
 def main() -> None:
+    """Train, score, draw."""
     args = parse_args()
     args.data_root, args.work_dir = args.data_root.resolve(), args.work_dir.resolve()
     configs = sorted(path for path in (ROOT / 'configs' / args.task).glob('*.py') if args.only in path.name)

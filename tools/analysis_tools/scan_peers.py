@@ -1,14 +1,14 @@
-"""What `benchmark_scan_cuda.py` compares the scan with: one path at a time, and the copies that the models make.
+"""What ``benchmark_scan_cuda.py`` compares the scan with: one path at a time, and the copies that the models make.
 
-What the published models do to the tensors around a scan is counted, no more. So a peer starts from tensors in the
-memory order that its kernel reads; and delta, B and C, which the models compute from what they have already flipped or
-permuted, come to it in the order of each path, without a copy that is timed.
+Only what the published models do to the tensors around a scan is timed. A peer therefore starts from tensors in the
+memory order that its kernel reads. The models compute delta, B and C from tensors that they have already flipped or
+permuted, so a peer gets these in the order of each path, without a timed copy.
 """
 
 import functools
 import importlib.metadata
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ COMMON = ('delta', 'B', 'C')
 
 
 class Way(NamedTuple):
-    """How an implementation is called: ``run(**prepare(**inputs))``, both differentiable; the first is what is timed.
+    """How an implementation is called: ``run(**prepare(**inputs))``, both differentiable; only ``run`` is timed.
 
-    `inputs` are those of ``benchmark_scan_cuda.make_inputs``; the output is (B, L, D).
+    ``inputs`` are those of ``benchmark_scan_cuda.make_inputs``; the output is (B, L, D).
     """
 
     run: Callable
@@ -30,10 +30,11 @@ class Kernel(NamedTuple):
     """A scan of one path.
 
     Args:
-        single: Of u, delta, A, B, C, D, z and delta_bias, all (B, D, L), B and C (B, 1, N, L); the output is (B, D, L).
-        several: Without z, with an axis of paths of their own u: (B, K, D, L), B and C (B, K, N, L), A (K, D, N); the
-            output is (B, K, D, L).
-        steps_fastest: Whether its tensors have neighbouring steps side by side in memory, else channels.
+        single: A function of u, delta, A, B, C, D, z and delta_bias, all (B, D, L), but B and C (B, 1, N, L); its
+            output is (B, D, L).
+        several: The same without z and for K paths, each with its own u: (B, K, D, L), B and C (B, K, N, L), A
+            (K, D, N); its output is (B, K, D, L).
+        steps_fastest: Whether neighbouring steps are side by side in memory; else neighbouring channels are.
     """
 
     single: Callable
@@ -42,7 +43,7 @@ class Kernel(NamedTuple):
 
 
 def own_kernel(backend: str = 'triton') -> Kernel:
-    """mmvim's, one path in its order at a time; channels fastest."""
+    """Return mmvim's kernel, one path at a time in its order; channels fastest."""
     from mmvim.ops import selective_scan, selective_scan_paths
 
     def single(u, delta, A, B, C, D, z, bias):
@@ -57,7 +58,7 @@ def own_kernel(backend: str = 'triton') -> Kernel:
 
 
 def published_kernel(single: Callable) -> Kernel:
-    """One with steps fastest, which takes several paths as groups of channels."""
+    """Return a kernel with steps fastest, which takes several paths as groups of channels."""
 
     def several(u, delta, A, B, C, D, bias):
         y = single(u.flatten(1, 2), delta.flatten(1, 2), A.flatten(0, 1), B, C, D.flatten(), None, bias.flatten())
@@ -67,30 +68,32 @@ def published_kernel(single: Callable) -> Kernel:
 
 
 def swapped(x: Tensor, axis: int, grid: tuple[int, int]) -> Tensor:
-    """`x`, whose `axis` holds the tokens of a grid (h, w) row by row, with the tokens column by column."""
-    return x.unflatten(axis, grid).transpose(axis - 1, axis).flatten(axis - 1, axis)
+    """Return ``x``, whose ``axis`` holds the tokens of a grid (h, w) row by row, with the tokens column by column."""
+    return x.unflatten(axis, grid).transpose(axis - 1, axis).flatten(axis - 1, axis)  # h * w -> (h, w) -> w * h
 
 
 def in_path_order(x: Tensor, name: str, grid: tuple[int, int] | None) -> Tensor:
-    """`x` (B, L, C) in the order of a path."""
+    """Return ``x`` (B, L, C) in the order of a path."""
     if name.startswith('col'):
         x = swapped(x, -2, grid)
     return x.flip(-2) if name.endswith('reverse') else x
 
 
 def with_copies(paths: tuple[str, ...], grid: tuple[int, int] | None, kernel: Kernel) -> Way:
-    """Scans along `paths`, with flipped or permuted copies around them as the published models make.
+    """Return a scan along ``paths`` with the flipped or permuted copies around it that the published models make.
 
-    Vim flips u and z and the output of its second direction. VMamba copies u four times, and adds four outputs up:
-    `paths` are then 'row', 'col' and the two in reverse.
+    Vim flips u and z and the output of its second direction. VMamba copies u four times and adds up four outputs:
+    ``paths`` are then 'row', 'col' and the reverse of both.
 
     Args:
+        paths: Names of the paths.
         grid: Height and width if the four paths share u; None if each path has its own.
+        kernel: What scans a path.
     """
     steps = -1 if kernel.steps_fastest else -2
 
     def turned(x: Tensor) -> Tensor:
-        """`x` (..., L, C) in the kernel's memory order, its steps on the axis `steps`."""
+        """Return ``x`` (..., L, C) in the kernel's memory order, its steps on the axis ``steps``."""
         return (x.mT if steps == -1 else x).contiguous()
 
     def logical(x: Tensor | None) -> Tensor | None:
@@ -154,13 +157,13 @@ def with_copies(paths: tuple[str, ...], grid: tuple[int, int] | None, kernel: Ke
 
 @functools.cache
 def mamba_ssm() -> tuple[Callable | None, str]:
-    """mamba_ssm's scan as a function of u, delta, A, B, C, D, z and bias, and its version; or None and why not."""
+    """Return mamba_ssm's scan as a function of u, delta, A, B, C, D, z, bias, and its version; or None and why not."""
     reasons = []
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
         return lambda *x: selective_scan_fn(*x, True), importlib.metadata.version('mamba_ssm')
-    except Exception as error:  # an import that fails in whatever way must not end the benchmark
+    except Exception as error:  # however an import fails, the benchmark goes on
         reasons.append(error)
     try:
         import selective_scan_cuda
@@ -176,8 +179,8 @@ def mamba_ssm() -> tuple[Callable | None, str]:
     return None, 'cannot be imported (' + '; '.join(f'{type(x).__name__}: {x}' for x in reasons) + ')'
 
 
-def bare_kernel(extension) -> Callable:
-    """A differentiable function of mamba_ssm's compiled module, which has a `fwd` and a `bwd`."""
+def bare_kernel(extension: Any) -> Callable:
+    """Return a differentiable function made of mamba_ssm's compiled module, which has a ``fwd`` and a ``bwd``."""
 
     class Scan(torch.autograd.Function):
         @staticmethod

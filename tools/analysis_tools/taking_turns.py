@@ -1,4 +1,4 @@
-"""Measurements in processes of their own that take turns, so that whatever else the machine does meets all alike."""
+"""Measurements in separate processes that take turns, so that other load on the machine affects all of them alike."""
 
 import json
 import os
@@ -12,16 +12,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class WorkerEnded(RuntimeError):
-    """A worker is gone; the text says why, as far as it told."""
+    """A worker's process has ended; the text gives its status."""
 
 
 class Worker:
     """A script run as ``SCRIPT --worker JOB``, which answers questions by :func:`serve`.
 
     Args:
-        script (str): Its path.
-        job (dict): What it measures, for JSON; its 'threads' is also how many OpenMP may have.
-        env (dict): More variables of its environment.
+        script: Its path.
+        job: What it measures, to be sent as JSON; its 'threads' is also the number of OpenMP's threads.
+        env: More variables of its environment. Defaults to None.
     """
 
     def __init__(self, script: str, job: dict, env: dict[str, str] | None = None) -> None:
@@ -35,10 +35,16 @@ class Worker:
         )
 
     def ask(self, question: str) -> Any:
-        """The answer.
+        """Ask the worker a question and wait for the answer.
+
+        Args:
+            question: One line of text.
+
+        Returns:
+            The answer, from JSON.
 
         Raises:
-            WorkerEnded: If there is none; what it printed to standard error has been shown.
+            WorkerEnded: If the process has ended; what it printed to standard error has been shown.
         """
         assert self.process.stdin and self.process.stdout
         try:
@@ -52,11 +58,12 @@ class Worker:
         return json.loads(answer)
 
     def close(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.communicate()
 
 
 def serve(answer: Callable[[str], Any]) -> None:
-    """Answer what standard input asks, line by line, until it ends."""
+    """Answer the questions on standard input, line by line, until it ends."""
     for line in sys.stdin:
         print(json.dumps(answer(line.strip())), flush=True)

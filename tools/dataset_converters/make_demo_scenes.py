@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the scenes.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If a number is out of range or the folder cannot be used.

@@ -2,8 +2,8 @@
 
     python tools/model_converters/mmvim_to_published.py vim_tiny.pth vim_t.pth
 
-A file that published_to_mmvim.py wrote returns to the tensors, names, order and container that it was made from.
-Another checkpoint of an OpenMMLab model is renamed only: say what it is with --family and --kind.
+A file written by published_to_mmvim.py gets back the tensors, names, order and container that it was made from. Any
+other checkpoint of an OpenMMLab model is only renamed: say what it is with --family and --kind.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read, report and write.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the file cannot be read, or its publisher's tensors are not in it.

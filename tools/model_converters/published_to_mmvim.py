@@ -3,9 +3,9 @@
     python tools/model_converters/published_to_mmvim.py vim_t_midclstok_76p1acc.pth vim_tiny.pth
     python tools/model_converters/published_to_mmvim.py hf://nvidia/MambaVision-T-1K/model.safetensors --check
 
-Nothing needs converting: configs and tools take published files as they are. A plain file has only the weights (a
-publisher's has the optimizer too, three times their size), opens without mmvim, and goes back by mmvim_to_published.py.
-The same file gives the same bytes.
+Conversion is optional: configs and tools take published files as they are. A plain file has only the weights (a
+publisher's also holds the optimizer, three times their size), opens without mmvim, and can be converted back by
+mmvim_to_published.py. The same input always gives the same bytes.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read, report and write.
 
     Args:
-        argv (Sequence[str], optional): The command line. Defaults to None, ``sys.argv``.
+        argv: The command line. Defaults to None, ``sys.argv``.
 
     Raises:
         UserError: If the file cannot be read or does not fit.

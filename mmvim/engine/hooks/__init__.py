@@ -1,4 +1,4 @@
-"""Hooks: what is done between the iterations of a training."""
+"""Hooks, which run between the iterations of a training."""
 
 from mmvim.engine.hooks.mesa import MESAHook
 from mmvim.engine.hooks.progress_bar_hook import ProgressBarHook

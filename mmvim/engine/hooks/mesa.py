@@ -1,4 +1,4 @@
-"""MESA: a classifier is kept close to the moving average of itself, which leads to flat minima."""
+"""MESA: keep a classifier close to its own moving average, which leads to flat minima."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.model import ExponentialMovingAverage, is_model_wrapper
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from mmvim.registry import HOOKS
@@ -15,15 +15,22 @@ _KEY = 'mesa_state_dict'
 
 
 def trajectory_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """Mean over the batch of the divergence of `logits` from `target`, both softened.
+    """Return the mean over the batch of the divergence of ``logits`` from ``target``, both softened.
 
     Args:
-        logits (Tensor): (B, classes), of the model.
-        target (Tensor): (B, classes), of its average; no gradient goes there.
-        temperature (float): What both are divided by before the softmax.
+        logits: (B, classes), of the model.
+        target: (B, classes), of its average; no gradient goes there.
+        temperature: What both are divided by before the softmax.
 
     Returns:
-        Tensor: A float32 scalar.
+        A float32 scalar.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.engine.hooks.mesa import trajectory_loss
+        >>> logits = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> trajectory_loss(logits, logits, temperature=5.0)
+        tensor(0.)
     """
     soft, wanted = (F.log_softmax(x.float() / temperature, dim=1) for x in (logits, target.detach()))
     return F.kl_div(soft, wanted, reduction='batchmean', log_target=True)
@@ -33,24 +40,32 @@ def trajectory_loss(logits: Tensor, target: Tensor, temperature: float) -> Tenso
 class MESAHook(Hook):
     """Add MESA's trajectory loss to the losses of a classifier ("Sharpness-Aware Training for Free", Sec. 3.3, Eq. 12).
 
-    The exponential moving average of the model, in eval mode, sees the same augmented pictures; the divergence of the
-    model's softened classes from the average's is one loss more, ``loss_mesa``. It costs a second model's memory and a
-    forward pass. The model is left as it is: names in checkpoints stay, and it is the model that is evaluated; the
-    average lies beside it in the checkpoint, for resuming.
+    The exponential moving average of the model, in eval mode, also sees each batch of augmented images. How far the
+    model's softened class probabilities diverge from the average's is added to the losses as ``loss_mesa``. This costs
+    the memory of a second model and one more forward pass. The model itself is not changed: its checkpoints keep their
+    names, and the model, not the average, is evaluated. The average is stored beside it in the checkpoint, for
+    resuming.
 
-    For classifiers as MMPreTrain's: a `head` whose output is the logits, and ``forward(inputs, data_samples, mode)``,
-    logits in mode 'tensor', a dict of losses in mode 'loss'. Source: https://arxiv.org/abs/2205.14083.
+    The hook works with classifiers built like MMPreTrain's: a ``head`` whose output is the logits, and
+    ``forward(inputs, data_samples, mode)``, which returns logits in mode 'tensor' and a dict of losses in mode 'loss'.
+    Source: https://arxiv.org/abs/2205.14083.
 
     Args:
-        weight (float): What the loss is multiplied by, positive. Defaults to 0.8, the paper's.
-        temperature (float): Divides the logits, positive. Defaults to 5, the paper's.
-        begin_epoch (int): Epochs without the loss; the average runs from the start. A training that counts iterations
-            has no epochs: 0 then. Defaults to 5, the paper's.
-        momentum (float): Share of the model in each update of the average, in (0, 0.1): one minus the paper's decay,
-            which could not be verified. Defaults to 0.0002, MMEngine's.
+        weight: What the loss is multiplied by, positive. Defaults to 0.8, the paper's.
+        temperature: Divides the logits, positive. Defaults to 5, the paper's.
+        begin_epoch: Epochs without the loss; the average runs from the start. Must be 0 for a training that counts
+            iterations, which has no epochs. Defaults to 5, the paper's.
+        momentum: Share of the model in each update of the average, in (0, 0.1): one minus the paper's decay, which
+            could not be verified. Defaults to 0.0002, MMEngine's.
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Examples:
+        >>> from mmvim.registry import HOOKS
+        >>> hook = HOOKS.build(dict(type='MESAHook', begin_epoch=10))  # an item of custom_hooks in a config
+        >>> hook.weight, hook.temperature, hook.begin_epoch
+        (0.8, 5.0, 10)
     """
 
     def __init__(
@@ -71,11 +86,14 @@ class MESAHook(Hook):
         self._stored: dict | None = None
         self._handles: list[Any] = []
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Start the average, from a checkpoint if training is resumed, and listen to the model.
 
+        Args:
+            runner: The runner of the training.
+
         Raises:
-            TypeError: If the model is no classifier with a head.
+            TypeError: If the model is not a classifier with a head.
             ValueError: If the loss would never begin.
         """
         if self.begin_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
@@ -92,34 +110,36 @@ class MESAHook(Hook):
             self.average.load_state_dict(self._stored)
             self._stored = None
         self.average.module.eval()
-        # After the copy, which has no part in this.
+        # Registered after the copy, so that the average does not carry the hooks.
         self._handles = [
             head.register_forward_hook(self._keep),
             model.register_forward_hook(self._add, with_kwargs=True),
         ]
 
-    def before_train_epoch(self, runner) -> None:
-        """Whether the loss has begun."""
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Switch the loss on once ``begin_epoch`` is reached."""
         self._active = runner.epoch >= self.begin_epoch
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
+    ) -> None:
         """Update the average."""
         assert self.average is not None
         self.average.update_parameters(_inner(runner))
 
-    def after_train(self, runner) -> None:
-        """Leave the model alone."""
+    def after_train(self, runner: Runner) -> None:
+        """Stop listening to the model."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the average beside the model."""
         if self.average is not None:
             checkpoint[_KEY] = self.average.state_dict()
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep the average of a training that is resumed; one that only starts from weights has its own."""
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the average of a training that is resumed; one that only starts from weights makes its own."""
         if runner._resume:
             self._stored = checkpoint.get(_KEY)
 
@@ -140,5 +160,5 @@ class MESAHook(Hook):
         self._logits = None
 
 
-def _inner(runner) -> nn.Module:
+def _inner(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model

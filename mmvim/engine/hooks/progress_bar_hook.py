@@ -6,6 +6,7 @@ import sys
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 
 from mmvim.engine.progress import ProgressDisplay
 from mmvim.registry import HOOKS
@@ -18,9 +19,18 @@ class ProgressBarHook(Hook):
     In a terminal it draws bars, and log lines appear above them; elsewhere it prints a line now and then.
 
     Args:
-        metric (str): Name of the validation score that is shown beside the loss. Defaults to 'mIoU'.
-        window (int): Iterations over which the loss is averaged. Defaults to 20.
-        parts (int): Lines per training where there is no terminal. Defaults to 20.
+        metric: Name of the validation score that is shown beside the loss. Defaults to 'mIoU'.
+        window: Iterations over which the loss is averaged. Defaults to 20.
+        parts: Lines per training where there is no terminal. Defaults to 20.
+
+    Raises:
+        ValueError: If ``window`` or ``parts`` is less than 1.
+
+    Examples:
+        >>> from mmvim.registry import HOOKS
+        >>> hook = HOOKS.build(dict(type='ProgressBarHook', metric='coco/bbox_mAP'))  # an item of custom_hooks
+        >>> hook.metric
+        'coco/bbox_mAP'
     """
 
     priority = 'VERY_LOW'  # after RuntimeInfoHook, which records the loss
@@ -36,7 +46,7 @@ class ProgressBarHook(Hook):
         self._streams: list[tuple[logging.StreamHandler, object]] = []
 
     @master_only
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Start the display."""
         self.display.__enter__()
         if self.display.is_terminal:  # log lines must go through rich, or they would tear the bar
@@ -46,8 +56,11 @@ class ProgressBarHook(Hook):
         self._train_task = self.display.add('Training', runner.max_iters)
 
     @master_only
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
+    ) -> None:
         """Show iteration and mean loss."""
+        assert self._train_task is not None
         note = []
         if outputs and 'loss' in outputs:
             loss = runner.message_hub.get_scalar('train/loss').mean(self.window)
@@ -57,19 +70,19 @@ class ProgressBarHook(Hook):
         self.display.update(self._train_task, runner.iter + 1, ', '.join(note))
 
     @master_only
-    def before_val_epoch(self, runner) -> None:
+    def before_val_epoch(self, runner: Runner) -> None:
         """Show the evaluation that interrupts training."""
         if self._train_task is not None and self.display.is_terminal:
             self._val_task = self.display.add('Evaluating', len(runner.val_dataloader))
 
     @master_only
-    def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None) -> None:
         """Show how far the evaluation is."""
         if self._val_task is not None:
             self.display.update(self._val_task, batch_idx + 1)
 
     @master_only
-    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Keep the score."""
         if self._val_task is not None:
             self.display.remove(self._val_task)
@@ -78,7 +91,7 @@ class ProgressBarHook(Hook):
             self.score = float(metrics[self.metric])
 
     @master_only
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         """Stop the display and give the log its stream back."""
         self.display.__exit__()
         self._train_task = None

@@ -1,7 +1,8 @@
 """Resume training as if it had never stopped, random numbers included."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,16 @@ _KEY = 'random_state'
 
 
 def capture_random_state() -> dict:
-    """The states of Python's, NumPy's and PyTorch's generators, as tensors, tuples and numbers only.
+    """Return the states of Python's, NumPy's and PyTorch's generators, as tensors, tuples and numbers only.
 
     Returns:
-        dict: ``python`` (tuple), ``numpy`` (tuple with a uint8 tensor), ``torch`` and, with CUDA, ``cuda`` (list of
-        uint8 tensors, one a device).
+        ``python`` (tuple), ``numpy`` (tuple with a uint8 tensor), ``torch`` (uint8 tensor) and, with CUDA, ``cuda``
+        (list of uint8 tensors, one a device).
+
+    Examples:
+        >>> from mmvim.engine.hooks.random_state import capture_random_state
+        >>> [name for name in capture_random_state() if name != 'cuda']
+        ['python', 'numpy', 'torch']
     """
     name, keys, *rest = np.random.get_state()
     state = {
@@ -35,7 +41,17 @@ def capture_random_state() -> dict:
 def restore_random_state(state: dict) -> None:
     """Put the generators into a state that :func:`capture_random_state` returned.
 
-    CUDA's states are restored if there are as many devices as there were.
+    Args:
+        state: The state. That of CUDA is restored only if it is of as many devices as there are here.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.engine.hooks.random_state import capture_random_state, restore_random_state
+        >>> state = capture_random_state()
+        >>> drawn = torch.rand(2)
+        >>> restore_random_state(state)
+        >>> torch.equal(torch.rand(2), drawn)
+        True
     """
     random.setstate(state['python'])
     name, keys, *rest = state['numpy']
@@ -47,15 +63,15 @@ def restore_random_state(state: dict) -> None:
 
 
 class _RestoringIterator:
-    """Restore the random state between what the loop skips on resuming and the first batch it trains on.
+    """An iterator that restores the random state after the batches skipped on resuming, before the first trained on.
 
     Args:
-        iterator (Iterator): The loop's own iterator over batches.
-        skips (int): How many batches the loop will draw and drop.
-        restore (Callable): Restores the state.
+        iterator: The loop's own iterator over batches.
+        skips: How many batches the loop will draw and drop.
+        restore: Restores the state.
     """
 
-    def __init__(self, iterator: Iterator, skips: int, restore) -> None:
+    def __init__(self, iterator: Iterator, skips: int, restore: Callable[[], None]) -> None:
         self._iterator = iterator
         self._skips = skips
         self._restore = restore
@@ -67,28 +83,35 @@ class _RestoringIterator:
         if self._skips > 0:
             self._skips -= 1
         elif self._restore is not None:
-            # Making the data loader's iterator draws a number; in the interrupted run it was drawn long before.
+            # Making the data loader's iterator draws a number, which the interrupted run had drawn long before.
             if hasattr(self._iterator, '_ensure_iterator'):
                 self._iterator._ensure_iterator()
             self._restore()
             self._restore = None
         return next(self._iterator)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._iterator, name)
 
 
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Keep the states of the random number generators in checkpoints, and take them up again on resuming.
+    """Keep the states of the random number generators in checkpoints, and restore them on resuming.
 
-    MMEngine restores weights, optimizer, schedulers and the order of the data; dropout, stochastic depth and random
-    augmentation start over from the seed. With this hook the first step after resuming is the one the interrupted run
-    would have made, to the bit where the machine's kernels are deterministic. Validation no longer changes the numbers
-    that training draws, either.
+    MMEngine restores weights, optimizer, schedulers and the order of the data, but dropout, stochastic depth and random
+    augmentation start over from the seed. With this hook the first step after resuming is the one that the interrupted
+    run would have made, to the bit if the machine's kernels are deterministic. It also keeps validation from changing
+    the numbers that training draws.
 
-    Limits: with ``num_workers > 0`` augmentation draws its numbers in worker processes, whose states are not kept: it
-    starts over there. Runs of several processes resume as MMEngine does it.
+    Limits: with ``num_workers > 0`` augmentation draws its numbers in worker processes, whose states are not kept, so
+    it starts over. A run of several processes resumes as it does without the hook.
+
+    Examples:
+        >>> from mmvim.engine.hooks import RandomStateHook
+        >>> checkpoint = {}
+        >>> RandomStateHook().before_save_checkpoint(runner=None, checkpoint=checkpoint)
+        >>> [name for name in checkpoint['random_state'] if name != 'cuda']
+        ['python', 'numpy', 'torch']
     """
 
     priority = 'VERY_LOW'
@@ -107,7 +130,7 @@ class RandomStateHook(Hook):
         self._resumed = checkpoint.get(_KEY)
 
     def before_train(self, runner: Runner) -> None:
-        """Arrange for the states to return before the first batch is drawn."""
+        """Arrange for the states to be restored before the first batch is drawn."""
         if runner.iter == 0 or get_world_size() > 1:  # weights were loaded, training was not resumed
             self._resumed = None
         loop = runner.train_loop
@@ -120,20 +143,21 @@ class RandomStateHook(Hook):
         loop.dataloader_iterator = _RestoringIterator(iterator, skips, lambda: restore_random_state(state))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Epoch by epoch: the data loader's iterator is made after this, in the interrupted run as in this one."""
+        """Restore the states of a training by epoch, unless the data are drawn in workers."""
+        # The data loader's iterator is made only after this, in the interrupted run as in the resumed one.
         if not self._in_workers(runner):
             self._restore()
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """With workers, batches are drawn in other processes, and this process's numbers go to the model alone."""
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+        """Restore the states where workers draw the data: only the model draws numbers in this process then."""
         self._restore()
 
     def before_val(self, runner: Runner) -> None:
-        """Remember the states before validation, which draws from them."""
+        """Remember the states before validation, which draws numbers too."""
         self._before_val = capture_random_state()
 
     def after_val(self, runner: Runner) -> None:
-        """Go on as if there had been no validation."""
+        """Restore the states from before validation."""
         if self._before_val is not None:
             restore_random_state(self._before_val)
             self._before_val = None

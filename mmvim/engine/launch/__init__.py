@@ -1,6 +1,7 @@
-"""What the command-line tools do before a runner exists: read the command, check what it needs, say what is wrong.
+"""The first steps of the command-line tools: read the command, check what it needs, report what is wrong.
 
-Every check runs before anything is written, and raises :class:`UserError`, which a tool prints as one line.
+Every check runs before a runner exists and before anything is written, and raises :class:`UserError`, which a tool
+prints as one line.
 """
 
 from mmvim.checkpoints import allow_checkpoint_globals, checkpoint_globals

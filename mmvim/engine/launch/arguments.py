@@ -1,9 +1,10 @@
-"""The options that the tools share, with the meanings MMSegmentation's and MMDetection's own tools give them."""
+"""The options that the tools share; they mean what they mean in MMSegmentation's and MMDetection's own tools."""
 
 import argparse
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 
@@ -13,18 +14,52 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line instead of the usage text."""
+    """A parser whose errors are one line instead of the usage text.
+
+    Examples:
+        >>> from mmvim.engine.launch import OneLineParser
+        >>> parser = OneLineParser(prog='train.py')
+        >>> _ = parser.add_argument('--epochs', type=int)
+        >>> try:  # prints "error: argument --epochs: invalid int value: 'x'; see train.py --help" to stderr
+        ...     parser.parse_args(['--epochs', 'x'])
+        ... except SystemExit as error:
+        ...     print(error.code)
+        2
+    """
 
     def error(self, message: str) -> NoReturn:
+        """Print the message on one line and exit.
+
+        Args:
+            message: What is wrong.
+
+        Raises:
+            SystemExit: With status 2.
+        """
         if is_main_process():
             print(f'error: {message}; see {self.prog} --help', file=sys.stderr)
         raise SystemExit(USAGE)
 
 
 class OptionsAction(DictAction):
-    """``KEY=VALUE ...`` into a dict, as MMEngine's action, with an error where it would show a traceback."""
+    """An action that reads ``KEY=VALUE ...`` into a dict as MMEngine's does, but never ends in a traceback.
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    Examples:
+        >>> from mmvim.engine.launch import OneLineParser, OptionsAction
+        >>> parser = OneLineParser()
+        >>> _ = parser.add_argument('--cfg-options', nargs='+', action=OptionsAction)
+        >>> parser.parse_args(['--cfg-options', 'model.depth=2', 'size=[64,64]']).cfg_options
+        {'model.depth': 2, 'size': [64, 64]}
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Merge ``values`` into the option's dict; a value that cannot be read is a usage error."""
         for value in values or ():
             try:
                 super().__call__(parser, namespace, [value], option_string)
@@ -33,12 +68,19 @@ class OptionsAction(DictAction):
 
 
 class ConversionParser(OneLineParser):
-    """A parser of FILE and of either OUT or ``--check``.
+    """A parser of FILE and either OUT or ``--check``.
 
     Args:
-        description (str): What the tool does.
-        source (str): Help on FILE.
-        target (str): Help on OUT.
+        description: What the tool does.
+        source: Help on FILE.
+        target: Help on OUT.
+
+    Examples:
+        >>> from mmvim.engine.launch import ConversionParser
+        >>> parser = ConversionParser('Convert a checkpoint.', source='what to read', target='what to write')
+        >>> args = parser.parse_args(['a.pth', 'b.pth'])
+        >>> args.source, args.target, args.check
+        ('a.pth', 'b.pth', False)
     """
 
     def __init__(self, description: str, source: str, target: str) -> None:
@@ -47,8 +89,19 @@ class ConversionParser(OneLineParser):
         self.add_argument('target', metavar='OUT', nargs='?', help=target)
         self.add_argument('--check', action='store_true', help='report only, write nothing')
 
-    def parse_args(self, args=None, namespace=None):
-        """As the base class; a usage error unless one of OUT and ``--check`` is given."""
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """Parse the arguments; without exactly one of OUT and ``--check`` that is a usage error.
+
+        Args:
+            args: What to parse. Defaults to None, the command line.
+            namespace: Where to put the values. Defaults to None, a new one.
+
+        Returns:
+            The namespace, with ``source``, ``target`` and ``check``.
+
+        Raises:
+            SystemExit: If the arguments are wrong.
+        """
         parsed = super().parse_args(args, namespace)
         if (parsed.target is None) != parsed.check:
             self.error('give either OUT or --check')
@@ -56,10 +109,16 @@ class ConversionParser(OneLineParser):
 
 
 def config_parser(description: str) -> OneLineParser:
-    """A parser with ``config`` and ``--cfg-options``.
+    """Return a parser with ``config`` and ``--cfg-options``.
 
     Args:
-        description (str): What the tool does.
+        description: What the tool does.
+
+    Examples:
+        >>> from mmvim.engine.launch import config_parser
+        >>> args = config_parser('Train a model.').parse_args(['vim.py', '--cfg-options', 'model.depth=2'])
+        >>> args.config, args.cfg_options
+        ('vim.py', {'model.depth': 2})
     """
     parser = OneLineParser(description=description)
     parser.add_argument('config', metavar='CONFIG', help='config file of mmseg or mmdet (default_scope decides)')
@@ -75,7 +134,18 @@ def config_parser(description: str) -> OneLineParser:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--work-dir``, ``--launcher``, ``--local-rank`` and ``--check``."""
+    """Add ``--work-dir``, ``--launcher``, ``--local-rank`` and ``--check`` to a parser.
+
+    Args:
+        parser: The parser, changed in place.
+
+    Examples:
+        >>> from mmvim.engine.launch import add_run_arguments, config_parser
+        >>> parser = config_parser('Train a model.')
+        >>> add_run_arguments(parser)
+        >>> parser.parse_args(['vim.py', '--check']).launcher
+        'none'
+    """
     parser.add_argument(
         '--work-dir',
         metavar='DIR',
@@ -88,5 +158,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def publish_local_rank(args: argparse.Namespace) -> None:
-    """Put ``--local-rank`` into the environment, where MMEngine looks for it, unless the launcher has done so."""
+    """Put ``--local-rank`` into the environment, where MMEngine looks for it, unless the launcher has done so.
+
+    Args:
+        args: The parsed command line, with ``local_rank``.
+
+    Examples:
+        >>> import argparse, os
+        >>> from unittest import mock
+        >>> from mmvim.engine.launch import publish_local_rank
+        >>> with mock.patch.dict(os.environ, clear=True):
+        ...     publish_local_rank(argparse.Namespace(local_rank=3))
+        ...     os.environ['LOCAL_RANK']
+        '3'
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

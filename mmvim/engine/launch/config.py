@@ -1,4 +1,4 @@
-"""Read a config file and settle what follows from the command line alone."""
+"""Reading of a config file, and the settings that follow from the command line alone."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from mmvim.engine.launch.options import merge_options
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
-# What to install for a default_scope, as the README's installation section names it.
+# What to install for a default_scope, in the words of the README's installation section.
 _EXTRAS = {'mmseg': 'pip install "mmvim[seg]"', 'mmdet': 'pip install "mmvim[det]"'}
 
 
@@ -24,15 +24,25 @@ def load_config(filename: str, options: dict | None = None) -> Config:
     """Read a config with its bases and merge ``--cfg-options`` into it.
 
     Args:
-        filename (str): Path of the config.
-        options (dict, optional): Dotted keys and their values. Defaults to None.
+        filename: Path of the config.
+        options: Dotted keys and their values. Defaults to None.
 
     Returns:
-        Config: The merged config.
+        The merged config.
 
     Raises:
         UserError: If the file or a base is missing, cannot be executed or is only a fragment, if the library of its
             ``default_scope`` cannot be imported, or if an option names a key that nothing reads.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from mmvim.engine.launch import load_config
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, 'vim.py')
+        ...     with open(path, 'w') as file:
+        ...         print("default_scope = 'mmvim'; model = dict(type='Vim', drop_path_rate=0.1)", file=file)
+        ...     load_config(path, {'model.drop_path_rate': 0.2}).model.drop_path_rate
+        0.2
     """
     path = Path(filename)
     if not path.is_file():
@@ -42,7 +52,7 @@ def load_config(filename: str, options: dict | None = None) -> Config:
         raise UserError(f'config {filename} does not end in {", ".join(SUFFIXES)}', 'CONFIG comes first')
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is the user's program: whatever it raises is theirs to put right
+    except Exception as error:  # a config is the user's program: whatever it raises is theirs to fix
         raise UserError(
             f'cannot read config {filename}: {describe(error)}',
             'correct the file or its _base_ (MMVIM_DEBUG=1 shows where)',
@@ -68,10 +78,19 @@ def check_scope(scope: str | None) -> None:
     MMEngine would hide a failure behind "... is not in the registry".
 
     Args:
-        scope (str, optional): ``default_scope`` of the config.
+        scope: ``default_scope`` of the config.
 
     Raises:
-        UserError: If it is unset, or the library is missing or fails to import.
+        UserError: If it is None, or the library is missing or fails to import.
+
+    Examples:
+        >>> from mmvim.engine.launch import UserError
+        >>> from mmvim.engine.launch.config import check_scope
+        >>> try:
+        ...     check_scope('mmfoo')
+        ... except UserError as error:
+        ...     print(error)
+        default_scope is 'mmfoo', but mmfoo is not installed; install the library of that name
     """
     if scope is None:
         raise UserError('the config sets no default_scope', "add default_scope = 'mmseg' or 'mmdet' to it")
@@ -79,7 +98,7 @@ def check_scope(scope: str | None) -> None:
         remedy = _EXTRAS.get(scope, 'install the library of that name')
         raise UserError(f'default_scope is {scope!r}, but {scope} is not installed', remedy, ENVIRONMENT)
     try:
-        # Some print a line for each optional package that they do without.
+        # Some print a line for each optional package that is not installed.
         with contextlib.redirect_stdout(io.StringIO()):
             for module in ('mmcv', scope, f'{scope}.registry', f'{scope}.models', f'{scope}.datasets'):
                 if find_spec(module) is not None:
@@ -92,10 +111,23 @@ def check_scope(scope: str | None) -> None:
 
 
 def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
-    """Settle ``work_dir``: command line, then config, then ``work_dirs/<config name>``. Creates nothing.
+    """Set ``work_dir`` from the command line, else the config, else to ``work_dirs/<config name>``; create nothing.
+
+    Args:
+        cfg: The config, changed in place.
+        args: The parsed command line, with ``config`` and ``work_dir``.
 
     Raises:
-        UserError: If the path is taken by something that is not a directory.
+        UserError: If the path is taken by something that is not a directory, or is not writable.
+
+    Examples:
+        >>> import argparse
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import set_work_dir
+        >>> cfg = Config()
+        >>> set_work_dir(cfg, argparse.Namespace(config='configs/vim/upernet_vim_t.py', work_dir=None))
+        >>> cfg.work_dir
+        'work_dirs/upernet_vim_t'
     """
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

@@ -1,10 +1,10 @@
-"""Are the data there? Asked before the runner exists, because it makes directories first and looks for data later.
+"""A check that the data exist, before there is a runner, which would make directories first and look for data later.
 
-Paths are put together as MMEngine's ``BaseDataset`` does: ``ann_file`` and each ``data_prefix`` under ``data_root``.
+Paths are joined as in MMEngine's ``BaseDataset``: ``ann_file`` and each ``data_prefix`` under ``data_root``.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mmvim.engine.launch.coco import annotation_problem, is_coco
 from mmvim.engine.launch.errors import ENVIRONMENT, UserError
 from mmvim.engine.launch.signatures import default_of, find_type
 
-# Prefixes that hold images: an empty folder there gives an empty data set, on which a sampler may wait for ever.
+# Prefixes that hold images: an empty folder there means an empty data set, on which a sampler may block for ever.
 _IMAGE_PREFIXES = ('img', 'img_path')
 
 
@@ -27,16 +27,26 @@ class _Problem:
 
 
 def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
-    """Check that the files of every data set a run will read exist.
+    """Check that the files of every data set that a run will read exist.
 
     Args:
-        cfg (Config): The config, options merged.
-        stages (tuple[str]): Of 'train', 'val' and 'test'.
+        cfg: The config, options merged.
+        stages: Any of 'train', 'val' and 'test'.
 
     Raises:
-        UserError: If a config lacks the data loader of a stage, if a folder or annotation file is missing, or a folder
-            of images holds none, or the first image has no mask, or an annotation file in COCO's format leaves nothing
-            to read. It names the options that point elsewhere.
+        UserError: If the config lacks the data loader of a stage, if a folder or annotation file is missing, if a
+            folder of images holds none, if the first image has no mask, or if an annotation file in COCO's format
+            leaves nothing to read. The message names the options that point elsewhere.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import UserError, check_data
+        >>> dataset = dict(type='ADE20KDataset', data_root='no/ade', data_prefix=dict(img_path='images'))
+        >>> try:
+        ...     check_data(Config(dict(test_dataloader=dict(dataset=dataset))), ('test',))
+        ... except UserError as error:
+        ...     print(str(error).split('; ')[0])
+        no/ade/images does not exist
     """
     problems = []
     for stage in stages:
@@ -55,7 +65,7 @@ def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
 
 
 def _datasets(node: object, path: tuple[str, ...]) -> Iterator[tuple[dict, tuple[str, ...]]]:
-    """Data sets that read files: the innermost ones of RepeatDataset, ConcatDataset and other wrappers."""
+    """Yield the data sets that read files: the innermost ones of RepeatDataset, ConcatDataset and other wrappers."""
     if isinstance(node, (list, tuple)):
         for index, item in enumerate(node):
             yield from _datasets(item, (*path, str(index)))
@@ -68,7 +78,7 @@ def _datasets(node: object, path: tuple[str, ...]) -> Iterator[tuple[dict, tuple
 
 
 def _is_remote(path: str, backend_args: dict | None) -> bool:
-    return '://' in path or (bool(backend_args) and backend_args.get('backend', 'local') not in ('local', 'disk'))
+    return '://' in path or (backend_args or {}).get('backend', 'local') not in ('local', 'disk')
 
 
 def _is_absolute(path: str) -> bool:
@@ -83,7 +93,7 @@ def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator
 
     root, backend_args = setting('data_root') or '', setting('backend_args')
     dotted = '.'.join(path)
-    # Where everything hangs under one root, that root is the option to give.
+    # Where everything lies under one root, that root is the option to give.
     option = f'{dotted}.data_root' if root else f'{dotted}.data_prefix'
 
     def join(name: str) -> str:
@@ -97,7 +107,7 @@ def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator
     if any(_is_remote(p, backend_args) for p in (root, *named, *folders.values())):
         return
     if root and not os.path.isdir(root) and not all(_is_absolute(p) for p in (ann_file, *prefixes.values()) if p):
-        # The root itself is the clearer thing to name only where nothing more precise is expected below it.
+        # Name the root itself only where nothing more precise is expected below it.
         missing = next(iter([*folders.values(), *named]), root)
         yield _Problem(missing, 'does not exist', option)
         return
@@ -117,7 +127,9 @@ def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator
             yield from _image_problems(folder, folders.get('seg_map_path'), bool(ann_file), node, setting, where)
 
 
-def _image_problems(folder, masks, listed, node, setting, option) -> Iterator[_Problem]:
+def _image_problems(
+    folder: str, masks: str | None, listed: bool, node: dict, setting: Callable[[str], Any], option: str
+) -> Iterator[_Problem]:
     suffix = setting('img_suffix')
     suffix = suffix if isinstance(suffix, (str, tuple)) and not listed else ''
     image = _first_file(folder, suffix)
@@ -134,7 +146,7 @@ def _image_problems(folder, masks, listed, node, setting, option) -> Iterator[_P
 
 
 def _steps(pipeline: object) -> Iterator[dict]:
-    """Every transform of a pipeline, those inside others too."""
+    """Yield every transform of a pipeline, including those inside others."""
     if isinstance(pipeline, dict):
         yield pipeline
         for value in pipeline.values():
@@ -153,10 +165,12 @@ def _first_file(folder: str, suffix: str | tuple[str, ...]) -> str | None:
 
 
 def _evaluator_problems(evaluator: object, option: str) -> Iterator[_Problem]:
-    many = isinstance(evaluator, (list, tuple))
-    for index, metric in enumerate(evaluator if many else [evaluator]):
-        file = metric.get('ann_file') if isinstance(metric, dict) else None
-        if not isinstance(file, str) or not file or _is_remote(file, metric.get('backend_args')):
-            continue
+    if isinstance(evaluator, (list, tuple)):
+        for index, metric in enumerate(evaluator):
+            yield from _evaluator_problems(metric, f'{option}.{index}')
+    elif isinstance(evaluator, dict):
+        file = evaluator.get('ann_file')
+        if not isinstance(file, str) or not file or _is_remote(file, evaluator.get('backend_args')):
+            return
         if not Path(file).is_file():
-            yield _Problem(file, 'does not exist', f'{option}.{index}.ann_file' if many else f'{option}.ann_file')
+            yield _Problem(file, 'does not exist', f'{option}.ann_file')

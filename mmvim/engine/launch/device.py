@@ -1,4 +1,4 @@
-"""Fit a run to the machine: mixed precision and distributed training without an accelerator."""
+"""Fitting of a run to the machine: mixed precision, and distributed training without an accelerator."""
 
 import os
 
@@ -13,19 +13,34 @@ _AMP_ONLY = ('loss_scale', 'dtype', 'use_fsdp')
 
 
 def has_accelerator() -> bool:
-    """Whether MMEngine's ``AmpOptimWrapper`` can run here: on CUDA, NPU, MLU or MUSA."""
+    """Check whether MMEngine's ``AmpOptimWrapper`` can run here: on CUDA, NPU, MLU or MUSA.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.engine.launch import has_accelerator
+        >>> has_accelerator() or not torch.cuda.is_available()
+        True
+    """
     return is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()
 
 
 def set_precision(cfg: Config, amp: bool) -> None:
-    """Settle mixed precision: switch it on for ``--amp``; train in fp32 where a config asks for it in vain.
+    """Switch mixed precision on for ``--amp``, and off where a config asks for it on a machine without accelerator.
 
     Args:
-        cfg (Config): The config, changed in place.
-        amp (bool): Whether ``--amp`` was given.
+        cfg: The config, changed in place.
+        amp: Whether ``--amp`` was given.
 
     Raises:
         UserError: If ``--amp`` was given without an accelerator, or for an optimizer wrapper of another kind.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import has_accelerator, set_precision
+        >>> cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic')))
+        >>> set_precision(cfg, amp=False)
+        >>> cfg.optim_wrapper.type == ('AmpOptimWrapper' if has_accelerator() else 'OptimWrapper')
+        True
     """
     wrapper = cfg.get('optim_wrapper') or {}
     kind = str(wrapper.get('type', 'OptimWrapper'))
@@ -52,10 +67,24 @@ def set_precision(cfg: Config, amp: bool) -> None:
 
 
 def check_launcher(launcher: str) -> None:
-    """Check that a launcher has set the variables that MMEngine reads.
+    """Check that a launcher has set the environment variables that MMEngine reads.
+
+    Args:
+        launcher: 'pytorch', 'slurm' or 'mpi'; any other needs none.
 
     Raises:
         UserError: If one is missing.
+
+    Examples:
+        >>> import os
+        >>> from unittest import mock
+        >>> from mmvim.engine.launch import UserError, check_launcher
+        >>> try:
+        ...     with mock.patch.dict(os.environ, clear=True):
+        ...         check_launcher('slurm')
+        ... except UserError as error:
+        ...     print(error)
+        --launcher slurm: SLURM_PROCID is not set; start with srun, or leave it out
     """
     needed = {
         'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'),
@@ -71,11 +100,19 @@ def check_launcher(launcher: str) -> None:
 def prepare_cpu_distribution(cfg: Config) -> None:
     """Make several processes on CPUs train together, which MMEngine's set-up does not provide for.
 
-    It chooses gloo, keeps ``DistributedDataParallel`` from naming a device, and replaces SyncBN, which PyTorch has for
-    GPUs only, by BatchNorm. Nothing happens with an accelerator, or without ``--launcher pytorch``.
+    Chooses gloo, keeps ``DistributedDataParallel`` from naming a device, and replaces SyncBN, which PyTorch has for
+    GPUs only, by BatchNorm. Does nothing with an accelerator, or without ``--launcher pytorch``.
 
     Args:
-        cfg (Config): The config, changed in place.
+        cfg: The config, changed in place.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import prepare_cpu_distribution
+        >>> cfg = Config(dict(launcher='none', model=dict(type='Vim')))
+        >>> prepare_cpu_distribution(cfg)  # a single process: nothing to prepare
+        >>> 'model_wrapper_cfg' in cfg
+        False
     """
     if cfg.get('launcher', 'none') != 'pytorch' or has_accelerator():
         return

@@ -1,6 +1,6 @@
-"""How a tool tells the user that it cannot go on: one line and an exit status, no traceback.
+"""Errors that a tool reports as one line and an exit status, without a traceback.
 
-Only what the user can put right is reported this way. Everything else is a bug and keeps its traceback.
+Only what the user can fix is reported this way. Everything else is a bug and keeps its traceback.
 """
 
 import os
@@ -9,18 +9,24 @@ from collections.abc import Callable
 
 DEBUG_VARIABLE = 'MMVIM_DEBUG'
 
-# Exit statuses: the command line is wrong (as argparse has it), or the machine lacks something the command needs.
+# Exit statuses: the command line is wrong (argparse's own status), or the machine lacks something the command needs.
 USAGE = 2
 ENVIRONMENT = 1
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix.
 
     Args:
-        problem (str): What is wrong, naming the argument or path and its value.
-        remedy (str): What to do about it.
-        status (int): Exit status of the tool. Defaults to 2, a wrong command line.
+        problem: What is wrong, naming the argument or path and its value.
+        remedy: What to do about it.
+        status: Exit status of the tool. Defaults to 2, a wrong command line.
+
+    Examples:
+        >>> from mmvim.engine.launch import UserError
+        >>> error = UserError('config vim.py does not exist', 'configs holds vim_t.py')
+        >>> print(error, error.status)
+        config vim.py does not exist; configs holds vim_t.py 2
     """
 
     def __init__(self, problem: str, remedy: str, status: int = USAGE) -> None:
@@ -33,23 +39,48 @@ def _one_line(text: str) -> str:
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for all of a distributed run (known before the process group exists)."""
+    """Check whether this process prints on behalf of a distributed run (known before the process group exists).
+
+    Examples:
+        >>> import os
+        >>> from unittest import mock
+        >>> from mmvim.engine.launch.errors import is_main_process
+        >>> with mock.patch.dict(os.environ, RANK='1'):
+        ...     is_main_process()
+        False
+    """
     ranks = (os.environ.get(name) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
     return next((rank for rank in ranks if rank is not None), '0') == '0'
 
 
 def warn(message: str) -> None:
-    """Print one ``warning:`` line to stderr, from the main process only."""
+    """Print one ``warning:`` line to stderr, from the main process only.
+
+    Args:
+        message: The warning; its line breaks become blanks.
+
+    Examples:
+        >>> import contextlib, sys
+        >>> from mmvim.engine.launch import warn
+        >>> with contextlib.redirect_stderr(sys.stdout):
+        ...     warn('no GPU: training in fp32 instead')
+        warning: no GPU: training in fp32 instead
+    """
     if is_main_process():
         print(f'warning: {_one_line(message)}', file=sys.stderr)
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
-    """The kind and the first words of an exception, on one line.
+    """Return the kind and the first words of an exception, on one line.
 
     Args:
-        error (BaseException): The exception.
-        limit (int): Longest text to keep, in characters. Defaults to 300.
+        error: The exception.
+        limit: Longest text to keep, in characters. Defaults to 300.
+
+    Examples:
+        >>> from mmvim.engine.launch.errors import describe
+        >>> describe(ValueError('a text of some length'), limit=12)
+        'ValueError: a text of...'
     """
     text = _one_line(str(error))
     text = text if len(text) <= limit else text[: limit - 3] + '...'
@@ -57,15 +88,25 @@ def describe(error: BaseException, limit: int = 300) -> str:
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run ``main`` and exit with one ``error:`` line where it raises :class:`UserError`.
+    """Run ``main``, and exit with one ``error:`` line if it raises :class:`UserError`.
 
-    With ``MMVIM_DEBUG=1`` in the environment the traceback is shown as well.
+    With ``MMVIM_DEBUG=1`` in the environment the exception passes through, and its traceback is shown.
 
     Args:
-        main (Callable): The tool.
+        main: The tool.
 
     Raises:
         SystemExit: With the error's status.
+
+    Examples:
+        >>> from mmvim.engine.launch import UserError, run_tool
+        >>> def main():
+        ...     raise UserError('data/ade does not exist', 'download it')
+        >>> try:  # prints "error: data/ade does not exist; download it" to stderr
+        ...     run_tool(main)
+        ... except SystemExit as error:
+        ...     print(error.code)
+        2
     """
     try:
         main()

@@ -19,14 +19,22 @@ def _library(cfg: Config, option: str) -> str:
 
 
 def set_output(cfg: Config, out: str) -> None:
-    """``--out``: a folder of label maps (mmseg) or a pickle of predictions (mmdet).
+    """Apply ``--out``: write a folder of label maps (mmseg) or a pickle of predictions (mmdet).
 
     Args:
-        cfg (Config): The config, changed in place.
-        out (str): The path.
+        cfg: The config, changed in place.
+        out: The path.
 
     Raises:
         UserError: If the path does not suit the library, or no metric of the config writes label maps.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import set_output
+        >>> cfg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
+        >>> set_output(cfg, 'work_dirs/labels')
+        >>> cfg.test_evaluator.output_dir
+        'work_dirs/labels'
     """
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
@@ -47,16 +55,25 @@ def set_output(cfg: Config, out: str) -> None:
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """``--show``, ``--show-dir`` and ``--wait-time``: draw every prediction.
+    """Apply ``--show``, ``--show-dir`` and ``--wait-time``: draw every prediction.
 
     Args:
-        cfg (Config): The config, changed in place.
-        show (bool): Open a window.
-        show_dir (str, optional): Folder for the drawings.
-        wait_time (float): Seconds a window stays.
+        cfg: The config, changed in place.
+        show: Open a window.
+        show_dir: Folder for the drawings, or None.
+        wait_time: Seconds that a window stays open.
 
     Raises:
-        UserError: If the config has no visualization hook or ``show`` finds no display.
+        UserError: If the config has no visualization hook, ``show`` finds no display, or ``show_dir`` is a file.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import set_visualization
+        >>> hooks = dict(visualization=dict(type='DetVisualizationHook'))
+        >>> cfg = Config(dict(default_scope='mmdet', default_hooks=hooks))
+        >>> set_visualization(cfg, show=False, show_dir='drawn', wait_time=2)
+        >>> cfg.default_hooks.visualization
+        {'type': 'DetVisualizationHook', 'draw': True, 'test_out_dir': 'drawn'}
     """
     if not show and show_dir is None:
         return
@@ -74,7 +91,7 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
         )
     hook['draw'] = True
     if library == 'mmseg':
-        hook.setdefault('interval', 1)  # before onedl-mmsegmentation it drew one picture in 50
+        hook.setdefault('interval', 1)  # before onedl-mmsegmentation it drew one image in 50
     if show:
         hook['show'] = True
         hook['wait_time'] = wait_time
@@ -85,14 +102,25 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
 
 
 def set_tta(cfg: Config, model: nn.Module) -> None:
-    """``--tta``: test-time augmentation by ``tta_model`` and ``tta_pipeline``; mmdet configs have a default (flips).
+    """Apply ``--tta``: augment at test time by ``tta_model`` and ``tta_pipeline``; for mmdet they default to flips.
 
     Args:
-        cfg (Config): The config, changed in place.
-        model (nn.Module): The model, built for such questions.
+        cfg: The config, changed in place.
+        model: The model, as :func:`build_model` returns it.
 
     Raises:
         UserError: If an mmseg config lacks one of them, or an mmdet model predicts masks, which mmdet cannot merge.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from torch import nn
+        >>> from mmvim.engine.launch import set_tta
+        >>> tta = dict(tta_model=dict(type='SegTTAModel'), tta_pipeline=[dict(type='TestTimeAug')])
+        >>> dataset = dict(type='ADE20KDataset', pipeline=[])
+        >>> cfg = Config(dict(default_scope='mmseg', model={}, test_dataloader=dict(dataset=dataset), **tta))
+        >>> set_tta(cfg, nn.Identity())
+        >>> cfg.model.type, cfg.test_dataloader.dataset.pipeline
+        ('SegTTAModel', [{'type': 'TestTimeAug'}])
     """
     library = _library(cfg, '--tta')
     dataset = cfg.test_dataloader.dataset

@@ -1,4 +1,4 @@
-"""Build the model once before the runner does, so that what cannot be built is said before anything is written."""
+"""A first build of the model before the runner's own, so that a failure is reported before anything is written."""
 
 import copy
 import logging
@@ -16,20 +16,30 @@ from mmvim.engine.launch.ops import missing_ops
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build ``cfg.model`` on the CPU with its constructors' weights; files of ``init_cfg`` are not read.
+    """Build ``cfg.model`` on the CPU with the weights of its constructors; files named by ``init_cfg`` are not read.
 
-    SyncBN becomes BatchNorm, as the runner does outside a distributed run; names of parameters stay the same.
+    SyncBN becomes BatchNorm, as in the runner outside a distributed run; names of parameters stay the same.
 
     Args:
-        cfg (Config): The config; left as it is.
+        cfg: The config, left as it is.
+
+    Returns:
+        The model.
 
     Raises:
-        UserError: If a ``type`` is not registered, an argument is unknown or has a value its class refuses, or a
+        UserError: If a ``type`` is not registered, an argument is unknown or has a value that its class refuses, or a
             compiled op or a package is missing.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import build_model
+        >>> model = dict(type='mmvim.Vim', arch=dict(embed_dims=8, depth=1), img_size=32)
+        >>> type(build_model(Config(dict(model=model)))).__name__
+        'Vim'
     """
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # the runner builds it again and says all there is to say
+    logger.setLevel(logging.ERROR)  # the runner builds it again and logs everything then
     try:
         with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry, warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -57,7 +67,7 @@ def _with_preprocessor(cfg: Config) -> dict:
 
 
 def _config_problem(error: BaseException) -> str | None:
-    """What is wrong with the config, or None if the exception does not look like the config's fault.
+    """Return what is wrong with the config, or None if the exception does not look like the config's fault.
 
     A constructor that refuses an argument raises ValueError or AssertionError; other TypeErrors and KeyErrors are bugs.
     """

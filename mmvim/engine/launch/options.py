@@ -1,6 +1,6 @@
-"""Merge ``--cfg-options`` and refuse a key that nothing would read.
+"""Merging of ``--cfg-options``, which refuses a key that nothing would read.
 
-MMEngine creates whatever key it is given, so ``modle.backbone.depth=2`` changes nothing and says nothing.
+MMEngine creates whatever key it is given, so ``modle.backbone.depth=2`` would silently change nothing.
 """
 
 import copy
@@ -37,7 +37,7 @@ _DATALOADER = {
     'num_batch_per_epoch',
     'disable_subprocess_warning',
 }
-# Keys that MMEngine takes out of a dict before it builds the rest.
+# Keys that MMEngine removes from a dict before it builds the rest.
 _TAKEN_OUT = {
     'optim_wrapper': {'constructor', 'paramwise_cfg', 'optimizer'},
     'param_scheduler': {'convert_to_iter_based'},
@@ -46,7 +46,7 @@ _TAKEN_OUT = {
 }
 _LOOPS = {'train_cfg': (EpochBasedTrainLoop, IterBasedTrainLoop), 'val_cfg': (ValLoop,), 'test_cfg': (TestLoop,)}
 _ALWAYS = {'type', '_scope_', '_delete_'}
-# Names of the user's own making: nothing can be concluded from the names beside them.
+# Dicts whose keys the user invents: the other keys say nothing about a new one.
 _FREE_NAMES = ('custom_keys', 'meta', 'metainfo', 'init_kwargs')
 _TYPO = 0.85
 
@@ -56,7 +56,7 @@ def _arguments(*targets: type) -> set[str]:
 
 
 def _readers(path: tuple[str, ...]) -> set[str] | None:
-    """Keys that are read from an untyped dict at ``path``; None if any may be."""
+    """Return the keys that are read from an untyped dict at ``path``; None if any may be."""
     if not path:
         return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _TOP_LEVEL
     if len(path) == 1:
@@ -79,15 +79,28 @@ def merge_options(cfg: Config, options: dict) -> Config:
     A parent that the config sets to None becomes a dict, so that ``model.backbone.init_cfg.type=Pretrained`` works.
 
     Args:
-        cfg (Config): The config; left as it is.
-        options (dict): Dotted keys and their values.
+        cfg: The config, left as it is.
+        options: Dotted keys and their values.
 
     Returns:
-        Config: The merged config.
+        The merged config.
 
     Raises:
-        UserError: If a key names nothing in the config and no argument of what the config builds there, if an index
-            is out of range, or if a key goes through a value that is not a dict or list.
+        UserError: If a key names neither something in the config nor an argument of what the config builds there, if
+            an index is out of range, or if a key goes through a value that is not a dict or list.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import UserError
+        >>> from mmvim.engine.launch.options import merge_options
+        >>> cfg = Config(dict(train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=10)))
+        >>> merge_options(cfg, {'train_cfg.val_begin': 5}).train_cfg.val_begin
+        5
+        >>> try:
+        ...     merge_options(cfg, {'train_cfg.max_epoch': 5})
+        ... except UserError as error:
+        ...     print(error)
+        --cfg-options train_cfg.max_epoch: EpochBasedTrainLoop has no 'max_epoch'; did you mean train_cfg.max_epochs?
     """
     if not options:
         return cfg
@@ -99,7 +112,9 @@ def merge_options(cfg: Config, options: dict) -> Config:
     except (TypeError, KeyError) as error:  # _check_path names the common causes better, where it can
         for key in options:
             _check_path(cfg, cfg, key)
-        raise UserError(f'--cfg-options {" ".join(options)} cannot be merged: {error}', 'correct the key') from error
+        raise UserError(
+            f'--cfg-options {" ".join(options)} cannot be merged: {error}', 'name settings that the config has'
+        ) from error
     for key in options:
         _check_path(cfg, merged, key)
         top = key.split('.')[0]
@@ -123,7 +138,7 @@ def _open_none(cfg: Config, key: str) -> None:
 
 
 def _check_path(cfg: Config, merged: Config, key: str) -> None:
-    """Follow ``key`` through ``cfg``; where it leaves it, ask what ``merged`` builds there."""
+    """Follow ``key`` through ``cfg``; where the key leaves the config, check what ``merged`` builds there."""
     node, built, path = cfg._cfg_dict, merged._cfg_dict, ()
     scope = merged.get('default_scope')
     for part in key.split('.'):
@@ -133,7 +148,7 @@ def _check_path(cfg: Config, merged: Config, key: str) -> None:
         if isinstance(node, (list, tuple)):
             if not part.isdigit() or int(part) >= len(node):
                 raise UserError(
-                    f'--cfg-options {key}: {where} is a list of {len(node)}, and {part!r} is no index of it',
+                    f'--cfg-options {key}: {where} is a list of {len(node)} and has no index {part!r}',
                     f'use 0 to {len(node) - 1}',
                 )
             part = int(part)

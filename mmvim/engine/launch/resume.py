@@ -1,4 +1,4 @@
-"""What ``--resume`` means, and what a run needs from the checkpoint it resumes before it starts."""
+"""The meaning of ``--resume``, and what a run needs from its checkpoint before it starts."""
 
 import os
 from pathlib import Path
@@ -18,17 +18,25 @@ from mmvim.engine.launch.weights import (
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """Settle ``resume`` and ``load_from``.
+    """Set ``resume`` and ``load_from`` of a config.
 
-    ``auto`` takes the last checkpoint of the work dir; if there is none, training starts as without ``--resume``
-    (with the config's ``load_from``), so that a command which is run again after an interruption need not change.
+    ``auto`` takes the last checkpoint of the work dir. If there is none, training starts as without ``--resume`` (with
+    the config's ``load_from``), so that the same command can be run again after an interruption.
 
     Args:
-        cfg (Config): The config with its work dir settled, changed in place.
-        resume (str, optional): A checkpoint, 'auto', or None to do as the config says.
+        cfg: The config with its final work dir, changed in place.
+        resume: A checkpoint, 'auto', or None to do as the config says.
 
     Raises:
         UserError: If the work dir names a last checkpoint that does not exist.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.engine.launch import set_resume
+        >>> cfg = Config(dict(work_dir='work_dirs/vim'))
+        >>> set_resume(cfg, 'work_dirs/vim/iter_1000.pth')
+        >>> cfg.resume, cfg.load_from
+        (True, 'work_dirs/vim/iter_1000.pth')
     """
     if resume is None and not (cfg.get('resume') and cfg.get('load_from') is None):
         return
@@ -44,16 +52,23 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 
 def last_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint that ``last_checkpoint`` in a work dir names; a work dir may have been moved since.
+    """Return the checkpoint that the file ``last_checkpoint`` of a work dir names, even if the work dir was moved.
 
     Args:
-        work_dir (str): The work dir.
+        work_dir: The work dir.
 
     Returns:
-        str, optional: None if the work dir has no such file.
+        Its path; None if the work dir has no such file.
 
     Raises:
         UserError: If the checkpoint itself is gone.
+
+    Examples:
+        >>> import tempfile
+        >>> from mmvim.engine.launch.resume import last_checkpoint
+        >>> with tempfile.TemporaryDirectory() as work_dir:
+        ...     print(last_checkpoint(work_dir))
+        None
     """
     note = Path(work_dir) / 'last_checkpoint'
     if not note.is_file():
@@ -72,17 +87,27 @@ def last_checkpoint(work_dir: str) -> str | None:
 
 
 def check_start(cfg: Config, model: nn.Module) -> None:
-    """Check the checkpoint that a run resumes or starts from, and take over the seed of a resumed one.
+    """Check the checkpoint that a run resumes or starts from, and adopt the seed of one that is resumed.
 
-    MMEngine builds the data loader before it reads the checkpoint: without this the order of the data would start from
-    another seed than the interrupted run's, unless the config fixes one.
+    MMEngine builds the data loader before it reads the checkpoint. Unless the config fixes a seed, the order of the
+    data would otherwise start from another seed than the interrupted run's.
 
     Args:
-        cfg (Config): The config; ``load_from`` becomes what MMEngine reads, ``randomness`` gets the seed.
-        model (nn.Module): The model, built for this purpose.
+        cfg: The config; ``load_from`` becomes what MMEngine reads, ``randomness`` gets the seed.
+        model: The model, as :func:`build_model` returns it.
 
     Raises:
         UserError: If the file is missing, damaged or of another model, or cannot be resumed.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from torch import nn
+        >>> from mmvim.engine.launch import UserError, check_start
+        >>> try:
+        ...     check_start(Config(dict(resume=True, load_from='gone.pth')), nn.Identity())
+        ... except UserError as error:
+        ...     print(error)
+        --resume gone.pth does not exist; give a checkpoint file
     """
     path = cfg.get('load_from') and local_checkpoint(cfg.load_from)
     if not path:

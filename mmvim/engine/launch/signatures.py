@@ -1,12 +1,13 @@
-"""Which arguments does the class behind a config dict take?"""
+"""The arguments of the class behind a config dict."""
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-# The registry that builds a dict, by the last key on its path that says so (outside of models).
+# The registry that builds a dict, by the last key on its path that is listed here (outside models).
 _REGISTRIES: dict[str, Registry] = {
     'dataset': root.DATASETS,
     'datasets': root.DATASETS,
@@ -40,15 +41,20 @@ def _registries(path: tuple[str, ...]) -> tuple[Registry, ...]:
 
 
 def find_type(node: dict, path: tuple[str, ...], scope: str) -> Callable | None:
-    """The class or function that ``type`` of a config dict names.
+    """Return the class or function that ``type`` of a config dict names.
 
     Args:
-        node (dict): The config dict.
-        path (tuple[str]): Keys from the top of the config to ``node``.
-        scope (str): ``default_scope``, or the nearest ``_scope_`` above ``node``.
+        node: The config dict.
+        path: Keys from the top of the config to ``node``.
+        scope: ``default_scope``, or the nearest ``_scope_`` above ``node``.
 
     Returns:
-        Callable, optional: None if the dict has no ``type`` or it is not known to its registry.
+        The class or function; None if the dict has no ``type`` or its registry does not know it.
+
+    Examples:
+        >>> from mmvim.engine.launch.signatures import find_type
+        >>> find_type(dict(type='Vim'), ('model', 'backbone'), scope='mmvim').__name__
+        'Vim'
     """
     name = node.get('type')
     if callable(name):
@@ -59,7 +65,7 @@ def find_type(node: dict, path: tuple[str, ...], scope: str) -> Callable | None:
         with registry.switch_scope_and_registry(node.get('_scope_', scope)) as scoped:
             try:
                 found = scoped.get(name)
-            except (KeyError, RuntimeError):  # an unknown prefix, or no name at all
+            except (KeyError, RuntimeError):  # an unknown prefix, or an empty name
                 found = None
         if found is not None:
             return found
@@ -67,16 +73,26 @@ def find_type(node: dict, path: tuple[str, ...], scope: str) -> Callable | None:
 
 
 def accepted_arguments(target: Callable) -> tuple[set[str], bool]:
-    """The keyword arguments a class or function takes.
+    """Return the keyword arguments that a class or function takes.
 
     ``**kwargs`` of an ``__init__`` is followed up the class's bases, where such arguments usually go.
 
     Args:
-        target (Callable): The class or function.
+        target: The class or function.
 
     Returns:
-        tuple[set[str], bool]: The names, and whether the list is complete: False if some ``__init__`` on the way takes
-        ``**kwargs``, which it may use in another manner.
+        The names, and whether they are complete: False if some ``__init__`` on the way takes ``**kwargs``, which it may
+        use differently.
+
+    Examples:
+        >>> from mmvim.engine.launch.signatures import accepted_arguments
+        >>> class Base:
+        ...     def __init__(self, depth=2): ...
+        >>> class Derived(Base):
+        ...     def __init__(self, width=8, **kwargs): ...
+        >>> names, complete = accepted_arguments(Derived)
+        >>> sorted(names), complete
+        (['depth', 'width'], False)
     """
     names: set[str] = set()
     complete = True
@@ -94,8 +110,20 @@ def accepted_arguments(target: Callable) -> tuple[set[str], bool]:
     return names - {'self'}, complete
 
 
-def default_of(target: Callable, name: str) -> object:
-    """The default of an argument, taken from the most derived ``__init__`` that has one; None without one."""
+def default_of(target: object, name: str) -> Any:
+    """Return the default of an argument, from the most derived ``__init__`` that has one; None if none has.
+
+    Args:
+        target: A class; anything else has no defaults.
+        name: The argument.
+
+    Examples:
+        >>> from mmvim.engine.launch.signatures import default_of
+        >>> class Layer:
+        ...     def __init__(self, width=8): ...
+        >>> default_of(Layer, 'width')
+        8
+    """
     for function in [c.__dict__['__init__'] for c in getattr(target, '__mro__', ()) if '__init__' in c.__dict__]:
         parameter = inspect.signature(function).parameters.get(name)
         if parameter is not None and parameter.default is not parameter.empty:

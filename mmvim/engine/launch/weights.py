@@ -1,4 +1,4 @@
-"""Is a file a checkpoint, and is it one of this model? Asked before the runner exists."""
+"""Checks, before the runner exists, that a file is a checkpoint and that it is of this model."""
 
 import os
 import re
@@ -21,16 +21,35 @@ _MISMATCH = re.compile(r'size mismatch for (\S+): .*?torch\.Size(\(\[.*?\]\)).*?
 
 
 def is_remote(path: str) -> bool:
-    """Whether the path is fetched from elsewhere (``https://``, ``hf://``, ``open-mmlab://`` ...)."""
+    """Check whether a path is fetched from elsewhere (``https://``, ``hf://``, ``open-mmlab://`` ...).
+
+    Args:
+        path: The path.
+
+    Examples:
+        >>> from mmvim.engine.launch import is_remote
+        >>> is_remote('https://example.org/vim.pth'), is_remote('published://work_dirs/vim.pth')
+        (True, False)
+    """
     return '://' in path and not path.startswith(checkpoints.PUBLISHED)
 
 
 @contextmanager
 def checkpoint_errors() -> Iterator[None]:
-    """An error about a checkpoint becomes the user's.
+    """Raise errors about a checkpoint inside the block as :class:`UserError`.
 
     Raises:
         UserError: If the checkpoint cannot be read or does not fit.
+
+    Examples:
+        >>> from mmvim import checkpoints
+        >>> from mmvim.engine.launch import UserError, checkpoint_errors
+        >>> try:
+        ...     with checkpoint_errors():
+        ...         checkpoints.load_file('gone.pth', '--resume gone.pth')
+        ... except UserError as error:
+        ...     print(error.status)
+        1
     """
     try:
         yield
@@ -39,10 +58,18 @@ def checkpoint_errors() -> Iterator[None]:
 
 
 def local_checkpoint(path: str) -> str | None:
-    """The file of a checkpoint, fetched if it lies elsewhere; None for the kinds that only MMEngine fetches.
+    """Return the local file of a checkpoint, downloaded if need be; None for the kinds that only MMEngine fetches.
+
+    Args:
+        path: A path or an address.
 
     Raises:
         UserError: If it cannot be fetched.
+
+    Examples:
+        >>> from mmvim.engine.launch import local_checkpoint
+        >>> local_checkpoint('work_dirs/iter_1000.pth'), local_checkpoint('open-mmlab://resnet50')
+        ('work_dirs/iter_1000.pth', None)
     """
     if not checkpoints.can_fetch(path):
         return None
@@ -54,14 +81,23 @@ def read_checkpoint(path: str, option: str) -> dict:
     """Read a checkpoint as plain weights, mapped from the file where its format allows.
 
     Args:
-        path (str): A local file.
-        option (str): What the user calls it, for messages.
+        path: A local file.
+        option: What the user calls it, for messages.
 
     Returns:
-        dict: What the file holds.
+        What the file holds.
 
     Raises:
-        UserError: If the file is missing, is no checkpoint, is truncated, or holds objects that are not weights.
+        UserError: If the file is missing, is not a checkpoint, is truncated, or holds objects that are not weights.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim.engine.launch import read_checkpoint
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'state_dict': {'weight': torch.ones(2)}}, file.name)
+        ...     read_checkpoint(file.name, '--resume')
+        {'state_dict': {'weight': tensor([1., 1.])}}
     """
     if not os.path.exists(os.path.expanduser(path)):
         raise UserError(f'{option} {path} does not exist', 'give a checkpoint file')
@@ -70,41 +106,75 @@ def read_checkpoint(path: str, option: str) -> dict:
 
 
 def state_dict_of(checkpoint: dict, path: str, option: str) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint in the names of an OpenMMLab model, whoever published it.
+    """Return the weights of a checkpoint under the names of an OpenMMLab model, whoever published it.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` returned.
+        path: The file, for messages.
+        option: What the user calls it, for messages.
+
+    Returns:
+        Names and tensors.
 
     Raises:
-        UserError: If it holds no tensors where they are looked for, or some that are not finite.
+        UserError: If it holds no tensors where they are expected, or some that are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.engine.launch import state_dict_of
+        >>> state_dict_of({'state_dict': {'weight': torch.ones(2)}, 'meta': {}}, 'a.pth', '--resume')['weight']
+        tensor([1., 1.])
     """
     with checkpoint_errors():
         return checkpoints.model_weights(checkpoint, f'{option} {path}')[0]
 
 
 def runner_checkpoint(path: str, checkpoint: dict, weights: dict[str, torch.Tensor]) -> str:
-    """What to give to MMEngine's runner, so that it loads the weights that were checked.
+    """Return the path that makes MMEngine's runner load the weights that were checked.
 
     Args:
-        path (str): The file.
-        checkpoint (dict): What :func:`read_checkpoint` returned.
-        weights (dict): What :func:`state_dict_of` returned.
+        path: The file.
+        checkpoint: What :func:`read_checkpoint` returned.
+        weights: What :func:`state_dict_of` returned.
 
     Returns:
-        str: The path where MMEngine reads the same, else the path behind ``published://``.
+        The path itself if MMEngine reads the same weights from it, else the path behind ``published://``.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.engine.launch import runner_checkpoint
+        >>> weights = {'weight': torch.ones(2)}
+        >>> runner_checkpoint('iter_1000.pth', {'state_dict': weights}, weights)
+        'iter_1000.pth'
     """
     return path if checkpoints.is_native(checkpoint, weights) else checkpoints.PUBLISHED + os.path.abspath(path)
 
 
 def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, option: str, complete: bool) -> None:
-    """Check that weights are of this model. Loads them into it, so that its own hooks (resizing, renaming) have a say.
+    """Check that weights are of this model.
+
+    With ``complete`` they are loaded into it, so that the model's own hooks (resizing, renaming) apply.
 
     Args:
-        model (nn.Module): The model, built for this purpose.
-        weights (dict): Names and tensors.
-        path (str): The file, for messages.
-        option (str): What the user calls it.
-        complete (bool): Whether the model must be filled: True to test or resume, False to start training from.
+        model: The model, as :func:`build_model` returns it.
+        weights: Names and tensors.
+        path: The file, for messages.
+        option: What the user calls it, for messages.
+        complete: Whether every weight of the model must be there: True to test or resume, False to start training from.
 
     Raises:
         UserError: If few or no names match, or, with ``complete``, if a weight is missing or has another shape.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.engine.launch import UserError, check_fit
+        >>> model = torch.nn.Linear(2, 1)
+        >>> check_fit(model, model.state_dict(), 'a.pth', '--resume', complete=True)
+        >>> try:
+        ...     check_fit(model, {'weight': torch.ones(3, 2)}, 'b.pth', '--resume', complete=True)
+        ... except UserError as error:
+        ...     print(str(error).split('; ')[0])
+        --resume b.pth is of another model: weight has shape ([3, 2]) in it and ([1, 2]) in this Linear
     """
     own = model.state_dict()
     common = own.keys() & weights.keys()
@@ -159,11 +229,22 @@ def check_pretrained(cfg: Config, model: nn.Module) -> None:
     """Check the files that ``init_cfg`` of the model's parts will read: that they exist, and that a backbone's fits.
 
     Args:
-        cfg (Config): The config.
-        model (nn.Module): The model, built for such questions; backbones of mmvim receive their weights.
+        cfg: The config.
+        model: The model, as :func:`build_model` returns it; backbones of mmvim receive their weights.
 
     Raises:
         UserError: If a file does not exist, cannot be read or does not fit.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from torch import nn
+        >>> from mmvim.engine.launch import UserError, check_pretrained
+        >>> init_cfg = dict(type='Pretrained', checkpoint='gone.pth')
+        >>> try:
+        ...     check_pretrained(Config(dict(model=dict(type='Vim', init_cfg=init_cfg))), nn.Identity())
+        ... except UserError as error:
+        ...     print(str(error).split('; ')[0])
+        model.init_cfg.checkpoint gone.pth does not exist
     """
     for path, file in _pretrained(cfg.model, ('model',)):
         if isinstance(file, str) and not is_remote(file) and not os.path.exists(os.path.expanduser(file)):

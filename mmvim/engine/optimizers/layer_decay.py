@@ -47,32 +47,32 @@ class _Group:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LearningRateDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Optimizer wrapper constructor with layer-wise learning rates and weight-decay rules for state-space models.
+    """An optimizer wrapper constructor with layer-wise learning rates and weight-decay rules for state-space models.
 
     A parameter at depth ``d`` of a backbone with ``n`` layers gets ``lr * layer_decay_rate ** (n - 1 - d)``, where
-    ``d`` and ``n`` come from ``backbone.get_layer_depth(name, prefix)``. Depth 0 is the patch embedding, the
-    positions and the tokens, depth ``n - 1`` what follows the last block. Necks and heads always have the full rate.
-    For Vim, ``n`` is 26: the patch embedding of a Vim with rate 0.92 learns at ``0.92 ** 25 = 0.124`` of ``lr``.
+    ``d`` and ``n`` come from ``backbone.get_layer_depth(name, prefix)``. Depth 0 is the patch embedding, the position
+    embedding and the tokens; depth ``n - 1`` is what follows the last block. Necks and heads always have the full rate.
+    For Vim, ``n`` is 26: with a rate of 0.92 its patch embedding learns at ``0.92 ** 25 = 0.124`` of ``lr``.
 
     The model may be a segmentor or detector (``model.backbone``), a bare backbone, or either of them inside a wrapper
     (``model.module``). Frozen parameters are left out; a shared parameter is counted once, under its first name.
 
-    Weight decay. With an empty ``paramwise_cfg`` there is **none** on state-space parameters (``A_log``, ``D`` and
+    Weight decay: with an empty ``paramwise_cfg`` there is **none** on state-space parameters (``A_log``, ``D`` and
     the like, and whatever carries ``param._no_weight_decay = True``), position embeddings, class tokens, the weights
     and biases of normalisation layers of any kind, other biases, and other one-dimensional parameters such as layer
     scales.
 
     Args:
-        optim_wrapper_cfg (dict): Config of the wrapper with a field ``optimizer``, which must state ``lr`` and
+        optim_wrapper_cfg: Config of the wrapper with a field ``optimizer``, which must state ``lr`` and
             ``weight_decay`` (0 for none; leaving it out would mean the optimizer's own default, 0.01 for AdamW).
-        paramwise_cfg (dict, optional): Any of the following; another key is an error. Defaults to None.
+        paramwise_cfg: Any of the following; any other key is an error. Defaults to None.
 
             - ``layer_decay_rate`` (float): Factor between neighbouring layers, in (0, 1]. ``decay_rate`` is an alias.
               Defaults to 1.0, no layer decay; the backbone then needs no ``get_layer_depth``.
             - ``layer_decay_scope`` (str): ``'all'`` scales every layer. ``'embeddings'`` scales depth 0 alone, by the
-              factor that it has under ``'all'``, and leaves the blocks at the full rate: what the published
-              segmentation code of Vim computes, because its constructor looks for ``backbone.blocks`` in a model that
-              has ``backbone.layers``. Defaults to ``'all'``.
+              factor that it has under ``'all'``, and leaves the blocks at the full rate. The published segmentation
+              code of Vim computes this, because its constructor looks for ``backbone.blocks`` in a model that has
+              ``backbone.layers``. Defaults to ``'all'``.
             - ``norm_decay_mult`` (float): Factor on the weight decay of normalisation layers. Defaults to 0.
             - ``bias_decay_mult`` (float): Factor on the weight decay of biases outside of them. Defaults to 0.
             - ``flat_decay_mult`` (float): Factor on the weight decay of the remaining one-dimensional parameters.
@@ -88,11 +88,19 @@ class LearningRateDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             trainable, or layer decay is asked of a backbone without ``get_layer_depth``.
 
     Examples:
+        >>> from mmengine.logging import MMLogger
+        >>> from mmengine.optim import build_optim_wrapper
+        >>> from mmvim.models import Vim
         >>> optim_wrapper = dict(
-        >>>     type='OptimWrapper',
-        >>>     constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
-        >>>     paramwise_cfg=dict(layer_decay_rate=0.92),
-        >>>     optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.1))
+        ...     type='OptimWrapper',
+        ...     constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
+        ...     paramwise_cfg=dict(layer_decay_rate=0.5),
+        ...     optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.1))
+        >>> model = Vim(arch=dict(embed_dims=8, depth=1), img_size=32)
+        >>> MMLogger.get_current_instance().setLevel('ERROR')  # else it logs a table of the groups
+        >>> groups = build_optim_wrapper(model, optim_wrapper).optimizer.param_groups
+        >>> [(group['lr'], group['weight_decay']) for group in groups]
+        [(0.00025, 0.0), (0.00025, 0.1), (0.0005, 0.0), (0.0005, 0.1)]
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -110,11 +118,11 @@ class LearningRateDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Build the optimizer and its wrapper.
 
         Args:
-            model (nn.Module): Segmentor, detector or backbone, wrapped or not.
+            model: Segmentor, detector or backbone, wrapped or not.
 
         Returns:
-            OptimWrapper: Of the type in ``optim_wrapper_cfg`` (Defaults to ``OptimWrapper``). Each parameter group
-            carries ``lr``, ``weight_decay`` and ``lr_scale``.
+            A wrapper of the type in ``optim_wrapper_cfg`` (defaults to ``OptimWrapper``). Each parameter group carries
+            ``lr``, ``weight_decay`` and ``lr_scale``.
         """
         return super().__call__(_unwrap(model))
 
@@ -124,10 +132,13 @@ class LearningRateDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Append the parameter groups of ``module`` to ``params``; called once, with the whole model.
 
         Args:
-            params (list[dict]): List of groups, extended in place, smallest learning rate first.
-            module (nn.Module): The whole model, unwrapped.
-            prefix (str): Unused; in the signature of the parent class, which recurses with it. Defaults to ''.
-            is_dcn_module (int | float | None): Unused, as ``prefix``. Defaults to None.
+            params: List of groups, extended in place, smallest learning rate first.
+            module: The whole model, unwrapped.
+            prefix: Unused; the parent class recurses with it. Defaults to ''.
+            is_dcn_module: Unused, like ``prefix``. Defaults to None.
+
+        Raises:
+            ValueError: If no parameter of the model is trainable.
         """
         rate = self.paramwise_cfg['layer_decay_rate']
         layer_scale = _layer_scale_of(module, rate, self.paramwise_cfg['layer_decay_scope'])
@@ -237,7 +248,7 @@ def _check_mult(name: str, value: object) -> None:
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside of data-parallel wrappers (``module``) and ``torch.compile`` (``_orig_mod``)."""
+    """Return the model inside data-parallel wrappers (``module``) and ``torch.compile`` (``_orig_mod``)."""
     while True:
         inner = getattr(model, 'module', getattr(model, '_orig_mod', None))
         if not isinstance(inner, nn.Module):
@@ -256,7 +267,7 @@ def _named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.
 
 
 def _layer_scale_of(model: nn.Module, rate: float, scope: str) -> Callable[[str], float]:
-    """Return the function from a parameter's name to its factor on the learning rate."""
+    """Return a function that maps a parameter's name to its factor on the learning rate."""
     if rate == 1:
         return lambda name: 1.0
     backbones = _find_backbones(model)
@@ -277,7 +288,7 @@ def _layer_scale_of(model: nn.Module, rate: float, scope: str) -> Callable[[str]
 
 
 def _find_backbones(model: nn.Module) -> dict[str, nn.Module]:
-    """Map the name prefix of each backbone to the backbone: ``'backbone.'`` usually, ``''`` for a bare backbone."""
+    """Return each backbone by its name prefix: usually ``'backbone.'``, and ``''`` for a bare backbone."""
     owner = getattr(model, 'backbone', None)
     if isinstance(owner, nn.Module) and not hasattr(owner, 'get_layer_depth'):
         raise ValueError(
@@ -301,7 +312,7 @@ def _find_backbones(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` is a normalisation layer, by the name of its class or of one above (LayerNorm, RMSNorm, LN2d).
+    """Check whether ``module`` is a normalisation layer, by the name of its class or of a base (LayerNorm, RMSNorm).
 
     By name, because a library's own RMSNorm need not derive from anything in torch.
     """
@@ -314,7 +325,7 @@ def _longest_key(name: str, keys: dict) -> str | None:
 
 
 def _table(groups: list[_Group], base_lr: float, rate: float, frozen: int) -> str:
-    """One line per group; tensors and elements are counted."""
+    """Return a table with one line per group, which counts its tensors and their elements."""
     lines = [
         f'Optimizer: {len(groups)} parameter groups, base lr {base_lr:g}, layer decay {rate:g}'
         + (f', {frozen} frozen tensors left out' if frozen else ''),

@@ -1,0 +1,174 @@
+"""What ``benchmark_scan.py`` measures on a CPU: the shapes of vision models, their inputs, and the implementations."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """K paths over (B, D, L) with N states.
+
+    Args:
+        name: What the tables call it.
+        batch: B.
+        dim: D.
+        length: L.
+        d_state: N.
+        paths: The names of the K paths. Defaults to one, forward.
+        shared_u: Whether all paths read one u. Defaults to False.
+        grid: Height and width if the paths cross a grid. Defaults to None, a sequence.
+    """
+
+    name: str
+    batch: int
+    dim: int
+    length: int
+    d_state: int
+    paths: tuple[str, ...] = ('forward',)
+    shared_u: bool = False
+    grid: tuple[int, int] | None = None
+
+    @property
+    def elements(self) -> int:
+        """Number of (path, batch, channel, token, state)."""
+        return len(self.paths) * self.batch * self.dim * self.length * self.d_state
+
+
+VIM, CROSS = ('forward', 'reverse'), ('row', 'col', 'row_reverse', 'col_reverse')
+SHAPES = (
+    Shape('one path, D 384, L 1024', 2, 384, 1024, 16),
+    Shape('one path, D 384, L 1024, N 8', 2, 384, 1024, 8),
+    Shape('one path, D 384, L 1024, N 1', 2, 384, 1024, 1),
+    Shape('one path, D 384, L 196', 2, 384, 196, 16),
+    Shape('one path, D 384, L 4096', 2, 384, 4096, 16),
+    Shape('one path, D 384, L 6084', 2, 384, 6084, 16),
+    Shape('Vim-T 224', 2, 384, 197, 16, VIM),
+    Shape('Vim-T 512', 2, 384, 1024, 16, VIM),
+    Shape('Vim-S 512', 1, 768, 1024, 16, VIM),
+    Shape('Vim-T 1248', 1, 384, 6084, 16, VIM),
+    Shape('MambaVision-T 224, level 3', 8, 160, 196, 8),
+    Shape('MambaVision-T 224, level 4', 8, 320, 49, 8),
+    Shape('MambaVision-T 512, level 3', 1, 160, 4096, 8),
+    Shape('MambaVision-T 512, level 4', 1, 320, 1024, 8),
+    Shape('VMamba-T[s1l8] 224, stage 1', 2, 96, 3136, 1, CROSS, True, (56, 56)),
+    Shape('VMamba-T[s1l8] 224, stage 2', 2, 192, 784, 1, CROSS, True, (28, 28)),
+    Shape('VMamba-T[s1l8] 224, stage 4', 8, 768, 49, 1, CROSS, True, (7, 7)),
+    Shape('VMamba-T v0 224, stage 1', 1, 192, 3136, 16, CROSS, True, (56, 56)),
+    Shape('PlainMamba-L1 512', 1, 384, 1024, 16, CROSS, True, (32, 32)),
+)
+
+
+def make_inputs(shape: Shape, device: str) -> dict:
+    """Return random leaves; u and delta with channels fastest, as the projections of a model leave them."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*size: int) -> 'torch.Tensor':
+        return torch.randn(size, generator=generator).to(device)
+
+    k, b, d, n, length = len(shape.paths), shape.batch, shape.dim, shape.d_state, shape.length
+    lead = (b,) if shape.shared_u else (b, k)
+    return {
+        'u': randn(*lead, length, d),
+        'delta': randn(b, k, length, d) - 4,
+        'A': -torch.exp(randn(k, d, n)),
+        'B': randn(b, k, length, n),
+        'C': randn(b, k, length, n),
+    }
+
+
+def orders(shape: Shape, device: str) -> list:
+    """Return the path of each scan as an index, int64 (L,)."""
+    import torch
+
+    from mmvim.ops import scan_paths
+
+    forward = torch.arange(shape.length, device=device)
+    if shape.grid is None:
+        return [forward if name == 'forward' else forward.flip(0) for name in shape.paths]
+    cells = forward.reshape(shape.grid)
+    found = {'row': cells.flatten(), 'col': cells.t().flatten()}
+    found |= {f'{name}_reverse': order.flip(0) for name, order in list(found.items())}
+    assert len(scan_paths(shape.paths, *shape.grid)) == len(shape.paths)
+    return [found[name] for name in shape.paths]
+
+
+def implementation(name: str, shape: Shape, device: str) -> Callable:
+    """Return the function from the inputs to (B, L, D)."""
+    import torch
+    import torch.nn.functional as F
+
+    index = orders(shape, device)
+
+    def ours(u, delta, A, B, C):
+        from mmvim.ops import scan_paths, selective_scan_paths
+
+        paths = shape.paths if shape.grid is None else scan_paths(shape.paths, *shape.grid, device=u.device)
+        y = selective_scan_paths(
+            u.transpose(-1, -2),
+            delta.transpose(-1, -2),
+            A,
+            B.transpose(-1, -2),
+            C.transpose(-1, -2),
+            delta_softplus=True,
+            paths=paths,
+            backend=name.split(':')[1],
+        )
+        return y.transpose(-1, -2)
+
+    def permuted(scan):
+        def run(u, delta, A, B, C):
+            total = 0
+            for k, order in enumerate(index):
+                uk = u if shape.shared_u else u[:, k]
+                parts = [uk, delta[:, k], B[:, k], C[:, k]]
+                if shape.paths[k] not in ('forward', 'row'):
+                    parts = [x[:, order] for x in parts]
+                y = scan(parts[0], F.softplus(parts[1]), A[k], *parts[2:])
+                if shape.paths[k] not in ('forward', 'row'):
+                    y = torch.empty_like(y).index_copy(1, order, y)
+                total = total + y
+            return total
+
+        return run
+
+    def pscan(u, delta, A, B, C):
+        from mambapy.pscan import pscan as parallel
+
+        states = parallel(torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.unsqueeze(2))
+        return (states @ C.unsqueeze(-1)).squeeze(-1)
+
+    def loop(u, delta, A, B, C):
+        a, b = torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.unsqueeze(2)
+        h, ys = u.new_zeros(u.shape[0], u.shape[2], A.shape[1]), []
+        for t in range(u.shape[1]):
+            h = a[:, t] * h + b[:, t]
+            ys.append((h @ C[:, t].unsqueeze(-1)).squeeze(-1))
+        return torch.stack(ys, dim=1)
+
+    if name in ('exp', 'softplus'):
+        count = shape.elements + (2 * shape.elements // shape.d_state if name == 'softplus' else 0)
+        block = torch.randn(min(1 << 15, count), device=device)
+        out = torch.empty_like(block)
+
+        def exponentials(**_):
+            for _ in range(-(-count // block.numel())):
+                torch.exp(block, out=out)
+            return out
+
+        return exponentials
+    if name == 'bytes':
+        outputs = shape.batch * shape.dim * shape.length
+
+        def copy(**inputs):
+            # Half of the bytes that move are read, half are written.
+            source = torch.empty((sum(x.numel() for x in inputs.values()) + outputs) // 2, device=device).fill_(1.0)
+            target = torch.empty_like(source).fill_(1.0)
+            start = time.perf_counter()
+            target.copy_(source)
+            return time.perf_counter() - start
+
+        return copy
+    return {'pscan': permuted(pscan), 'loop': permuted(loop)}.get(name, ours)
