@@ -20,7 +20,7 @@ from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
-from mmvim.models.layers.pos_embed import insert_rows, resize_grid, rope_tables, rotate, split_rows
+from mmvim.models.layers.pos_embed import class_rows, fit_positions, insert_rows, rope_tables, rotate, split_rows
 from mmvim.models.layers.vim_mixer import VimMixer
 from mmvim.ops.fused.device import on_triton
 from mmvim.ops.fused.rms_norm import add_rms_norm
@@ -209,7 +209,7 @@ class Vim(Backbone):
 
     def class_rows(self, patches: int) -> tuple[int, ...]:
         """Places of the class tokens in a sequence of `patches` patches."""
-        return {'none': (), 'head': (0,), 'middle': (patches // 2,), 'double': (0, patches + 1)}[self.cls_token_type]
+        return class_rows(self.cls_token_type, patches)
 
     def _fit_pos_embed(self, state_dict: dict, prefix: str, *_: object) -> None:
         """Before loading: drop the class token's position if this model has none, and resize the grid.
@@ -223,35 +223,22 @@ class Vim(Backbone):
             return
         if stored.ndim != 3 or stored.shape[2] != self.embed_dims:
             return  # another width: load_state_dict reports it
-        own = self.class_rows(stored.shape[1] - len(CLASS_TOKENS[self.cls_token_type]))
-        if not own and (prefix + 'cls_token') in state_dict:
+        kind = self.cls_token_type
+        if kind == 'none' and (prefix + 'cls_token') in state_dict:
             state_dict.pop(prefix + 'cls_token')
-            own = ((stored.shape[1] - 1) // 2,)
-            grid, extra = split_rows(stored, own)[0], None
-        else:
-            grid, extra = split_rows(stored, own)
-        side = round(grid.shape[1] ** 0.5)
-        if side * side != grid.shape[1]:
+            kind = 'middle'
+        patches = stored.shape[1] - len(CLASS_TOKENS[kind])
+        side = round(max(patches, 1) ** 0.5)
+        if side * side != patches:
             raise ValueError(
-                f'{key} of the checkpoint has {grid.shape[1]} positions, not a square grid; it cannot be resized to '
+                f'{key} of the checkpoint has {patches} positions, not a square grid; it cannot be resized to '
                 f'{self.grid_size}. Build the model with the img_size and cls_token that the checkpoint was saved with'
             )
-        grid = resize_grid(grid, (side, side), self.grid_size)
-        state_dict[key] = (
-            grid
-            if extra is None
-            else insert_rows(grid, extra.split(1, dim=1)[: len(own)], self.class_rows(grid.shape[1]))
-        )
+        state_dict[key] = self._fit(stored, (side, side), self.grid_size, kind)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Learned positions (1, L, C) of the sequence for a grid of patches."""
-        assert self.pos_embed is not None
-        if grid == self.grid_size:
-            return self.pos_embed
-        embedding, extra = split_rows(self.pos_embed, self.class_rows(self.grid_size[0] * self.grid_size[1]))
-        embedding = resize_grid(embedding, self.grid_size, grid)
-        rows = self.class_rows(embedding.shape[1])
-        return insert_rows(embedding, extra.split(1, dim=1)[: len(rows)], rows)
+    def _fit(self, positions: Tensor, src: tuple[int, int], dst: tuple[int, int], kind: str) -> Tensor:
+        """Positions for the grid `dst` and this model's class tokens, from those of a grid `src` and tokens `kind`."""
+        return fit_positions(positions, src, dst, class_rows(kind, src[0] * src[1]), self.class_rows(dst[0] * dst[1]))
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shape tokens (B, L, C) into a map (B, C, h, w), or the class token (B, C), in the weights' dtype."""
@@ -275,7 +262,7 @@ class Vim(Backbone):
         classes = [getattr(self, name).expand(len(x), -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
         tokens = insert_rows(tokens, [c.to(tokens.dtype) for c in classes], rows)
         if self.pos_embed is not None:
-            tokens = tokens + self._positions(grid)
+            tokens = tokens + self._fit(self.pos_embed, self.grid_size, grid, self.cls_token_type)
         tables = None
         if self.rope:
             tables = rope_tables(grid[0], grid[1], self.embed_dims, self.rope_pt_size, rows, tokens.device)
