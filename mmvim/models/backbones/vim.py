@@ -1,9 +1,11 @@
-"""Vision Mamba: 'Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model',
-Zhu, Liao, Zhang, Wang, Liu and Wang, ICML 2024, https://arxiv.org/abs/2401.09417.
+"""Vision Mamba.
 
-Written from the paper and from recorded outputs of the authors' models; parameter names are those of the published
-checkpoints. Done right here where the authors' dense code is not: any height and width, a class token in the middle
-that is treated as such, a layer decay that finds the layers.
+'Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model', Zhu, Liao, Zhang, Wang,
+Liu and Wang, ICML 2024, https://arxiv.org/abs/2401.09417.
+
+Written from the paper and from recorded outputs of the authors' models; the parameters have the names of the published
+checkpoints. It puts right three things in the authors' dense code: it takes any height and width, treats a class token
+in the middle of the sequence as one, and has a layer decay that finds the layers.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
 from mmvim.models.backbones.base import Backbone
-from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
 from mmvim.models.layers.pos_embed import class_rows, fit_positions, insert_rows, rope_tables, rotate, split_rows
@@ -35,22 +37,32 @@ CLASS_TOKENS = {
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """`x` in float32, or in its own dtype if that is wider."""
+    """Return ``x`` in float32, or in its own dtype if that is wider.
+
+    Examples:
+        >>> at_least_fp32(torch.ones(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class VimBlock(nn.Module):
-    """Add what the last block computed to the stream, normalise, mix.
+    """Add the previous block's output to the stream, normalise the sum and mix it.
 
-    The stream (`residual`) and the last mixer's output (`hidden`) travel apart, as in the published models, whose
-    dense features are taken from either of the two.
+    The stream (``residual``) and the previous mixer's output (``hidden``) are passed on separately, as in the published
+    models: dense features are taken from one or the other.
 
     Args:
         embed_dims: Channels of a token.
         norm_cfg: Norm before the mixer.
-        mixer_cfg: Arguments of :class:`VimMixer` beside `embed_dims`.
+        mixer_cfg: Arguments of :class:`VimMixer` other than ``embed_dims``.
         drop_path_rate: Probability of dropping this block's own output from the stream of a sample.
         residual_in_fp32: Keep the stream in float32 under autocast.
+
+    Examples:
+        >>> block = VimBlock(8, {'type': 'mmvim.RMSNorm'}, {'d_state': 4}, drop_path_rate=0.0, residual_in_fp32=True)
+        >>> block(torch.randn(2, 49, 8)).shape
+        torch.Size([2, 49, 8])
     """
 
     def __init__(
@@ -66,12 +78,13 @@ class VimBlock(nn.Module):
         """Compute the mixer's output (B, L, C) from the stream (B, L, C)."""
         return self.mixer(self.norm(residual.to(self.mixer.in_proj.weight.dtype)))
 
-    def norms_sums(self, residual: Tensor) -> bool:
-        """Whether the norm can take the residual add before it along: one pass over memory, on a GPU."""
+    def can_fuse_add_norm(self, residual: Tensor) -> bool:
+        """Return True if the residual addition can be fused into the norm: RMSNorm on a GPU, one pass over memory."""
         return isinstance(self.norm, RMSNorm) and on_triton(residual)
 
     def add_and_norm(self, residual: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The mixer's input, and the stream with `hidden` added, in the dtype that both promote to."""
+        """Return the mixer's input, and the stream with ``hidden`` added, in the dtype that both promote to."""
+        assert isinstance(self.norm, RMSNorm)
         return add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
 
     def add(self, residual: Tensor, hidden: Tensor) -> Tensor:
@@ -84,28 +97,29 @@ class VimBlock(nn.Module):
 class Vim(Backbone):
     """Vision Mamba as a plain backbone: every output has the stride of the patches.
 
-    A pyramid, where a head wants one, is a neck's work (``mmseg.Feature2Pyramid``).
+    A head that wants a pyramid needs a neck (``mmseg.Feature2Pyramid``, ``mmvim.SimpleFPN``).
 
     Args:
-        arch: 'tiny' (192 channels), 'small' (384), 'base' (768), all of 24 blocks, or a dict with `embed_dims` and
-            `depth`, and any of `d_state` (16), `d_conv` (4), `expand` (2), `dt_rank` ('auto'). Defaults to 'tiny'.
+        arch: 'tiny' (192 channels), 'small' (384), 'base' (768), all of 24 blocks, or a dict with ``embed_dims``
+            and ``depth``, and any of ``d_state`` (16), ``d_conv`` (4), ``expand`` (2), ``dt_rank`` ('auto'). Defaults
+            to 'tiny'.
         img_size: Pixels (int or (H, W)) for which the learned positions are stored; inputs of any other size resize
             them on the fly. Defaults to 224.
         patch_size: Side of a patch in pixels. Defaults to 16.
-        stride: Distance of patches in pixels. Defaults to None, `patch_size`.
+        stride: Distance of patches in pixels. Defaults to None, ``patch_size``.
         in_channels: Channels of the image. Defaults to 3.
         cls_token: Where class tokens stand in the sequence: 'none', 'middle' (the published classifiers), 'head', or
             'double' (head and tail). Maps never contain them. Defaults to 'none'.
         pos_embed: Add learned positions. Defaults to True.
         rope: Rotate the input of every block by a 2-D rotary embedding. Defaults to False.
-        rope_residual: Rotate the stream too, as the published dense models with RoPE do (they turn the sum of stream
-            and block output). Needs `rope`. Defaults to False.
+        rope_residual: Rotate the stream too, as the published dense models with RoPE do (they rotate the sum of stream
+            and block output). Needs ``rope``. Defaults to False.
         rope_pt_size: Side, in patches, of the grid whose angles a full image spans. Defaults to 14.
         norm_cfg: Norm layer. Defaults to ``dict(type='mmvim.RMSNorm', eps=1e-5)``.
         residual_in_fp32: Keep the stream in float32 under autocast. Defaults to True.
         if_divide_out: Average the two scan directions rather than add them. Defaults to True.
         feature: 'residual', the stream after a block, or 'mixer', the block's own output. Defaults to 'residual'.
-        final_norm: Normalise the last output (`norm_f` of the checkpoints). Defaults to False.
+        final_norm: Normalise the last output (``norm_f`` of the checkpoints). Defaults to False.
         out_indices: Blocks after which an output is taken, int or sequence, negative from the end. Defaults to -1.
         out_type: 'featmap' for maps (B, C, h, w), 'cls_token' for class tokens (B, C) ('double': their mean).
             Defaults to 'featmap'.
@@ -119,6 +133,11 @@ class Vim(Backbone):
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
+
+    Examples:
+        >>> model = Vim({'embed_dims': 16, 'depth': 2}, img_size=64, out_indices=(0, 1)).eval()
+        >>> [tuple(feature.shape) for feature in model(torch.randn(1, 3, 64, 96))]
+        [(1, 16, 4, 6), (1, 16, 4, 6)]
     """
 
     arch_zoo: ClassVar[dict[str, dict]] = {
@@ -202,20 +221,20 @@ class Vim(Backbone):
             if getattr(self, name) is not None:
                 trunc_normal_(getattr(self, name), std=0.02)
         nn.init.kaiming_normal_(self.patch_embed.proj.weight, nonlinearity='linear')
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        nn.init.zeros_(self.get_parameter('patch_embed.proj.bias'))
         with torch.no_grad():
-            for layer in self.layers:
-                layer.mixer.out_proj.weight /= self.depth**0.5
+            for index in range(self.depth):
+                self.get_parameter(f'layers.{index}.mixer.out_proj.weight').div_(self.depth**0.5)
 
     def class_rows(self, patches: int) -> tuple[int, ...]:
-        """Places of the class tokens in a sequence of `patches` patches."""
+        """Return the places of the class tokens in a sequence of ``patches`` patches."""
         return class_rows(self.cls_token_type, patches)
 
     def _fit_pos_embed(self, state_dict: dict, prefix: str, *_: object) -> None:
-        """Before loading: drop the class token's position if this model has none, and resize the grid.
+        """Drop the class token's position before loading if this model has no class token, and resize the grid.
 
-        The published classifiers keep the class token in the middle of the sequence, so that row 98 of their 197
-        positions is its own, not row 0.
+        The published classifiers keep the class token in the middle of the sequence, so its position is row 98 of 197,
+        not row 0.
         """
         key = prefix + 'pos_embed'
         stored = state_dict.get(key)
@@ -237,7 +256,7 @@ class Vim(Backbone):
         state_dict[key] = self._fit(stored, (side, side), self.grid_size, kind)
 
     def _fit(self, positions: Tensor, src: tuple[int, int], dst: tuple[int, int], kind: str) -> Tensor:
-        """Positions for the grid `dst` and this model's class tokens, from those of a grid `src` and tokens `kind`."""
+        """Fit positions of the grid ``src`` and class tokens ``kind`` to the grid ``dst`` and this model's tokens."""
         return fit_positions(positions, src, dst, class_rows(kind, src[0] * src[1]), self.class_rows(dst[0] * dst[1]))
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -246,10 +265,10 @@ class Vim(Backbone):
         patches, classes = split_rows(tokens, self.class_rows(grid[0] * grid[1]))
         if self.out_type == 'cls_token':
             return classes.mean(dim=1)
-        return patches.transpose(1, 2).unflatten(2, grid).contiguous()
+        return patches.transpose(1, 2).unflatten(2, grid).contiguous()  # (B, C, h * w) -> (B, C, h, w)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute one output for each of `out_indices`.
+        """Compute one output for each of ``out_indices``.
 
         Args:
             x: Images (B, in_channels, H, W), any H and W.
@@ -259,6 +278,7 @@ class Vim(Backbone):
         """
         tokens, grid = self.patch_embed(x)
         rows = self.class_rows(tokens.shape[1])
+        # Each class token (1, 1, C) -> (B, 1, C).
         classes = [getattr(self, name).expand(len(x), -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
         tokens = insert_rows(tokens, [c.to(tokens.dtype) for c in classes], rows)
         if self.pos_embed is not None:
@@ -276,13 +296,13 @@ class Vim(Backbone):
             normed: Tensor | None = None
             if hidden is not None:
                 before = self.layers[index - 1]
-                stream, hidden = self._turn(stream, tables, self.rope_residual), self._turn(hidden, tables)
-                if not recompute and layer.norms_sums(stream):
+                stream, hidden = self._rotate(stream, tables, self.rope_residual), self._rotate(hidden, tables)
+                if not recompute and layer.can_fuse_add_norm(stream):
                     normed, stream = layer.add_and_norm(stream, before.drop_path(hidden))
                 else:
                     stream = before.add(stream, hidden)
             else:
-                stream = self._turn(stream, tables)
+                stream = self._rotate(stream, tables)
             if self.feature == 'residual' and index - 1 in self.out_indices:
                 outputs[index - 1] = stream
             if normed is not None:
@@ -300,13 +320,13 @@ class Vim(Backbone):
         return tuple(self._output(outputs[index], grid) for index in self.out_indices)
 
     @staticmethod
-    def _turn(x: Tensor, tables: tuple[Tensor, Tensor] | None, apply: bool = True) -> Tensor:
+    def _rotate(x: Tensor, tables: tuple[Tensor, Tensor] | None, apply: bool = True) -> Tensor:
         return x if tables is None or not apply else rotate(x, *tables)
 
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
             embeddings = (getattr(self, name) for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'))
-            frozen(self.patch_embed, *embeddings, *self.layers[: self.frozen_stages])
+            freeze(self.patch_embed, *embeddings, *self.layers[: self.frozen_stages])
 
     def train(self, mode: bool = True) -> 'Vim':
         """Set the training mode; frozen parts stay in eval mode."""
@@ -315,7 +335,7 @@ class Vim(Backbone):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning rates: embeddings 0, block i at i + 1, the final norm last.
+        """Return a parameter's depth for layer-wise learning rates: embeddings 0, block i at i + 1, final norm last.
 
         Args:
             param_name: Full name of the parameter.

@@ -11,12 +11,12 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 def cubic(x: Tensor) -> Tensor:
     """Return the weight of a cell at distance ``x`` >= 0 in PyTorch's bicubic resizing.
 
-    Keys, 'Cubic convolution interpolation for digital image processing', 1981, Eq. 15, with A = -0.75.
+    The kernel of Keys, 'Cubic convolution interpolation for digital image processing', 1981, with A = -0.75.
 
     Examples:
         >>> import torch
-        >>> cubic(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0])).tolist()
-        [1.0, 0.59375, 0.0, -0.09375, 0.0]
+        >>> cubic(torch.tensor([0.0, 0.5, 1.5])).tolist()
+        [1.0, 0.59375, -0.09375]
     """
     return torch.where(x < 1, (1.25 * x - 2.25) * x * x + 1, -0.75 * (x - 1) * (2 - x).clamp(min=0).square())
 
@@ -136,7 +136,14 @@ def fit_positions(
 
 
 def split_rows(tokens: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Split tokens (B, L, C) into those of the grid and those at `rows` (B, len(rows), C), both in order."""
+    """Split tokens (B, L, C) into those of the grid and those at ``rows`` (B, len(rows), C), both in order.
+
+    Examples:
+        >>> import torch
+        >>> grid, extra = split_rows(torch.arange(5).reshape(1, 5, 1), (2,))
+        >>> grid.flatten().tolist(), extra.flatten().tolist()
+        ([0, 1, 3, 4], [2])
+    """
     if not rows:
         return tokens, tokens[:, :0]
     edges = [-1, *rows, tokens.shape[1]]
@@ -145,7 +152,21 @@ def split_rows(tokens: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def insert_rows(tokens: Tensor, extra: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
-    """Put token `extra[i]` (B, 1, C) at place `rows[i]` of the result; `rows` ascend. The inverse of `split_rows`."""
+    """Put token ``extra[i]`` (B, 1, C) at place ``rows[i]`` of the result, the inverse of :func:`split_rows`.
+
+    Args:
+        tokens: Tokens of the grid (B, L, C).
+        extra: Further tokens.
+        rows: Their places in the result, ascending.
+
+    Returns:
+        (B, L + len(rows), C).
+
+    Examples:
+        >>> import torch
+        >>> insert_rows(torch.zeros(1, 4, 1), [torch.ones(1, 1, 1)], (2,)).flatten().tolist()
+        [0.0, 0.0, 1.0, 0.0, 0.0]
+    """
     parts, start = [], 0
     for place, (token, row) in enumerate(zip(extra, rows, strict=True)):
         stop = row - place  # tokens of the grid before this row
@@ -157,12 +178,12 @@ def insert_rows(tokens: Tensor, extra: Sequence[Tensor], rows: Sequence[int]) ->
 def rope_tables(
     height: int, width: int, dims: int, pt_size: int, class_rows: Sequence[int] = (), device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the 2-D rotary embedding of Vim's dense models, for a grid of any size.
+    """Return cosines and sines of the 2-D rotary embedding of Vim's dense models, for a grid of any size.
 
     Half of the channels turn with the row, half with the column, in pairs (2i, 2i + 1) at frequency
     ``10000 ** (-4i / dims)`` (https://arxiv.org/abs/2104.09864, Sec. 3.4.2; in two dimensions as in EVA,
-    https://arxiv.org/abs/2303.11331). Positions are scaled to the `pt_size` x `pt_size` grid of the pre-training, so
-    that a larger grid spans the same angles.
+    https://arxiv.org/abs/2303.11331). Positions are scaled to the ``pt_size`` x ``pt_size`` grid of the pre-training,
+    so that a larger grid spans the same angles.
 
     Args:
         height: Rows of the grid.
@@ -176,7 +197,12 @@ def rope_tables(
         Two float32 tensors (height * width + len(class_rows), dims).
 
     Raises:
-        ValueError: If `dims` is not a multiple of 4.
+        ValueError: If ``dims`` is not a multiple of 4.
+
+    Examples:
+        >>> cos, sin = rope_tables(3, 5, dims=16, pt_size=14, class_rows=(7,))
+        >>> cos.shape, cos[7].min().item()
+        (torch.Size([16, 16]), 1.0)
     """
     if dims % 4:
         raise ValueError(f'rotary embedding needs embed_dims divisible by 4, got {dims}')
@@ -186,16 +212,31 @@ def rope_tables(
     for size in (height, width):
         position = torch.arange(size, dtype=torch.float32, device=device) / size * pt_size
         angles.append(torch.outer(position, frequency).repeat_interleave(2, dim=1))  # (size, half)
-    rows = angles[0][:, None].expand(height, width, half)
-    cols = angles[1][None].expand(height, width, half)
-    angle = torch.cat([rows, cols], dim=-1).reshape(1, height * width, dims)
+    rows = angles[0][:, None].expand(height, width, half)  # (H, 1, half) -> (H, W, half)
+    cols = angles[1][None].expand(height, width, half)  # (1, W, half) -> (H, W, half)
+    angle = torch.cat([rows, cols], dim=-1).reshape(1, height * width, dims)  # (H, W, C) -> (1, H * W, C)
     still = angle.new_zeros(1, 1, dims)
-    angle = insert_rows(angle, [still] * len(class_rows), class_rows)[0]
+    angle = insert_rows(angle, [still] * len(class_rows), class_rows)[0]  # (L, C)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each channel pair (2i, 2i + 1) of tokens (B, L, C) by the angles of `rope_tables`, in x's dtype."""
-    pairs = x.unflatten(-1, (-1, 2))
-    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
+    """Rotate each channel pair (2i, 2i + 1) of tokens by the angles of :func:`rope_tables`.
+
+    Args:
+        x: Tokens (B, L, C).
+        cos: Cosines (L, C).
+        sin: Sines (L, C).
+
+    Returns:
+        (B, L, C), in the dtype of ``x``.
+
+    Examples:
+        >>> import torch
+        >>> tables = rope_tables(3, 5, dims=16, pt_size=14)
+        >>> rotate(torch.randn(2, 15, 16), *tables).shape
+        torch.Size([2, 15, 16])
+    """
+    pairs = x.unflatten(-1, (-1, 2))  # (B, L, C) -> (B, L, C / 2, 2)
+    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)  # (B, L, C)
     return (x * cos + turned * sin).to(x.dtype)
