@@ -36,16 +36,6 @@ CLASS_TOKENS = {
 }
 
 
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or in its own dtype if that is wider.
-
-    Examples:
-        >>> at_least_fp32(torch.ones(2, dtype=torch.bfloat16)).dtype
-        torch.float32
-    """
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 class VimBlock(nn.Module):
     """Add the previous block's output to the stream, normalise the sum and mix it.
 
@@ -56,41 +46,47 @@ class VimBlock(nn.Module):
         embed_dims: Channels of a token.
         norm_cfg: Norm before the mixer.
         mixer_cfg: Arguments of :class:`VimMixer` other than ``embed_dims``.
-        drop_path_rate: Probability of dropping this block's own output from the stream of a sample.
-        residual_in_fp32: Keep the stream in float32 under autocast.
+        drop_path_rate: Probability of dropping this block's own output from the stream of a sample; the caller applies
+            ``drop_path`` before the next block, because the 'mixer' feature is taken undropped.
 
     Examples:
-        >>> block = VimBlock(8, {'type': 'mmvim.RMSNorm'}, {'d_state': 4}, drop_path_rate=0.0, residual_in_fp32=True)
-        >>> block(torch.randn(2, 49, 8)).shape
-        torch.Size([2, 49, 8])
+        >>> block = VimBlock(8, {'type': 'mmvim.RMSNorm'}, {'d_state': 4}, drop_path_rate=0.0)
+        >>> hidden, residual = block(None, torch.randn(2, 49, 8))
+        >>> hidden, residual = block(hidden, residual)
+        >>> hidden.shape, residual.shape
+        (torch.Size([2, 49, 8]), torch.Size([2, 49, 8]))
     """
 
-    def __init__(
-        self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float, residual_in_fp32: bool
-    ) -> None:
+    def __init__(self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float) -> None:
         super().__init__()
-        self.residual_in_fp32 = residual_in_fp32
         self.norm = build_norm(norm_cfg, embed_dims)
         self.mixer = VimMixer(embed_dims, **mixer_cfg)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, residual: Tensor) -> Tensor:
-        """Compute the mixer's output (B, L, C) from the stream (B, L, C)."""
+    def forward(self, hidden: Tensor | None, residual: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
+        """Add ``hidden`` to the stream, normalise and mix.
+
+        Args:
+            hidden: The previous block's output (B, L, C); None before the first block.
+            residual: The stream (B, L, C).
+            recompute: Recompute norm and mixer in the backward pass. Defaults to False.
+
+        Returns:
+            The mixer's output and the stream that it was computed from, each (B, L, C). The stream has the dtype that
+            both arguments promote to.
+        """
+        if hidden is not None and not recompute and isinstance(self.norm, RMSNorm) and on_triton(residual):
+            # On a GPU the norm does the addition too, in one pass over memory.
+            normed, residual = add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
+            return self.mixer(normed), residual
+        residual = residual if hidden is None else residual + hidden
+        # The sum is formed outside the recomputed part, so that only one tensor a block is kept for it.
+        if recompute and residual.requires_grad:
+            return checkpoint(self._mix, residual, use_reentrant=False), residual
+        return self._mix(residual), residual
+
+    def _mix(self, residual: Tensor) -> Tensor:
         return self.mixer(self.norm(residual.to(self.mixer.in_proj.weight.dtype)))
-
-    def can_fuse_add_norm(self, residual: Tensor) -> bool:
-        """Return True if the residual addition can be fused into the norm: RMSNorm on a GPU, one pass over memory."""
-        return isinstance(self.norm, RMSNorm) and on_triton(residual)
-
-    def add_and_norm(self, residual: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mixer's input, and the stream with ``hidden`` added, in the dtype that both promote to."""
-        assert isinstance(self.norm, RMSNorm)
-        return add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
-
-    def add(self, residual: Tensor, hidden: Tensor) -> Tensor:
-        """Add this block's output to the stream, in the stream's dtype."""
-        hidden = self.drop_path(hidden)
-        return residual + (at_least_fp32(hidden) if self.residual_in_fp32 else hidden)
 
 
 @MODELS.register_module()
@@ -208,7 +204,7 @@ class Vim(Backbone):
 
         mixer_cfg = dict(settings, if_divide_out=if_divide_out, scan_backend=scan_backend)
         self.layers = nn.ModuleList(
-            VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate, residual_in_fp32)
+            VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate)
             for rate in block_drop_path_rates(drop_path_rate, self.depth)
         )
         self.norm_f = build_norm(norm_cfg, self.embed_dims) if final_norm else None
@@ -287,34 +283,23 @@ class Vim(Backbone):
         if self.rope:
             tables = rope_tables(grid[0], grid[1], self.embed_dims, self.rope_pt_size, rows, tokens.device)
 
-        stream = at_least_fp32(tokens) if self.residual_in_fp32 else tokens
+        residual = tokens
+        if self.residual_in_fp32:
+            residual = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         hidden: Tensor | None = None
         outputs: dict[int, Tensor] = {}
         last = len(self.layers) - 1
-        recompute = self.with_cp and self.training
         for index, layer in enumerate(self.layers):
-            normed: Tensor | None = None
+            residual = self._rotate(residual, tables, index == 0 or self.rope_residual)
             if hidden is not None:
-                before = self.layers[index - 1]
-                stream, hidden = self._rotate(stream, tables, self.rope_residual), self._rotate(hidden, tables)
-                if not recompute and layer.can_fuse_add_norm(stream):
-                    normed, stream = layer.add_and_norm(stream, before.drop_path(hidden))
-                else:
-                    stream = before.add(stream, hidden)
-            else:
-                stream = self._rotate(stream, tables)
-            if self.feature == 'residual' and index - 1 in self.out_indices:
-                outputs[index - 1] = stream
-            if normed is not None:
-                hidden = layer.mixer(normed)
-            elif recompute and stream.requires_grad:
-                hidden = checkpoint(layer, stream, use_reentrant=False)
-            else:
-                hidden = layer(stream)
-            if self.feature == 'mixer' and index in self.out_indices:
-                outputs[index] = hidden
+                hidden = self.layers[index - 1].drop_path(self._rotate(hidden, tables))
+            hidden, residual = layer(hidden, residual, self.with_cp and self.training)
+            # A block's output joins the stream in the next block.
+            done, feature = (index, hidden) if self.feature == 'mixer' else (index - 1, residual)
+            if done in self.out_indices:
+                outputs[done] = feature
         if self.feature == 'residual' and last in self.out_indices:
-            outputs[last] = self.layers[last].add(stream, hidden)
+            outputs[last] = residual + self.layers[last].drop_path(hidden)
         if self.norm_f is not None and last in outputs:
             outputs[last] = self.norm_f(outputs[last])
         return tuple(self._output(outputs[index], grid) for index in self.out_indices)
