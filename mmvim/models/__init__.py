@@ -1,4 +1,4 @@
-"""Everything that a config builds from mmvim's MODELS and FUNCTIONS registries."""
+"""Everything that a config builds from mmvim's ``MODELS`` and ``FUNCTIONS`` registries."""
 
 from mmvim.models.backbones import MambaVision, Vim
 from mmvim.models.heads import LinearReadout
@@ -7,7 +7,7 @@ from mmvim.models.necks import SimpleFPN
 from mmvim.ops import selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
 
-# The ops know no registry, so they are registered here.
+# The ops do not import the registry, so they are registered here.
 FUNCTIONS.register_module(module=selective_scan)
 FUNCTIONS.register_module(module=selective_scan_paths)
 

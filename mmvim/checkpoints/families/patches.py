@@ -1,8 +1,9 @@
 """Patch embeddings of another size."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mmvim.models.layers.pos_embed import linear, resize_matrix
 
 
 def resample_patches(kernel: Tensor, size: tuple[int, int]) -> Tensor:
@@ -13,16 +14,27 @@ def resample_patches(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         kernel: (embed_dims, in_channels, h, w).
-        size: The new (h, w).
+        size: New (h, w).
 
     Returns:
         (embed_dims, in_channels, *size), in the kernel's dtype.
+
+    Examples:
+        >>> import torch
+        >>> small = torch.randn(8, 3, 16, 16)
+        >>> large = resample_patches(small, (32, 32))
+        >>> large.shape
+        torch.Size([8, 3, 32, 32])
+        >>> image = torch.randn(1, 3, 16, 16)
+        >>> enlarged = torch.nn.functional.interpolate(image, scale_factor=2, mode='bilinear')
+        >>> torch.allclose((large * enlarged).sum((1, 2, 3)), (small * image).sum((1, 2, 3)), atol=1e-4)
+        True
     """
     source = tuple(kernel.shape[2:])
     if source == tuple(size):
         return kernel
-    basis = torch.eye(source[0] * source[1], dtype=torch.float64).reshape(-1, 1, *source)  # (h * w, 1, h, w)
-    # (h * w, H * W): row i is what pixel i of the old patch becomes, so that a picture x becomes x @ resize.
-    resize = F.interpolate(basis, size=size, mode='bilinear', align_corners=False).flatten(1)
-    flat = kernel.flatten(2).double() @ torch.linalg.pinv(resize).T  # (embed_dims, in_channels, H * W)
-    return flat.reshape(*kernel.shape[:2], *size).to(kernel.dtype)
+    # A picture x becomes down @ x @ across.T: the pseudo-inverse of the whole is that of the two sides.
+    down, across = (
+        torch.linalg.pinv(resize_matrix(old, new, linear, torch.float64)) for old, new in zip(source, size, strict=True)
+    )
+    return (down.mT @ kernel.double() @ across).to(kernel.dtype)  # (H, h) @ (D, C, h, w) @ (w, W)

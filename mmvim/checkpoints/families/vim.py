@@ -16,7 +16,7 @@ from mmvim.checkpoints.families.patches import resample_patches
 from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.vim import CLASS_TOKENS, Vim
-from mmvim.models.layers.pos_embed import insert_rows, resize_grid, split_rows
+from mmvim.models.layers.pos_embed import class_rows, fit_positions
 from mmvim.models.layers.ssm_params import resolve_dt_rank
 
 # What the published segmentation recipes take from the blocks, by arch; base has none published.
@@ -28,7 +28,6 @@ _DETECTION = {'feature': 'residual', 'rope': True}
 _PYRAMID = ('fpn1.', 'fpn2.', 'fpn3.', 'fpn4.')
 # Stride of 16 x 16 patches, by the published grids.
 _STRIDES: dict[tuple[int, int] | None, int] = {(14, 14): 16, (27, 27): 8}
-_ROWS = {'middle': lambda n: (n // 2,), 'head': lambda n: (0,), 'double': lambda n: (0, n + 1)}
 
 
 class VimFamily(Family):
@@ -172,7 +171,7 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
     if grid is None or module.pos_embed is None:
         return
     positions = weights['pos_embed']
-    rows = () if place == 'none' else _ROWS[place](grid[0] * grid[1])
+    rows = class_rows(place, grid[0] * grid[1])
     ours = module.cls_token_type
     upstream = options['compat'] == 'upstream'
     if upstream and (ours != 'none' or len(rows) != 1):
@@ -187,26 +186,23 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
             'set the same in both',
             misfit=True,
         )
-    cells, extra = split_rows(positions, rows)
     if ours == 'none' and tokens:
         at = f'row {", ".join(map(str, rows))} of {positions.shape[1]}' if rows else 'no position'
         for name in tokens:
             del weights[name]
             report.dropped[name] = f'class token ({at}), which this backbone does not have'
         if upstream:
-            cells = positions[:, 1:]
+            rows = (0,)
             report.resized['pos_embed'] = f"compat='upstream': row 0 left out, not {at}"
         elif rows:
             report.resized['pos_embed'] = f"{at} left out, the class token's"
-        rows, extra = (), extra[:, :0]
+        place = 'none'
     if module.grid_size != grid:
         note = f'{grid[0]} x {grid[1]} to {module.grid_size[0]} x {module.grid_size[1]} cells'
         before = report.resized.get('pos_embed')
         report.resized['pos_embed'] = f'{before}; {note}' if before else note
-        cells = resize_grid(cells, grid, module.grid_size)
-        if rows:
-            rows = _ROWS[place](cells.shape[1])
-    weights['pos_embed'] = insert_rows(cells, extra.split(1, dim=1)[: len(rows)], rows).contiguous()
+    new_rows = class_rows(place, module.grid_size[0] * module.grid_size[1])
+    weights['pos_embed'] = fit_positions(positions, grid, module.grid_size, rows, new_rows).contiguous()
 
 
 def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:

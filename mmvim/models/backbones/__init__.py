@@ -1,4 +1,4 @@
-"""One file a family."""
+"""Backbones, one file for each family."""
 
 from mmvim.models.backbones.mamba_vision import MambaVision
 from mmvim.models.backbones.vim import Vim

@@ -1,4 +1,4 @@
-"""What every backbone of mmvim is: a module of MMEngine that reads publishers' files as they are."""
+"""The base class of mmvim's backbones: MMEngine modules that read publishers' files as they are."""
 
 from typing import Any, ClassVar
 
@@ -9,23 +9,29 @@ from mmengine.model.weight_init import initialize
 class Backbone(BaseModule):
     """A backbone whose ``init_cfg=dict(type='Pretrained', checkpoint=...)`` goes through mmvim's own reader.
 
-    MMEngine's initializer looks for weights under `state_dict` or bare, knows no prefixes but ``module.``, reads no
-    safetensors, logs what is missing as a warning, and, in the maintained family, falls back to unpickling anything.
-    mmvim's (``mmvim.Pretrained``, registered by :mod:`mmvim.checkpoints`) fits a published file completely or raises.
-    It is found through the registry, so that models know nothing of checkpoints.
+    MMEngine's initializer looks for weights under ``state_dict`` or at the top level, knows only the prefix
+    ``module.``, does not read safetensors, merely warns about missing weights and, in the maintained packages, falls
+    back to unpickling anything. mmvim's (``mmvim.Pretrained``, registered by :mod:`mmvim.checkpoints`) fits a published
+    file completely or raises. It is looked up in the registry, so that models need not import checkpoints.
+
+    Examples:
+        >>> from mmvim.models import Vim
+        >>> arch = {'embed_dims': 8, 'depth': 1}
+        >>> Vim(arch, init_cfg={'type': 'Pretrained', 'checkpoint': 'vim.pth'}).pretrained()
+        [{'type': 'mmvim.Pretrained', 'checkpoint': 'vim.pth'}]
     """
 
     init_cfg: Any
     _pretrained_types: ClassVar[tuple] = ('Pretrained', 'mmvim.Pretrained', PretrainedInit)
 
     def pretrained(self) -> list[dict]:
-        """The entries of `init_cfg` that name a file, as mmvim's initializer takes them."""
+        """Return the entries of ``init_cfg`` that name a file, as mmvim's initializer takes them."""
         given = self.init_cfg
         listed = [given] if isinstance(given, dict) else list(given or ())
         return [dict(cfg, type='mmvim.Pretrained') for cfg in listed if cfg.get('type') in self._pretrained_types]
 
     def init_weights(self) -> None:
-        """Initialise as MMEngine does, files last and through mmvim's reader."""
+        """Initialise as MMEngine does, but read files last, with mmvim's reader."""
         files = self.pretrained()
         if not files or self.is_init:
             super().init_weights()

@@ -1,4 +1,4 @@
-"""What every backbone does alike with its arguments."""
+"""What all backbones do with their arguments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from torch import nn
 
 
 def resolve_arch(arch: str | dict, zoo: Mapping[str, dict], defaults: Mapping[str, Any]) -> dict:
-    """Settings of an architecture given by name or as a dict.
+    """Return the settings of an architecture given by name or as a dict.
 
     Args:
-        arch: A key of `zoo` (case does not matter), or a dict.
-        zoo: Named architectures; their common keys beyond `defaults` are required of a dict.
+        arch: A key of ``zoo`` (case does not matter), or a dict.
+        zoo: Named architectures; the keys that all of them have, less those of ``defaults``, are required of a dict.
         defaults: Optional keys and their values.
 
     Returns:
@@ -20,6 +20,12 @@ def resolve_arch(arch: str | dict, zoo: Mapping[str, dict], defaults: Mapping[st
 
     Raises:
         ValueError: For an unknown name, a missing or an unknown key.
+
+    Examples:
+        >>> resolve_arch('Tiny', {'tiny': {'depth': 24}}, {'d_state': 16})
+        {'d_state': 16, 'depth': 24}
+        >>> resolve_arch({'depth': 2, 'd_state': 8}, {'tiny': {'depth': 24}}, {'d_state': 16})
+        {'d_state': 8, 'depth': 2}
     """
     if isinstance(arch, str):
         if arch.lower() not in zoo:
@@ -38,10 +44,21 @@ def resolve_arch(arch: str | dict, zoo: Mapping[str, dict], defaults: Mapping[st
 
 
 def normalize_out_indices(out_indices: int | Sequence[int], levels: int) -> tuple[int, ...]:
-    """Output indices as a tuple of non-negative ints, ascending and without repeats.
+    """Return output indices as a tuple of non-negative ints, ascending and without repeats.
+
+    Args:
+        out_indices: One index or several, negative from the end.
+        levels: Number of possible outputs.
+
+    Returns:
+        The indices.
 
     Raises:
         ValueError: If one lies outside -levels..levels-1, or the order is not ascending.
+
+    Examples:
+        >>> normalize_out_indices(-1, 24), normalize_out_indices([0, -2], 4)
+        ((23,), (0, 2))
     """
     given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not given or any(not isinstance(i, int) or not -levels <= i < levels for i in given):
@@ -53,10 +70,16 @@ def normalize_out_indices(out_indices: int | Sequence[int], levels: int) -> tupl
 
 
 def block_drop_path_rates(drop_path_rate: float, depth: int) -> list[float]:
-    """Stochastic-depth rates of `depth` blocks, rising linearly from 0 to `drop_path_rate` (https://arxiv.org/abs/1603.09382).
+    """Return the stochastic-depth rates of ``depth`` blocks, rising linearly from 0 to ``drop_path_rate``.
+
+    https://arxiv.org/abs/1603.09382.
 
     Raises:
         ValueError: If the rate is outside [0, 1).
+
+    Examples:
+        >>> block_drop_path_rates(0.5, 3)
+        [0.0, 0.25, 0.5]
     """
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate} must lie in [0, 1)')
@@ -64,8 +87,15 @@ def block_drop_path_rates(drop_path_rate: float, depth: int) -> list[float]:
     return torch.linspace(0, drop_path_rate, depth, dtype=torch.float64, device='cpu').tolist()
 
 
-def frozen(*parts: nn.Module | nn.Parameter | None) -> None:
-    """Exclude modules and parameters from training: no gradient, modules in eval mode."""
+def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
+    """Exclude modules and parameters from training: no gradient, modules in eval mode; None is passed over.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2)
+        >>> freeze(layer, None)
+        >>> layer.training, layer.weight.requires_grad
+        (False, False)
+    """
     for part in parts:
         if isinstance(part, nn.Module):
             part.eval()

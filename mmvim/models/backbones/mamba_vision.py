@@ -1,9 +1,11 @@
-"""MambaVision: 'MambaVision: A Hybrid Mamba-Transformer Vision Backbone', Hatamizadeh and Kautz, CVPR 2025,
+"""MambaVision.
+
+'MambaVision: A Hybrid Mamba-Transformer Vision Backbone', Hatamizadeh and Kautz, CVPR 2025,
 https://arxiv.org/abs/2407.08083.
 
-Written from the paper and from recorded outputs of the authors' models; parameter names are those of the published
-checkpoints. What those were trained with is kept: windows larger than the map, whose zero padding takes part in scan
-and attention, and the doubled bias of delta (see :class:`MambaVisionMixer`).
+Written from the paper and from recorded outputs of the authors' models; the parameters have the names of the published
+checkpoints. Two habits that those were trained with are kept: windows larger than the map, whose zero padding takes
+part in scan and attention, and the doubled bias of delta (see :class:`MambaVisionMixer`).
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmvim.models.backbones.base import Backbone
-from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.window_attention import WindowAttention, merge_windows, split_windows
@@ -24,7 +26,13 @@ from mmvim.registry import MODELS
 
 
 class Stem(nn.Module):
-    """Two 3x3 convolutions of stride 2 with batch norm and ReLU: (B, in_channels, H, W) -> (B, dim, H / 4, W / 4)."""
+    """Two 3x3 convolutions of stride 2 with batch norm and ReLU: (B, in_channels, H, W) -> (B, dim, H / 4, W / 4).
+
+    Examples:
+        >>> import torch
+        >>> Stem(3, 8, 16)(torch.randn(1, 3, 64, 96)).shape
+        torch.Size([1, 16, 16, 24])
+    """
 
     def __init__(self, in_channels: int, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -43,7 +51,13 @@ class Stem(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Residual block of the first two levels: conv, BN, GELU (tanh form), conv, BN (paper, Eq. 1)."""
+    """Residual block of the first two levels: conv, BN, GELU (tanh form), conv, BN (paper, Eq. 1).
+
+    Examples:
+        >>> import torch
+        >>> ConvBlock(8, drop_path_rate=0.0)(torch.randn(1, 8, 16, 24)).shape
+        torch.Size([1, 8, 16, 24])
+    """
 
     def __init__(self, dim: int, drop_path_rate: float) -> None:
         super().__init__()
@@ -58,7 +72,13 @@ class ConvBlock(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with GELU between them.
+
+    Examples:
+        >>> import torch
+        >>> Mlp(8, hidden=32)(torch.randn(1, 49, 8)).shape
+        torch.Size([1, 49, 8])
+    """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -75,9 +95,15 @@ class MixerBlock(nn.Module):
     Args:
         dim: Channels of a token.
         mixer: :class:`MambaVisionMixer` or :class:`WindowAttention`.
-        mlp_ratio: Hidden channels of the MLP over `dim`.
+        mlp_ratio: Hidden channels of the MLP over ``dim``.
         drop_path_rate: Stochastic depth rate.
         layer_scale: Initial value of the learned channel scales; None for no scales.
+
+    Examples:
+        >>> import torch
+        >>> block = MixerBlock(8, WindowAttention(8, 2), mlp_ratio=4, drop_path_rate=0.0, layer_scale=None)
+        >>> block(torch.randn(4, 49, 8)).shape
+        torch.Size([4, 49, 8])
     """
 
     def __init__(
@@ -101,19 +127,36 @@ class MixerBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution of stride 2 that doubles the channels."""
+    """3x3 convolution of stride 2 that doubles the channels.
+
+    Examples:
+        >>> import torch
+        >>> Downsample(8)(torch.randn(1, 8, 7, 12)).shape
+        torch.Size([1, 16, 4, 6])
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.reduction = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, 2, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 2 C, ceil(H / 2), ceil(W / 2))."""
+        """Map (B, C, H, W) to (B, 2 C, ceil(H / 2), ceil(W / 2))."""
         return self.reduction(x)
 
 
 class Level(nn.Module):
-    """Blocks of one resolution, on the map itself or on the tokens of its windows, and the way to the next level."""
+    """Blocks of one resolution, on the map itself or on the tokens of its windows, and the way to the next level.
+
+    Args:
+        blocks: Blocks that take maps (B, C, H, W) or, where there are windows, tokens (B, L, C).
+        window_size: Side of a window in cells; None for blocks on the map itself.
+        downsample: Layer to the next level; None for the last level.
+
+    Examples:
+        >>> import torch
+        >>> Level([Mlp(8, 16)], window_size=7, downsample=None)(torch.randn(1, 8, 5, 9), with_cp=False).shape
+        torch.Size([1, 8, 5, 9])
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], window_size: int | None, downsample: nn.Module | None) -> None:
         super().__init__()
@@ -122,14 +165,22 @@ class Level(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor, with_cp: bool) -> Tensor:
-        """Run the blocks on (B, C, H, W), same shape out; zeros pad the map to whole windows."""
+        """Run the blocks on (B, C, H, W), same shape out.
+
+        Args:
+            x: The map; zeros pad it to whole windows.
+            with_cp: Recompute each block in the backward pass.
+
+        Returns:
+            The map after the blocks, before the downsampling.
+        """
         size = x.shape[2:]
         if self.window_size is not None:
-            x, padded = split_windows(x, self.window_size)
+            x, padded = split_windows(x, self.window_size)  # (B * windows, S * S, C)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if with_cp and x.requires_grad else block(x)
         if self.window_size is not None:
-            x = merge_windows(x, self.window_size, padded)[:, :, : size[0], : size[1]]
+            x = merge_windows(x, self.window_size, padded)[:, :, : size[0], : size[1]]  # (B, C, H, W)
         return x
 
 
@@ -138,20 +189,20 @@ class MambaVision(Backbone):
     """MambaVision: two levels of convolutions, two of windowed selective scans followed by windowed attention.
 
     Args:
-        arch: 'tiny', 'tiny2', 'small', 'base', 'large', 'large2', 'large3', or a dict with `depths`, `dim`, `in_dim`,
-            `num_heads`, and any of `window_sizes` ((8, 8, 14, 7)), `mlp_ratio` (4), `drop_path_rate` (0.2),
-            `layer_scale` (None), `d_state` (8), `d_conv` (3). Defaults to 'tiny'.
+        arch: 'tiny', 'tiny2', 'small', 'base', 'large', 'large2', 'large3', or a dict with ``depths``, ``dim``,
+            ``in_dim``, ``num_heads``, and any of ``window_sizes`` ((8, 8, 14, 7)), ``mlp_ratio`` (4),
+            ``drop_path_rate`` (0.2), ``layer_scale`` (None), ``d_state`` (8), ``d_conv`` (3). Defaults to 'tiny'.
         in_channels: Channels of the image. Defaults to 3.
         window_sizes: Sides of the square windows of the four levels, in cells of the level's map; the first two
-            levels have none and ignore theirs. A window may be larger than the map, which is then padded with zeros
-            that take part, so a model is only itself at the windows that it was trained with. Defaults to None, the
-            architecture's (those of the classifiers).
+            levels have no windows and ignore theirs. A window may be larger than the map, which is then padded with
+            zeros that take part: weights give the right results only with the windows that they were trained with.
+            Defaults to None, the architecture's (those of the classifiers).
         out_indices: Levels whose maps are returned. Defaults to (0, 1, 2, 3).
-        out_norm: Normalise each output by a LayerNorm over channels (`outnorm0..3` of the published dense models).
+        out_norm: Normalise each output by a LayerNorm over channels (``outnorm0..3`` of the published dense models).
             Defaults to True.
-        final_norm: Normalise the last level by the batch norm `norm` of the published classifiers. Defaults to False.
+        final_norm: Normalise the last level by the batch norm ``norm`` of the published classifiers. Defaults to False.
         drop_path_rate: Stochastic depth rate of the last block, rising linearly from 0. Defaults to None, the
-            architecture's. (The published dense models all ran at 0.2, whatever their configs say.)
+            architecture's. (All published dense models were trained with 0.2, whatever their configs say.)
         layer_scale: Initial value of the learned scales of the last two levels' branches. Defaults to None, the
             architecture's.
         frozen_stages: -1 freezes nothing, 0 the stem, n also the first n levels; frozen parts stay in eval mode.
@@ -164,6 +215,12 @@ class MambaVision(Backbone):
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
+
+    Examples:
+        >>> import torch
+        >>> arch = {'depths': (1, 1, 2, 2), 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 2)}
+        >>> [tuple(feature.shape) for feature in MambaVision(arch).eval()(torch.randn(1, 3, 64, 96))]
+        [(1, 8, 16, 24), (1, 16, 8, 12), (1, 32, 4, 6), (1, 64, 2, 3)]
     """
 
     arch_zoo: ClassVar[dict[str, dict]] = {
@@ -231,7 +288,7 @@ class MambaVision(Backbone):
     ) -> None:
         super().__init__(init_cfg)
         settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
-        depths, heads = settings['depths'], settings['num_heads']
+        depths, heads = tuple(settings['depths']), settings['num_heads']
         windows = settings['window_sizes'] if window_sizes is None else window_sizes
         for name, value in (('depths', depths), ('num_heads', heads), ('window_sizes', windows)):
             if len(value) != 4 or any(not isinstance(v, int) or v < 1 for v in value):
@@ -241,7 +298,7 @@ class MambaVision(Backbone):
         self.out_indices = normalize_out_indices(out_indices, 4)
         if final_norm and 3 not in self.out_indices:
             raise ValueError(f'final_norm=True normalises level 3, which out_indices={out_indices!r} leaves out')
-        self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
+        self.frozen_stages, self.norm_eval, self.with_cp, self.depths = frozen_stages, norm_eval, with_cp, depths
         self.dims = tuple(settings['dim'] * 2**i for i in range(4))
         scale = settings['layer_scale'] if layer_scale is None else layer_scale
         rate = settings['drop_path_rate'] if drop_path_rate is None else drop_path_rate
@@ -282,7 +339,7 @@ class MambaVision(Backbone):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the maps of `out_indices`.
+        """Compute the maps of ``out_indices``.
 
         Args:
             x: Images (B, in_channels, H, W), any H and W.
@@ -304,10 +361,10 @@ class MambaVision(Backbone):
 
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
-            frozen(self.patch_embed, *self.levels[: self.frozen_stages])
+            freeze(self.patch_embed, *self.levels[: self.frozen_stages])
 
     def train(self, mode: bool = True) -> 'MambaVision':
-        """Set the training mode; frozen parts, and with `norm_eval` every batch norm, stay in eval mode."""
+        """Set the training mode; frozen parts, and with ``norm_eval`` every batch norm, stay in eval mode."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -317,7 +374,7 @@ class MambaVision(Backbone):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning rates: the stem 0, then one a block, output norms last.
+        """Return a parameter's depth for layer-wise learning rates: the stem 0, one more each block, output norms last.
 
         Args:
             param_name: Full name of the parameter.
@@ -327,13 +384,12 @@ class MambaVision(Backbone):
             The parameter's depth, and the number of depths (blocks + 2). A level's downsampling has the depth of its
             last block.
         """
-        sizes = [len(level.blocks) for level in self.levels]
-        depths = sum(sizes) + 2
+        depths = sum(self.depths) + 2
         name = param_name[len(prefix) :] if param_name.startswith(prefix) else ''
         if name.startswith('patch_embed.'):
             return 0, depths
         if name.startswith('levels.'):
             _, level, part, index, *_ = name.split('.')
-            block = int(index) if part == 'blocks' else sizes[int(level)] - 1
-            return sum(sizes[: int(level)]) + block + 1, depths
+            block = int(index) if part == 'blocks' else self.depths[int(level)] - 1
+            return sum(self.depths[: int(level)]) + block + 1, depths
         return depths - 1, depths

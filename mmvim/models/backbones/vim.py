@@ -1,9 +1,11 @@
-"""Vision Mamba: 'Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model',
-Zhu, Liao, Zhang, Wang, Liu and Wang, ICML 2024, https://arxiv.org/abs/2401.09417.
+"""Vision Mamba.
 
-Written from the paper and from recorded outputs of the authors' models; parameter names are those of the published
-checkpoints. Done right here where the authors' dense code is not: any height and width, a class token in the middle
-that is treated as such, a layer decay that finds the layers.
+'Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model', Zhu, Liao, Zhang, Wang,
+Liu and Wang, ICML 2024, https://arxiv.org/abs/2401.09417.
+
+Written from the paper and from recorded outputs of the authors' models; the parameters have the names of the published
+checkpoints. It puts right three things in the authors' dense code: it takes any height and width, treats a class token
+in the middle of the sequence as one, and has a layer decay that finds the layers.
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,10 @@ from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
 from mmvim.models.backbones.base import Backbone
-from mmvim.models.backbones.common import block_drop_path_rates, frozen, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
-from mmvim.models.layers.pos_embed import insert_rows, resize_grid, rope_tables, rotate, split_rows
+from mmvim.models.layers.pos_embed import class_rows, fit_positions, insert_rows, rope_tables, rotate, split_rows
 from mmvim.models.layers.vim_mixer import VimMixer
 from mmvim.ops.rms_norm import add_rms_norm
 from mmvim.ops.triton_host.device import on_triton
@@ -34,78 +36,86 @@ CLASS_TOKENS = {
 }
 
 
-def at_least_fp32(x: Tensor) -> Tensor:
-    """`x` in float32, or in its own dtype if that is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 class VimBlock(nn.Module):
-    """Add what the last block computed to the stream, normalise, mix.
+    """Add the previous block's output to the stream, normalise the sum and mix it.
 
-    The stream (`residual`) and the last mixer's output (`hidden`) travel apart, as in the published models, whose
-    dense features are taken from either of the two.
+    The stream (``residual``) and the previous mixer's output (``hidden``) are passed on separately, as in the published
+    models: dense features are taken from one or the other.
 
     Args:
         embed_dims: Channels of a token.
         norm_cfg: Norm before the mixer.
-        mixer_cfg: Arguments of :class:`VimMixer` beside `embed_dims`.
-        drop_path_rate: Probability of dropping this block's own output from the stream of a sample.
-        residual_in_fp32: Keep the stream in float32 under autocast.
+        mixer_cfg: Arguments of :class:`VimMixer` other than ``embed_dims``.
+        drop_path_rate: Probability of dropping this block's own output from the stream of a sample; the caller applies
+            ``drop_path`` before the next block, because the 'mixer' feature is taken undropped.
+
+    Examples:
+        >>> block = VimBlock(8, {'type': 'mmvim.RMSNorm'}, {'d_state': 4}, drop_path_rate=0.0)
+        >>> hidden, residual = block(None, torch.randn(2, 49, 8))
+        >>> hidden, residual = block(hidden, residual)
+        >>> hidden.shape, residual.shape
+        (torch.Size([2, 49, 8]), torch.Size([2, 49, 8]))
     """
 
-    def __init__(
-        self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float, residual_in_fp32: bool
-    ) -> None:
+    def __init__(self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float) -> None:
         super().__init__()
-        self.residual_in_fp32 = residual_in_fp32
         self.norm = build_norm(norm_cfg, embed_dims)
         self.mixer = VimMixer(embed_dims, **mixer_cfg)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, residual: Tensor) -> Tensor:
-        """Compute the mixer's output (B, L, C) from the stream (B, L, C)."""
+    def forward(self, hidden: Tensor | None, residual: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
+        """Add ``hidden`` to the stream, normalise and mix.
+
+        Args:
+            hidden: The previous block's output (B, L, C); None before the first block.
+            residual: The stream (B, L, C).
+            recompute: Recompute norm and mixer in the backward pass. Defaults to False.
+
+        Returns:
+            The mixer's output and the stream that it was computed from, each (B, L, C). The stream has the dtype that
+            both arguments promote to.
+        """
+        if hidden is not None and not recompute and isinstance(self.norm, RMSNorm) and on_triton(residual):
+            # On a GPU the norm does the addition too, in one pass over memory.
+            normed, residual = add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
+            return self.mixer(normed), residual
+        residual = residual if hidden is None else residual + hidden
+        # The sum is formed outside the recomputed part, so that only one tensor a block is kept for it.
+        if recompute and residual.requires_grad:
+            return checkpoint(self._mix, residual, use_reentrant=False), residual
+        return self._mix(residual), residual
+
+    def _mix(self, residual: Tensor) -> Tensor:
         return self.mixer(self.norm(residual.to(self.mixer.in_proj.weight.dtype)))
-
-    def norms_sums(self, residual: Tensor) -> bool:
-        """Whether the norm can take the residual add before it along: one pass over memory, on a GPU."""
-        return isinstance(self.norm, RMSNorm) and on_triton(residual)
-
-    def add_and_norm(self, residual: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The mixer's input, and the stream with `hidden` added, in the dtype that both promote to."""
-        return add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
-
-    def add(self, residual: Tensor, hidden: Tensor) -> Tensor:
-        """Add this block's output to the stream, in the stream's dtype."""
-        hidden = self.drop_path(hidden)
-        return residual + (at_least_fp32(hidden) if self.residual_in_fp32 else hidden)
 
 
 @MODELS.register_module()
 class Vim(Backbone):
     """Vision Mamba as a plain backbone: every output has the stride of the patches.
 
-    A pyramid, where a head wants one, is a neck's work (``mmseg.Feature2Pyramid``).
+    A head that wants a pyramid needs a neck (``mmseg.Feature2Pyramid``, ``mmvim.SimpleFPN``).
 
     Args:
-        arch: 'tiny' (192 channels), 'small' (384), 'base' (768), all of 24 blocks, or a dict with `embed_dims` and
-            `depth`, and any of `d_state` (16), `d_conv` (4), `expand` (2), `dt_rank` ('auto'). Defaults to 'tiny'.
+        arch: 'tiny' (192 channels), 'small' (384), 'base' (768), all of 24 blocks, or a dict with ``embed_dims``
+            and ``depth``, and any of ``d_state`` (16), ``d_conv`` (4), ``expand`` (2), ``dt_rank`` ('auto'). Defaults
+            to 'tiny'.
         img_size: Pixels (int or (H, W)) for which the learned positions are stored; inputs of any other size resize
             them on the fly. Defaults to 224.
         patch_size: Side of a patch in pixels. Defaults to 16.
-        stride: Distance of patches in pixels. Defaults to None, `patch_size`.
+        stride: Distance of patches in pixels. Defaults to None, ``patch_size``.
         in_channels: Channels of the image. Defaults to 3.
         cls_token: Where class tokens stand in the sequence: 'none', 'middle' (the published classifiers), 'head', or
             'double' (head and tail). Maps never contain them. Defaults to 'none'.
         pos_embed: Add learned positions. Defaults to True.
         rope: Rotate the input of every block by a 2-D rotary embedding. Defaults to False.
-        rope_residual: Rotate the stream too, as the published dense models with RoPE do (they turn the sum of stream
-            and block output). Needs `rope`. Defaults to False.
+        rope_residual: Rotate the stream too, as the published dense models with RoPE do (they rotate the sum of stream
+            and block output). Needs ``rope``. Defaults to False.
         rope_pt_size: Side, in patches, of the grid whose angles a full image spans. Defaults to 14.
         norm_cfg: Norm layer. Defaults to ``dict(type='mmvim.RMSNorm', eps=1e-5)``.
         residual_in_fp32: Keep the stream in float32 under autocast. Defaults to True.
         if_divide_out: Average the two scan directions rather than add them. Defaults to True.
         feature: 'residual', the stream after a block, or 'mixer', the block's own output. Defaults to 'residual'.
-        final_norm: Normalise the last output (`norm_f` of the checkpoints). Defaults to False.
+        final_norm: Normalise the last output (``norm_f`` of the checkpoints). Defaults to False.
         out_indices: Blocks after which an output is taken, int or sequence, negative from the end. Defaults to -1.
         out_type: 'featmap' for maps (B, C, h, w), 'cls_token' for class tokens (B, C) ('double': their mean).
             Defaults to 'featmap'.
@@ -119,6 +129,11 @@ class Vim(Backbone):
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
+
+    Examples:
+        >>> model = Vim({'embed_dims': 16, 'depth': 2}, img_size=64, out_indices=(0, 1)).eval()
+        >>> [tuple(feature.shape) for feature in model(torch.randn(1, 3, 64, 96))]
+        [(1, 16, 4, 6), (1, 16, 4, 6)]
     """
 
     arch_zoo: ClassVar[dict[str, dict]] = {
@@ -189,7 +204,7 @@ class Vim(Backbone):
 
         mixer_cfg = dict(settings, if_divide_out=if_divide_out, scan_backend=scan_backend)
         self.layers = nn.ModuleList(
-            VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate, residual_in_fp32)
+            VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate)
             for rate in block_drop_path_rates(drop_path_rate, self.depth)
         )
         self.norm_f = build_norm(norm_cfg, self.embed_dims) if final_norm else None
@@ -202,20 +217,20 @@ class Vim(Backbone):
             if getattr(self, name) is not None:
                 trunc_normal_(getattr(self, name), std=0.02)
         nn.init.kaiming_normal_(self.patch_embed.proj.weight, nonlinearity='linear')
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        nn.init.zeros_(self.get_parameter('patch_embed.proj.bias'))
         with torch.no_grad():
-            for layer in self.layers:
-                layer.mixer.out_proj.weight /= self.depth**0.5
+            for index in range(self.depth):
+                self.get_parameter(f'layers.{index}.mixer.out_proj.weight').div_(self.depth**0.5)
 
     def class_rows(self, patches: int) -> tuple[int, ...]:
-        """Places of the class tokens in a sequence of `patches` patches."""
-        return {'none': (), 'head': (0,), 'middle': (patches // 2,), 'double': (0, patches + 1)}[self.cls_token_type]
+        """Return the places of the class tokens in a sequence of ``patches`` patches."""
+        return class_rows(self.cls_token_type, patches)
 
     def _fit_pos_embed(self, state_dict: dict, prefix: str, *_: object) -> None:
-        """Before loading: drop the class token's position if this model has none, and resize the grid.
+        """Drop the class token's position before loading if this model has no class token, and resize the grid.
 
-        The published classifiers keep the class token in the middle of the sequence, so that row 98 of their 197
-        positions is its own, not row 0.
+        The published classifiers keep the class token in the middle of the sequence, so its position is row 98 of 197,
+        not row 0.
         """
         key = prefix + 'pos_embed'
         stored = state_dict.get(key)
@@ -223,35 +238,22 @@ class Vim(Backbone):
             return
         if stored.ndim != 3 or stored.shape[2] != self.embed_dims:
             return  # another width: load_state_dict reports it
-        own = self.class_rows(stored.shape[1] - len(CLASS_TOKENS[self.cls_token_type]))
-        if not own and (prefix + 'cls_token') in state_dict:
+        kind = self.cls_token_type
+        if kind == 'none' and (prefix + 'cls_token') in state_dict:
             state_dict.pop(prefix + 'cls_token')
-            own = ((stored.shape[1] - 1) // 2,)
-            grid, extra = split_rows(stored, own)[0], None
-        else:
-            grid, extra = split_rows(stored, own)
-        side = round(grid.shape[1] ** 0.5)
-        if side * side != grid.shape[1]:
+            kind = 'middle'
+        patches = stored.shape[1] - len(CLASS_TOKENS[kind])
+        side = round(max(patches, 1) ** 0.5)
+        if side * side != patches:
             raise ValueError(
-                f'{key} of the checkpoint has {grid.shape[1]} positions, not a square grid; it cannot be resized to '
+                f'{key} of the checkpoint has {patches} positions, not a square grid; it cannot be resized to '
                 f'{self.grid_size}. Build the model with the img_size and cls_token that the checkpoint was saved with'
             )
-        grid = resize_grid(grid, (side, side), self.grid_size)
-        state_dict[key] = (
-            grid
-            if extra is None
-            else insert_rows(grid, extra.split(1, dim=1)[: len(own)], self.class_rows(grid.shape[1]))
-        )
+        state_dict[key] = self._fit(stored, (side, side), self.grid_size, kind)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Learned positions (1, L, C) of the sequence for a grid of patches."""
-        assert self.pos_embed is not None
-        if grid == self.grid_size:
-            return self.pos_embed
-        embedding, extra = split_rows(self.pos_embed, self.class_rows(self.grid_size[0] * self.grid_size[1]))
-        embedding = resize_grid(embedding, self.grid_size, grid)
-        rows = self.class_rows(embedding.shape[1])
-        return insert_rows(embedding, extra.split(1, dim=1)[: len(rows)], rows)
+    def _fit(self, positions: Tensor, src: tuple[int, int], dst: tuple[int, int], kind: str) -> Tensor:
+        """Fit positions of the grid ``src`` and class tokens ``kind`` to the grid ``dst`` and this model's tokens."""
+        return fit_positions(positions, src, dst, class_rows(kind, src[0] * src[1]), self.class_rows(dst[0] * dst[1]))
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shape tokens (B, L, C) into a map (B, C, h, w), or the class token (B, C), in the weights' dtype."""
@@ -259,10 +261,10 @@ class Vim(Backbone):
         patches, classes = split_rows(tokens, self.class_rows(grid[0] * grid[1]))
         if self.out_type == 'cls_token':
             return classes.mean(dim=1)
-        return patches.transpose(1, 2).unflatten(2, grid).contiguous()
+        return patches.transpose(1, 2).unflatten(2, grid).contiguous()  # (B, C, h * w) -> (B, C, h, w)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute one output for each of `out_indices`.
+        """Compute one output for each of ``out_indices``.
 
         Args:
             x: Images (B, in_channels, H, W), any H and W.
@@ -272,54 +274,44 @@ class Vim(Backbone):
         """
         tokens, grid = self.patch_embed(x)
         rows = self.class_rows(tokens.shape[1])
+        # Each class token (1, 1, C) -> (B, 1, C).
         classes = [getattr(self, name).expand(len(x), -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
         tokens = insert_rows(tokens, [c.to(tokens.dtype) for c in classes], rows)
         if self.pos_embed is not None:
-            tokens = tokens + self._positions(grid)
+            tokens = tokens + self._fit(self.pos_embed, self.grid_size, grid, self.cls_token_type)
         tables = None
         if self.rope:
             tables = rope_tables(grid[0], grid[1], self.embed_dims, self.rope_pt_size, rows, tokens.device)
 
-        stream = at_least_fp32(tokens) if self.residual_in_fp32 else tokens
+        residual = tokens
+        if self.residual_in_fp32:
+            residual = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         hidden: Tensor | None = None
         outputs: dict[int, Tensor] = {}
         last = len(self.layers) - 1
-        recompute = self.with_cp and self.training
         for index, layer in enumerate(self.layers):
-            normed: Tensor | None = None
+            residual = self._rotate(residual, tables, index == 0 or self.rope_residual)
             if hidden is not None:
-                before = self.layers[index - 1]
-                stream, hidden = self._turn(stream, tables, self.rope_residual), self._turn(hidden, tables)
-                if not recompute and layer.norms_sums(stream):
-                    normed, stream = layer.add_and_norm(stream, before.drop_path(hidden))
-                else:
-                    stream = before.add(stream, hidden)
-            else:
-                stream = self._turn(stream, tables)
-            if self.feature == 'residual' and index - 1 in self.out_indices:
-                outputs[index - 1] = stream
-            if normed is not None:
-                hidden = layer.mixer(normed)
-            elif recompute and stream.requires_grad:
-                hidden = checkpoint(layer, stream, use_reentrant=False)
-            else:
-                hidden = layer(stream)
-            if self.feature == 'mixer' and index in self.out_indices:
-                outputs[index] = hidden
+                hidden = self.layers[index - 1].drop_path(self._rotate(hidden, tables))
+            hidden, residual = layer(hidden, residual, self.with_cp and self.training)
+            # A block's output joins the stream in the next block.
+            done, feature = (index, hidden) if self.feature == 'mixer' else (index - 1, residual)
+            if done in self.out_indices:
+                outputs[done] = feature
         if self.feature == 'residual' and last in self.out_indices:
-            outputs[last] = self.layers[last].add(stream, hidden)
+            outputs[last] = residual + self.layers[last].drop_path(hidden)
         if self.norm_f is not None and last in outputs:
             outputs[last] = self.norm_f(outputs[last])
         return tuple(self._output(outputs[index], grid) for index in self.out_indices)
 
     @staticmethod
-    def _turn(x: Tensor, tables: tuple[Tensor, Tensor] | None, apply: bool = True) -> Tensor:
+    def _rotate(x: Tensor, tables: tuple[Tensor, Tensor] | None, apply: bool = True) -> Tensor:
         return x if tables is None or not apply else rotate(x, *tables)
 
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
             embeddings = (getattr(self, name) for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'))
-            frozen(self.patch_embed, *embeddings, *self.layers[: self.frozen_stages])
+            freeze(self.patch_embed, *embeddings, *self.layers[: self.frozen_stages])
 
     def train(self, mode: bool = True) -> 'Vim':
         """Set the training mode; frozen parts stay in eval mode."""
@@ -328,7 +320,7 @@ class Vim(Backbone):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning rates: embeddings 0, block i at i + 1, the final norm last.
+        """Return a parameter's depth for layer-wise learning rates: embeddings 0, block i at i + 1, final norm last.
 
         Args:
             param_name: Full name of the parameter.

@@ -1,4 +1,4 @@
-"""Heads that neither library has in a form that needs no data samples."""
+"""Heads that run on features alone: those of the OpenMMLab libraries need data samples."""
 
 from mmvim.models.heads.linear_readout import LinearReadout
 

@@ -1,4 +1,4 @@
-"""The classifiers' read-out, so that a published one can be checked without MMPreTrain."""
+"""The last layers of a classifier, so that a published one can be checked without MMPreTrain."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,19 @@ from mmvim.registry import MODELS
 
 @MODELS.register_module()
 class LinearReadout(nn.Module):
-    """Mean over the map, if there is one, and a linear layer: what the published classifiers end with.
+    """Average over the map, if there is one, and apply a linear layer, as the published classifiers do.
 
-    Its parameters are named as those of MMPreTrain's LinearClsHead (`fc`), so that weights go either way. It
-    returns logits; for losses and metrics take MMPreTrain's.
+    Its parameters have the names of those of MMPreTrain's ``LinearClsHead`` (``fc``), so weights can be exchanged. It
+    returns logits; use MMPreTrain's head for losses and metrics.
 
     Args:
         in_channels: Channels of the feature.
         num_classes: Classes. Defaults to 1000.
+
+    Examples:
+        >>> import torch
+        >>> LinearReadout(in_channels=8, num_classes=10)([torch.randn(2, 8, 7, 7)]).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, in_channels: int, num_classes: int = 1000) -> None:
@@ -24,6 +29,6 @@ class LinearReadout(nn.Module):
         self.fc = nn.Linear(in_channels, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits (B, num_classes) from the last feature: a map (B, C, H, W) or a vector (B, C)."""
+        """Return logits (B, num_classes) for the last feature: a map (B, C, H, W) or a vector (B, C)."""
         x = features[-1]
-        return self.fc(x if x.ndim == 2 else x.mean((2, 3)))
+        return self.fc(x if x.ndim == 2 else x.mean((2, 3)))  # (B, C, H, W) -> (B, C)

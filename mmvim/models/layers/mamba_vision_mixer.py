@@ -1,6 +1,6 @@
 """The mixer of MambaVision (Hatamizadeh and Kautz, https://arxiv.org/abs/2407.08083, Sec. 3.2, Eq. 4).
 
-Written from the paper. Parameter names are the published checkpoints'.
+Written from the paper. The parameters have the names of the published checkpoints.
 """
 
 import torch
@@ -14,21 +14,26 @@ from mmvim.registry import MODELS
 
 @MODELS.register_module()
 class MambaVisionMixer(nn.Module):
-    """Two halves of the channels, each behind a centred depthwise convolution: one is scanned, one is not.
+    """Mix tokens through two halves of the channels: both go through a centred depthwise convolution, one is scanned.
 
-    As in the published models the bias of `dt_proj` enters delta twice, once in the layer and once in the scan. The
-    weights were trained with it, so it is kept.
+    As in the published models, the bias of ``dt_proj`` enters delta twice, once in the layer and once in the scan. The
+    published weights were trained that way, so it is kept.
 
     Args:
         embed_dims: Channels of a token.
         d_state: States of a channel. Defaults to 8.
         d_conv: Taps of the depthwise convolutions. Defaults to 3.
-        expand: Inner channels (both halves) over `embed_dims`. Defaults to 1.
+        expand: Inner channels (both halves) over ``embed_dims``. Defaults to 1.
         dt_rank: Rank of the projection to delta. Defaults to 'auto', ``ceil(embed_dims / 16)``.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
 
     Raises:
         ValueError: If the inner channels are odd.
+
+    Examples:
+        >>> import torch
+        >>> MambaVisionMixer(embed_dims=8)(torch.randn(2, 49, 8)).shape
+        torch.Size([2, 49, 8])
     """
 
     def __init__(
@@ -59,22 +64,23 @@ class MambaVisionMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
-        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, d_half)
         left = ((self.d_conv - 1) // 2,)
         u, z = (
+            # filters (d_half, 1, d_conv) -> (1, d_half, d_conv); result (B, 1, L, d_half) -> (B, L, d_half)
             conv1d_silu(half, conv.weight.transpose(0, 1), None, left, self.scan_backend)[:, 0]
             for half, conv in ((u, self.conv1d_x), (z, self.conv1d_z))
         )
         dt, b, c = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        y = selective_scan(
-            u.transpose(1, 2),
+        y: Tensor = selective_scan(
+            u.transpose(1, 2),  # (B, L, d_half) -> (B, d_half, L)
             self.dt_proj(dt).transpose(1, 2),
             -torch.exp(self.A_log.float()),
-            b.transpose(1, 2),
+            b.transpose(1, 2),  # (B, L, d_state) -> (B, d_state, L)
             c.transpose(1, 2),
             self.D.float(),
             delta_bias=self.dt_proj.bias.float(),
             delta_softplus=True,
             backend=self.scan_backend,
         )
-        return self.out_proj(torch.cat([y.transpose(1, 2), z], dim=-1))
+        return self.out_proj(torch.cat([y.transpose(1, 2), z], dim=-1))  # y (B, d_half, L) -> (B, L, d_half)

@@ -1,7 +1,8 @@
 """The bidirectional Mamba mixer of Vision Mamba (Zhu et al., https://arxiv.org/abs/2401.09417, Alg. 1).
 
-Written from the paper. Parameter names are the published checkpoints': `A_log`, `D`, `conv1d`, `x_proj`, `dt_proj` for
-the forward direction, `A_b_log`, `D_b`, `conv1d_b`, `x_proj_b`, `dt_proj_b` for the backward one.
+Written from the paper. The parameters have the names of the published checkpoints: ``A_log``, ``D``, ``conv1d``,
+``x_proj`` and ``dt_proj`` for the forward direction, ``A_b_log``, ``D_b``, ``conv1d_b``, ``x_proj_b`` and ``dt_proj_b``
+for the backward one.
 """
 
 import torch
@@ -17,18 +18,29 @@ from mmvim.registry import MODELS
 class VimMixer(nn.Module):
     """Mix tokens by two selective scans, one along the sequence and one against it, gated and averaged.
 
-    The backward direction reads the sequence through a stride sign: no flipped copy of it exists, and both directions
-    run in one call of the scan.
+    Both directions run in one call of the scan. The backward one steps through the sequence in reverse, so no flipped
+    copy is made.
 
     Args:
         embed_dims: Channels of a token.
         d_state: States of a channel. Defaults to 16.
         d_conv: Taps of the causal depthwise convolution before each scan. Defaults to 4.
-        expand: Inner channels over `embed_dims`. Defaults to 2.
+        expand: Inner channels over ``embed_dims``. Defaults to 2.
         dt_rank: Rank of the projection to delta. Defaults to 'auto', ``ceil(embed_dims / 16)``.
         if_divide_out: Average the two directions rather than add them. Defaults to True.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
+
+    Raises:
+        ValueError: If ``dt_rank`` is neither a positive int nor 'auto'.
+
+    Examples:
+        >>> import torch
+        >>> VimMixer(embed_dims=8, d_state=4)(torch.randn(2, 196, 8)).shape
+        torch.Size([2, 196, 8])
     """
+
+    conv1d: nn.Conv1d
+    conv1d_b: nn.Conv1d
 
     def __init__(
         self,
@@ -56,21 +68,22 @@ class VimMixer(nn.Module):
         self.out_proj = nn.Linear(self.d_inner, embed_dims, bias=False)
 
     def _both(self, name: str) -> Tensor:
-        """A parameter of both directions, stacked."""
+        """Stack a parameter of both directions: ``name`` has ``{}`` where the backward one says '_b'."""
         return torch.stack([self.get_parameter(name.format('')), self.get_parameter(name.format('_b'))])
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, d_inner)
         # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
-        filters = torch.cat([self.conv1d.weight, self.conv1d_b.weight.flip(-1)], dim=1).transpose(0, 1)
+        filters = torch.cat([self.conv1d.weight, self.conv1d_b.weight.flip(-1)], dim=1)  # (d_inner, 2, d_conv)
+        filters = filters.transpose(0, 1)  # (2, d_inner, d_conv)
         u = conv1d_silu(x, filters, self._both('conv1d{}.bias'), (self.d_conv - 1, 0), self.scan_backend)
-        # Both directions in one product each: (B, 2, L, ...), nothing is copied together.
+        # Each product serves both directions: (B, 2, L, ...), nothing is concatenated.
         dt, b, c = torch.matmul(u, self._both('x_proj{}.weight').mT).split(
             [self.dt_rank, self.d_state, self.d_state], dim=-1
         )
         delta = torch.matmul(dt, self._both('dt_proj{}.weight').mT)
-        # Channels stay the fastest axis in memory; the scan takes (B, K, D, L) views of it.
+        # Channels stay contiguous in memory: the scan takes transposed views, (B, 2, L, D) -> (B, 2, D, L).
         y = selective_scan_paths(
             u.transpose(2, 3),
             delta.transpose(2, 3),
@@ -78,11 +91,11 @@ class VimMixer(nn.Module):
             b.transpose(2, 3),
             c.transpose(2, 3),
             self._both('D{}').float(),
-            z=z.transpose(1, 2),
+            z=z.transpose(1, 2),  # (B, L, d_inner) -> (B, d_inner, L)
             delta_bias=self._both('dt_proj{}.bias').float(),
             delta_softplus=True,
             paths=('forward', 'reverse'),
             backend=self.scan_backend,
         )
-        y = y.transpose(1, 2)
+        y = y.transpose(1, 2)  # (B, d_inner, L) -> (B, L, d_inner)
         return self.out_proj(y / 2 if self.if_divide_out else y)

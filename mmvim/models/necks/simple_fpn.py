@@ -1,8 +1,10 @@
-"""The pyramid of a plain backbone: 'Exploring Plain Vision Transformer Backbones for Object Detection', Li, Mao,
-Girshick and He, ECCV 2022, https://arxiv.org/abs/2203.16527, Sec. 3.
+"""The feature pyramid of a plain backbone.
 
-The same layers, and PyTorch's own initialisation of them, as the ``SimpleFeaturePyramid`` of detectron2, whose Vim fork
-trained the published detectors.
+'Exploring Plain Vision Transformer Backbones for Object Detection', Li, Mao, Girshick and He, ECCV 2022,
+https://arxiv.org/abs/2203.16527, Sec. 3.
+
+Layers and initialisation (PyTorch's own) are those of ``SimpleFeaturePyramid`` in detectron2; the published detectors
+were trained with Vim's fork of it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from mmvim.registry import MODELS
 
 
 def _rescale(scale: float, channels: int, norm_cfg: dict) -> tuple[list[nn.Module], int]:
-    """Layers that change a map's size by `scale`, and the channels they leave."""
+    """Return layers that change a map's size by ``scale``, and the channels that they leave."""
     if scale == 4:
         return [
             nn.ConvTranspose2d(channels, channels // 2, 2, 2),
@@ -33,20 +35,27 @@ def _rescale(scale: float, channels: int, norm_cfg: dict) -> tuple[list[nn.Modul
 class SimpleFPN(BaseModule):
     """Simple feature pyramid: every level is made from the one map of a plain backbone, without a top-down path.
 
-    A level is rescaled (4: two transposed convolutions with norm and GELU between, 2: one, 1: nothing, 0.5: maximum of
-    2 x 2), then goes through a 1x1 and a 3x3 convolution, each followed by a norm and without bias.
+    Each level is first rescaled (4: two transposed convolutions with a norm and GELU between them, 2: one transposed
+    convolution, 1: nothing, 0.5: 2 x 2 max pooling). A 1x1 and a 3x3 convolution follow, each without bias and followed
+    by a norm.
 
     Args:
         in_channels: Channels C of the map.
         out_channels: Channels of every level. Defaults to 256.
         scales: Sizes of the levels relative to the map, each of 4, 2, 1, 0.5, descending: strides 4, 8, 16 and 32 for a
             map of stride 16. Defaults to (4, 2, 1, 0.5).
-        num_outs: Number of levels; those beyond `scales` take every second cell of the level before. Defaults to 5.
+        num_outs: Number of levels; those beyond ``scales`` take every second cell of the level before. Defaults to 5.
         norm_cfg: Norm layer. Defaults to None, ``dict(type='mmvim.LN2d', eps=1e-6)``.
         init_cfg: MMEngine initialisation. Defaults to None.
 
     Raises:
         ValueError: If an argument is outside what is listed here.
+
+    Examples:
+        >>> import torch
+        >>> maps = SimpleFPN(in_channels=8, out_channels=4)([torch.randn(2, 8, 14, 20)])
+        >>> [tuple(level.shape) for level in maps]
+        [(2, 4, 56, 80), (2, 4, 28, 40), (2, 4, 14, 20), (2, 4, 7, 10), (2, 4, 4, 5)]
     """
 
     def __init__(
@@ -94,7 +103,7 @@ class SimpleFPN(BaseModule):
             inputs: The map (B, in_channels, h, w), alone or as the only element of a sequence.
 
         Returns:
-            `num_outs` maps (B, out_channels, h * scale, w * scale), halved again for each level beyond `scales`.
+            ``num_outs`` maps (B, out_channels, h * scale, w * scale), halved again for each level beyond ``scales``.
 
         Raises:
             ValueError: If there is more than one map, or it is too small to be halved.
