@@ -6,7 +6,7 @@ from triton_cases import CASES, LONG, Case, worst_errors
 
 from mmvim.ops import selective_scan
 from mmvim.ops.selective_scan.arguments import TENSORS, single_path
-from mmvim.ops.selective_scan.triton import launches as plan
+from mmvim.ops.selective_scan.triton import sizes
 from mmvim.ops.selective_scan.triton.blocks import blocks_for
 
 
@@ -21,10 +21,10 @@ def test_against_the_definition(case):
 
 @pytest.mark.parametrize('case', LONG, ids=lambda case: case.name)
 def test_segments(case, monkeypatch):
-    monkeypatch.setattr(plan, 'LEAST_SEGMENT', 8)
+    monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
     counts = []
-    divide = plan.Sizes.segments
-    monkeypatch.setattr(plan.Sizes, 'segments', lambda *a: counts.append(divide(*a)) or counts[-1])
+    segments = sizes.Sizes.segments
+    monkeypatch.setattr(sizes.Sizes, 'segments', lambda *a: counts.append(segments(*a)) or counts[-1])
     assert_close(worst_errors(case, torch.float32), 2e-6)
     assert all(count > 1 for count, _ in counts) and len(counts) == 2
 
@@ -41,7 +41,7 @@ def test_half_precision(dtype, tolerance):
 )
 def test_block_sizes_of_long_rows(d_state, dtype, channels, steps, monkeypatch):
     """The table's sizes for rows that are too long for the interpreter, and for channels that are multiples of 16."""
-    monkeypatch.setattr(plan.Sizes, 'blocks', lambda self, kernel: blocks_for(kernel, d_state, 1024, dtype, 90))
+    monkeypatch.setattr(sizes.Sizes, 'blocks', lambda self, kernel: blocks_for(kernel, d_state, 1024, dtype, 90))
     blocks = blocks_for('backward', d_state, 1024, dtype, 90)
     assert (blocks.block_d, blocks.steps) == (channels, steps)
     assert_close(worst_errors(Case('wide', 1, 70, 7, d_state, groups=2, reverse=True), torch.float32), 2e-6)

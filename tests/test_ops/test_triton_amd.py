@@ -1,7 +1,7 @@
 """The Triton kernels for AMD's GPUs, compiled here down to the machine code: nothing in them is NVIDIA's alone.
 
 Nothing runs. gfx942 (MI300) has warps of 64 lanes, gfx1100 (Radeon RX 7900) of 32; the sum over channels stays inside a
-warp in both, for `warps` is 1. More states than one take two minutes more: with MMVIM_TEST_EVERY_KERNEL=1.
+warp in both, for ``warps`` is 1. More states than one take two minutes more: with MMVIM_TEST_EVERY_KERNEL=1.
 """
 
 import importlib.util
@@ -9,7 +9,7 @@ import os
 
 import pytest
 import torch
-from triton_resources import launches
+from triton_resources import build_launches
 
 from mmvim.ops.selective_scan.triton import installed, interpreting
 from mmvim.ops.selective_scan.triton.blocks import Blocks
@@ -33,7 +33,7 @@ def poisoned_memory():
 def test_compiles_without_spills(setting, arch):
     from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
-    for name, launch in launches(*setting, 1024).items():
+    for name, launch in build_launches(*setting, 1024).items():
         compiled = compile_launch(launch, arch)
         found = read_resources(compiled)
         assert 0 < found.registers <= 256 and found.spilled == 0 and found.shared <= 16 * 1024, (name, found)

@@ -1,11 +1,12 @@
 """What the Triton kernels take of a GPU, from compiling them for it here: no spills, and the recorded resources.
 
 A few specialisations by default, each row of the table of block sizes among them; all of them, in about half an hour
-of an idle core, with MMVIM_TEST_EVERY_KERNEL=1. `triton_resources.py` has them and writes the record.
+of an idle core, with MMVIM_TEST_EVERY_KERNEL=1. ``triton_resources.py`` has them and writes the record.
 """
 
 import itertools
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,15 +19,18 @@ from triton_resources import (
     SERVERS,
     SETTINGS,
     brief,
+    build_launches,
     faults,
-    launches,
     measure,
     read,
 )
 
-from mmvim.ops.selective_scan.triton import installed, interpreting, plan
+from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.triton import installed, interpreting
 from mmvim.ops.selective_scan.triton.block_table import TABLE, Row
-from mmvim.ops.selective_scan.triton.blocks import Blocks, blocks_for, fitting, row_for
+from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, row_for
+from mmvim.ops.selective_scan.triton.launches import can_run
+from mmvim.ops.selective_scan.triton.sizes import Sizes
 
 pytestmark = pytest.mark.skipif(not installed() or interpreting(), reason='Triton is not installed, or interprets')
 
@@ -85,7 +89,7 @@ def test_the_table_has_every_state_and_length(kernel):
         (1, 2, 17, 64), (1, 100_000), (torch.float16, torch.float32), (75, 90, 120)
     ):
         blocks = blocks_for(kernel, d_state, length, dtype, arch)
-        assert blocks.warps == 1 and plan.CHUNK % blocks.steps == 0
+        assert blocks.warps == 1 and CHUNK % blocks.steps == 0
         assert blocks.block_d & (blocks.block_d - 1) == 0
     with pytest.raises(ValueError, match='no block sizes'):
         blocks_for(kernel, 65, 10, torch.float32, 90)
@@ -122,16 +126,34 @@ def test_short_rows_have_narrow_blocks_everywhere():
 
 def test_blocks_fit_the_channels():
     blocks = Blocks(128, 4, registers=255)
-    assert fitting(blocks, 'backward', 384, 384) == blocks
-    assert fitting(blocks, 'backward', 392, 392) == Blocks(64, 2, registers=255)
-    assert fitting(blocks, 'forward', 392, 50) == Blocks(64, 4, registers=255)
-    assert fitting(blocks, 'forward', 8, 8) == Blocks(32, 4, registers=255)
+    assert fit_blocks(blocks, 'backward', 384, 384) == blocks
+    assert fit_blocks(blocks, 'backward', 392, 392) == Blocks(64, 2, registers=255)
+    assert fit_blocks(blocks, 'forward', 392, 50) == Blocks(64, 4, registers=255)
+    assert fit_blocks(blocks, 'forward', 8, 8) == Blocks(32, 4, registers=255)
+
+
+@pytest.mark.parametrize(
+    ('paths', 'maps', 'fit'),
+    [(10, 7, True), (21, 7, True), (22, 7, False), (9, 9, True), (16, 15, True), (17, 15, False), (16, 16, False)],
+)
+def test_how_many_paths_and_maps_fit(paths, maps, fit):
+    """The numbers of the maps share one signed integer, and are found in it again."""
+    x = torch.zeros(1, 1, 2)
+    args = single_path(x, x, torch.zeros(1, 1), x, x, None, None, None, None, False, False, None)
+    args = replace(args, map_ids=(-1, *(maps - 1 - k % maps for k in range(paths - 2, -1, -1))))
+    assert max(args.map_ids) == maps - 1 and len(args.map_ids) == paths
+    assert can_run(args) == fit
+    if fit:
+        sizes = Sizes(args)
+        assert -(2**63) <= sizes.map_ids < 2**63
+        found = [(sizes.map_ids >> (sizes.map_bits * k)) % 2**sizes.map_bits - 1 for k in range(paths)]
+        assert tuple(found) == args.map_ids
 
 
 def test_reading_a_spill():
     """The reader sees what it is to see: a kernel held to few registers spills."""
     from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
-    launch = launches('vim', 1, 'float32', 1024)['segments']
+    launch = build_launches('vim', 1, 'float32', 1024)['segments']
     launch.options = {'maxnreg': 24}
     assert read_resources(compile_launch(launch, 90)).spilled > 0

@@ -13,7 +13,7 @@ from triton_cases import CASES, CROSS, LONG, Case, worst_errors
 from mmvim.ops import selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
-from mmvim.ops.selective_scan.triton import launches as plan
+from mmvim.ops.selective_scan.triton import sizes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='PyTorch finds no GPU')]
 
@@ -63,10 +63,10 @@ def test_long_rows(case, dtype):
 
 def test_segments(monkeypatch):
     case = Case('segments', 1, 40, 700, 16)
-    monkeypatch.setattr(plan, 'LEAST_SEGMENT', 100)
+    monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 100)
     counts = []
-    divide = plan.Sizes.segments
-    monkeypatch.setattr(plan.Sizes, 'segments', lambda *a: counts.append(divide(*a)) or counts[-1])
+    segments = sizes.Sizes.segments
+    monkeypatch.setattr(sizes.Sizes, 'segments', lambda *a: counts.append(segments(*a)) or counts[-1])
     errors = worst_errors(case, torch.float32, 'cuda')
     assert all(error < 5e-5 for error in errors.values()), errors
     assert all(count > 2 for count, _ in counts)

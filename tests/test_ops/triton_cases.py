@@ -12,7 +12,7 @@ ALL = ('u', 'delta', 'B', 'C')
 
 @dataclass(frozen=True)
 class Case:
-    """One scan; `paths` None is :func:`selective_scan`, a tuple of names or 'random' is several paths over `grid`."""
+    """One scan; ``paths`` None is :func:`selective_scan`, a tuple of names or 'random' several paths over ``grid``."""
 
     name: str
     batch: int
@@ -80,10 +80,12 @@ class Case:
                 backend=backend,
                 **more,
             )
-        if self.paths[0] == 'random':
+        if 'random' in self.paths:
             paths = [
                 torch.randperm(self.length, generator=torch.Generator().manual_seed(i)).to(u.device)
-                for i in range(len(self.paths))
+                if name == 'random'
+                else name
+                for i, name in enumerate(self.paths)
             ]
         elif self.grid is None:
             paths = self.paths
@@ -127,19 +129,23 @@ CASES = (
     Case('cross scan, stacked, gated', 1, 4, 6, 2, paths=CROSS, grid=(2, 3), combine='stack', groups=2),
     Case('u alone follows', 1, 5, 7, 2, paths=('random',) * 2, follow=('u',), shared=('u',)),
     Case('u and B follow', 1, 4, 18, 2, paths=('random',) * 3, follow=('u', 'B'), shared=('B',)),
+    Case('nine maps', 1, 2, 7, 2, paths=('random',) * 9, shared=('A',)),
+    Case('16 paths, 15 maps', 1, 1, 3, 1, paths=('reverse', *('random',) * 15), combine='stack', optional=False),
+    Case('11 paths, two maps', 1, 1, 3, 1, paths=(*('random',) * 2, *('reverse',) * 9), optional=False),
 )
 LONG = (
     Case('segments', 1, 6, 50, 2),
     Case('ten segments', 1, 2, 150, 1, reverse=True),
     Case('segments, 18 states', 1, 3, 34, 18, reverse=True),
     Case('segments, maps, stack', 1, 5, 35, 3, paths=('random',) * 2, combine='stack'),
+    Case('segments, nine maps', 1, 1, 33, 1, paths=('random',) * 9, follow=('u', 'B'), optional=False),
 )
 
 
 def worst_errors(case, dtype, device='cpu', backend='triton', definition='reference', **more):
-    """Largest difference of every result from the definition in float64, relative to the largest value.
+    """Return the largest difference of every result from the definition in float64, relative to the largest value.
 
-    Where L is so large that the definition's loop would take too long, `definition` is 'torch', tested against it.
+    If the loop of the definition would take too long, for a large L, ``definition`` is 'torch', tested against it.
 
     Results are the outputs and the gradient of each input; both sides start from the same rounded numbers.
     """

@@ -6,7 +6,7 @@
 
 The record, triton_resources.json, has a line for each specialisation: registers a thread and bytes of shared memory of
 each kernel. It holds for the version of Triton that it names. No GPU is needed; nothing runs. What it covers is EVERY:
-`launches` says what the settings are.
+``build_launches`` says what the settings are.
 """
 
 import argparse
@@ -42,7 +42,7 @@ LEAST_WARPS = {
 
 
 class Specialisation(NamedTuple):
-    """Kernels that are compiled; see :func:`launches` for the settings. Number: of states, or channels of a norm."""
+    """Kernels that are compiled; see :func:`build_launches` for the settings. Number: states, or channels of a norm."""
 
     setting: str
     number: int
@@ -84,13 +84,14 @@ CALLS = {
     ),
     'stacked': Call((0, -1), (False, True), gate=True, stack=True, out='float32', own_A=False),
     'huge': Call((-1, -1), (False, True), gate=True, dim=24576),
+    'many maps': Call((-1, *range(15)), (True, *(False,) * 15), own_u=False),
 }
 CONVOLUTIONS = {'conv of Vim': (384, 4, (3, 0), True), 'conv of MambaVision': (392, 3, (1,), False)}
 NORM = 'norm'
 SETTINGS = (*CALLS, *CONVOLUTIONS, NORM)
 
 
-def launches(setting: str, number: int, dtype: str, length: int) -> dict:
+def build_launches(setting: str, number: int, dtype: str, length: int) -> dict:
     """The launches of a forward and a backward pass by name, from tensors without memory.
 
     Scans, all but 'bare' with D, delta_bias and softplus, cut into segments where the kernels may do so:
@@ -103,8 +104,9 @@ def launches(setting: str, number: int, dtype: str, length: int) -> dict:
         u along maps    four paths along two maps that u alone follows, with one A, D, delta_bias (PlainMamba)
         stacked         two gated paths with an output each, float32, with one A for both; one along a map
         huge            'vim' over 24576 channels; with 100 000 steps, strides of more than 2^31 elements
+        many maps       sixteen paths over one u, fifteen along a map of their own, with their outputs summed
     The convolutions are those of Vim (two filters) and MambaVision (392 channels), forward and backward; 'norm' is
-    RMSNorm with the residual in float32, of as many channels as `number` says.
+    RMSNorm with the residual in float32, of as many channels as ``number`` says.
     """
     if setting in CONVOLUTIONS:
         found = convolution(setting, dtype, length)
@@ -121,7 +123,8 @@ def empty(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
 
 def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
     from mmvim.ops.selective_scan.arguments import ScanArguments
-    from mmvim.ops.selective_scan.triton import launches as plan
+    from mmvim.ops.selective_scan.triton import launches
+    from mmvim.ops.selective_scan.triton.sizes import LEAST_SEGMENT
 
     batch, dim, kind, paths, groups = 2, call.dim, getattr(torch, dtype), len(call.maps), call.groups
     shared = paths if call.own_A else 1
@@ -149,9 +152,10 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
         call.stack,
         getattr(torch, call.out or dtype),
     )
-    segments = 4 if length >= 3 * plan.LEAST_SEGMENT else 1
-    forward, (out, last_state, y, bounds) = plan.forward(args, True, segments=segments)
-    backward, _ = plan.backward(args, out.mT, last_state.mT if call.states else None, y, bounds, segments=segments)
+    segments = 4 if length >= 3 * LEAST_SEGMENT else 1
+    forward, (out, last_state, y, boundaries) = launches.forward(args, True, segments=segments)
+    grad_last_state = last_state.mT if call.states else None
+    backward, _ = launches.backward(args, out.mT, grad_last_state, y, boundaries, segments=segments)
     return forward + backward
 
 
@@ -171,12 +175,12 @@ def convolution(setting: str, dtype: str, length: int) -> list:
 
 
 def norm(channels: int, dtype: str, length: int) -> list:
-    from mmvim.ops.rms_norm.triton import plan_backward, plan_forward
+    from mmvim.ops.rms_norm.triton import backward_launch, forward_launch
 
     kind, full = getattr(torch, dtype), torch.float32
     x, residual, weight = empty(2, length, channels, kind=kind), empty(2, length, channels), empty(channels)
-    forward, (y, total, scale) = plan_forward(x, residual, weight, 1e-5, kind)
-    return [forward, plan_backward(y, total, total, weight, scale, kind, full)[0]]
+    forward, (y, total, scale) = forward_launch(x, residual, weight, 1e-5, kind)
+    return [forward, backward_launch(y, total, total, weight, scale, kind, full)[0]]
 
 
 def grid(
@@ -197,6 +201,7 @@ EVERY = [
     *(x for name in ('mambavision', 'drop-in', 'u along maps', 'stacked') for x in grid(name, (16,), (90,), **TWO)),
     *(x for name in ('drop-in', 'bare', 'u along maps', 'stacked') for x in grid(name, (1, 8), (90,), **TWO)),
     *grid('huge', (1, 8, 16), (90,), length=100_000, **TWO),
+    *grid('many maps', (1, 16), (90,), **TWO),
     *(
         x
         for name, n in (('vim', 16), ('gated', 8), ('cross', 1), ('vim', 64))
@@ -228,6 +233,7 @@ FEW = [
         ('cross', 1, 'float32', 1024, 86),
         ('stacked', 1, 'float16', 1024, 90),
         ('huge', 1, 'float32', 100_000, 90),
+        ('many maps', 1, 'float16', 1024, 90),
         ('conv of Vim', 0, 'float16', 1024, 90),
         ('conv of MambaVision', 0, 'float32', 1024, 80),
         ('norm', 384, 'bfloat16', 1024, 100),
@@ -237,11 +243,11 @@ FEW = [
 
 def measure(wanted: Specialisation) -> dict:
     """Compile all kernels of a specialisation: their :class:`Resources` by name."""
-    from mmvim.ops.selective_scan.triton import launches as plan
+    from mmvim.ops.selective_scan.triton import sizes
     from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
-    with mock.patch.object(plan, 'architecture', lambda device: wanted.arch):
-        found = launches(*wanted[:-1])
+    with mock.patch.object(sizes, 'architecture', lambda device: wanted.arch):
+        found = build_launches(*wanted[:-1])
     return {name: read_resources(compile_launch(launch, wanted.arch)) for name, launch in found.items()}
 
 

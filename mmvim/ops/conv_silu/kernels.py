@@ -1,51 +1,68 @@
-"""Triton kernels of the short depthwise convolution with SiLU. A program takes BLOCK_L tokens of BLOCK_D channels."""
+"""Triton kernels of the short depthwise convolution with SiLU. A program takes BLOCK_L tokens of BLOCK_D channels.
+
+Names follow the rule in ``mmvim/ops/selective_scan/triton/tiles.py``; ``k`` is a filter here. ``left`` holds four bits
+for each filter: how many of its taps are to the left of the token that it computes.
+"""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def tile_of(L, dim, FILTERS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Channels (1, BLOCK_D), tokens (BLOCK_L, 1), block of tokens, filter and batch element of a program."""
+def locate(length, dim, FILTERS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return a program's channels (1, BLOCK_D), tokens (BLOCK_L, 1), block of tokens, filter and batch element."""
     pid = tl.program_id(0)
-    blocks_d, blocks_l = tl.cdiv(dim, BLOCK_D), tl.cdiv(L, BLOCK_L)
-    d = (pid % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    blocks_d, blocks_l = tl.cdiv(dim, BLOCK_D), tl.cdiv(length, BLOCK_L)
+    d = (pid % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]  # (1, BLOCK_D)
     row = pid // blocks_d
     block = row % blocks_l
-    t = block * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]
+    t = block * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]  # (BLOCK_L, 1)
     row = row // blocks_l
     return d, t, block, row % FILTERS, (row // FILTERS).to(tl.int64)
 
 
 @triton.jit
 def convolve(
-    x, weight, bias, k, left, t, d, L, dim, x_l, TAPS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    k,
+    shift,
+    t,
+    d,
+    length,
+    dim,
+    x_l,
+    TAPS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
-    """bias[k] + sum over i of weight[k, d, i] x[t + i - left], float32."""
+    """Return bias[k] + sum over i of weight[k, d, i] x[t + i - shift], (BLOCK_L, BLOCK_D) float32."""
     total = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
-    if bias is not None:
-        total += tl.load(bias + k * dim + d, mask=d < dim, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        total += tl.load(bias_ptr + k * dim + d, mask=d < dim, other=0.0).to(tl.float32)  # (1, BLOCK_D)
     for i in tl.static_range(TAPS):
-        s = t + i - left
-        w = tl.load(weight + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0).to(tl.float32)
-        seen = tl.load(x + s.to(tl.int64) * x_l + d, mask=(s >= 0) & (s < L) & (d < dim), other=0.0)
-        total += w * seen.to(tl.float32)
+        s = t + i - shift
+        weight = tl.load(weight_ptr + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0).to(tl.float32)  # (1, BLOCK_D)
+        seen = (s >= 0) & (s < length) & (d < dim)
+        x = tl.load(x_ptr + s.to(tl.int64) * x_l + d, mask=seen, other=0.0)  # (BLOCK_L, BLOCK_D)
+        total += weight * x.to(tl.float32)
     return total
 
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)); exp2 overflows to infinity, whose reciprocal is the 0 that is right."""
+    """Return 1 / (1 + exp(-x)); exp2 overflows to infinity, whose reciprocal is the right result, 0."""
     return 1.0 / (1.0 + tl.exp2(x * -1.4426950408889634))
 
 
-@triton.jit(do_not_specialize=('L', 'left'))
+@triton.jit(do_not_specialize=('length', 'left'))
 def conv_forward(
-    x,
-    weight,
-    bias,
-    y,
-    L,
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    length,
     dim,
     x_b,
     x_l,
@@ -55,65 +72,73 @@ def conv_forward(
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Y (b, FILTERS, L, dim), dense, from x (b, L, dim) with channels contiguous and weight (FILTERS, dim, TAPS).
+    """Compute y (b, FILTERS, length, dim), dense, from x (b, length, dim) and weight (FILTERS, dim, TAPS).
 
-    `left` holds four bits a filter.
+    Channels are contiguous in x; bias (FILTERS, dim) may be None.
     """
-    d, t, _, k, b = tile_of(L, dim, FILTERS, BLOCK_L, BLOCK_D)
-    value = convolve(x + b * x_b, weight, bias, k, (left >> (4 * k)) & 15, t, d, L, dim, x_l, TAPS, BLOCK_L, BLOCK_D)
-    tl.store(y + ((b * FILTERS + k) * L + t) * dim + d, value * sigmoid(value), mask=(t < L) & (d < dim))
-
-
-@triton.jit(do_not_specialize=('L', 'left'))
-def conv_backward(
-    dy,
-    x,
-    weight,
-    bias,
-    dc,
-    dweight,
-    dbias,
-    L,
-    dim,
-    x_b,
-    x_l,
-    left,
-    FILTERS: tl.constexpr,
-    TAPS: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Gradient before SiLU, and each program's share of those of weight and bias.
-
-    dy, dc: (b, FILTERS, L, dim), dense. dweight: (b, blocks of L, FILTERS, dim, TAPS), dbias: (b, blocks of L,
-    FILTERS, dim), float32; dbias may be None.
-    """
-    d, t, block, k, b = tile_of(L, dim, FILTERS, BLOCK_L, BLOCK_D)
+    d, t, _, k, b = locate(length, dim, FILTERS, BLOCK_L, BLOCK_D)
     shift = (left >> (4 * k)) & 15
-    x += b * x_b
-    valid = (t < L) & (d < dim)
-    place = ((b * FILTERS + k) * L + t) * dim + d
-    grad = tl.load(dy + place, mask=valid, other=0.0).to(tl.float32)
-    value = convolve(x, weight, bias, k, shift, t, d, L, dim, x_l, TAPS, BLOCK_L, BLOCK_D)
+    value = convolve(
+        x_ptr + b * x_b, weight_ptr, bias_ptr, k, shift, t, d, length, dim, x_l, TAPS, BLOCK_L, BLOCK_D
+    )  # (BLOCK_L, BLOCK_D)
+    offset = ((b * FILTERS + k) * length + t) * dim + d
+    tl.store(y_ptr + offset, value * sigmoid(value), mask=(t < length) & (d < dim))
+
+
+@triton.jit(do_not_specialize=('length', 'left'))
+def conv_backward(
+    dy_ptr,
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    dc_ptr,
+    dweight_ptr,
+    dbias_ptr,
+    length,
+    dim,
+    x_b,
+    x_l,
+    left,
+    FILTERS: tl.constexpr,
+    TAPS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Compute the gradient before SiLU, and each program's share of those of weight and bias.
+
+    - dy, dc: (b, FILTERS, length, dim), dense.
+    - dweight: (b, blocks of tokens, FILTERS, dim, TAPS), dbias: (b, blocks of tokens, FILTERS, dim) or None, float32.
+    """
+    # Back through SiLU, whose input is computed again.
+    d, t, block, k, b = locate(length, dim, FILTERS, BLOCK_L, BLOCK_D)
+    shift = (left >> (4 * k)) & 15
+    x_ptr += b * x_b
+    valid = (t < length) & (d < dim)
+    offset = ((b * FILTERS + k) * length + t) * dim + d
+    dc = tl.load(dy_ptr + offset, mask=valid, other=0.0).to(tl.float32)  # (BLOCK_L, BLOCK_D)
+    value = convolve(x_ptr, weight_ptr, bias_ptr, k, shift, t, d, length, dim, x_l, TAPS, BLOCK_L, BLOCK_D)
     slope = sigmoid(value)
-    grad = grad * slope * (1.0 + value * (1.0 - slope))
-    tl.store(dc + place, grad, mask=valid)
-    lane = tl.program_id(0) % tl.cdiv(dim, BLOCK_D) * BLOCK_D + tl.arange(0, BLOCK_D)
-    row = ((b * tl.cdiv(L, BLOCK_L) + block) * FILTERS + k) * dim + lane
-    if dbias is not None:
-        tl.store(dbias + row, tl.sum(grad, axis=0), mask=lane < dim)
+    dc = dc * slope * (1.0 + value * (1.0 - slope))
+    tl.store(dc_ptr + offset, dc, mask=valid)  # (BLOCK_L, BLOCK_D)
+
+    # Sums over this program's tokens.
+    lane = tl.program_id(0) % tl.cdiv(dim, BLOCK_D) * BLOCK_D + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
+    row = ((b * tl.cdiv(length, BLOCK_L) + block) * FILTERS + k) * dim + lane
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr + row, tl.sum(dc, axis=0), mask=lane < dim)  # (BLOCK_D,)
     for i in tl.static_range(TAPS):
         s = t + i - shift
-        seen = tl.load(x + s.to(tl.int64) * x_l + d, mask=(s >= 0) & (s < L) & valid, other=0.0).to(tl.float32)
-        tl.store(dweight + row * TAPS + i, tl.sum(grad * seen, axis=0), mask=lane < dim)
+        seen = (s >= 0) & (s < length) & valid
+        x = tl.load(x_ptr + s.to(tl.int64) * x_l + d, mask=seen, other=0.0).to(tl.float32)  # (BLOCK_L, BLOCK_D)
+        tl.store(dweight_ptr + row * TAPS + i, tl.sum(dc * x, axis=0), mask=lane < dim)  # (BLOCK_D,)
 
 
-@triton.jit(do_not_specialize=('L', 'left'))
+@triton.jit(do_not_specialize=('length', 'left'))
 def conv_transposed(
-    dc,
-    weight,
-    dx,
-    L,
+    dc_ptr,
+    weight_ptr,
+    dx_ptr,
+    length,
     dim,
     left,
     FILTERS: tl.constexpr,
@@ -121,14 +146,17 @@ def conv_transposed(
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Dx (b, L, dim) from dc (b, FILTERS, L, dim): what every filter that saw a token passes back to it."""
-    d, t, _, _, b = tile_of(L, dim, 1, BLOCK_L, BLOCK_D)
+    """Compute dx (b, length, dim) from dc (b, FILTERS, length, dim): what filters pass back to the tokens they saw."""
+    d, t, _, _, b = locate(length, dim, 1, BLOCK_L, BLOCK_D)
     total = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
     for k in tl.static_range(FILTERS):
         shift = (left >> (4 * k)) & 15
         for i in tl.static_range(TAPS):
             s = t - i + shift
-            w = tl.load(weight + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0).to(tl.float32)
-            grad = tl.load(dc + ((b * FILTERS + k) * L + s) * dim + d, mask=(s >= 0) & (s < L) & (d < dim), other=0.0)
-            total += w * grad.to(tl.float32)
-    tl.store(dx + (b * L + t) * dim + d, total, mask=(t < L) & (d < dim))
+            weight = tl.load(weight_ptr + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0)  # (1, BLOCK_D)
+            weight = weight.to(tl.float32)
+            offset = ((b * FILTERS + k) * length + s) * dim + d
+            seen = (s >= 0) & (s < length) & (d < dim)
+            dc = tl.load(dc_ptr + offset, mask=seen, other=0.0)  # (BLOCK_L, BLOCK_D)
+            total += weight * dc.to(tl.float32)
+    tl.store(dx_ptr + (b * length + t) * dim + d, total, mask=(t < length) & (d < dim))  # (BLOCK_L, BLOCK_D)

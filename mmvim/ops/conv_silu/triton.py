@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from mmvim.ops.triton_host.device import current
+from mmvim.ops.triton_host.device import device_guard
 from mmvim.ops.triton_host.launch import Launch
 
 MAX_TAPS, MAX_FILTERS = 16, 7
@@ -21,7 +21,7 @@ _BLOCK_L = {'forward': 16, 'backward': 32, 'transposed': 16}
 @torch.library.custom_op('mmvim::conv1d_silu_fwd', mutates_args=())
 def conv_fwd(x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]) -> Tensor:
     """SiLU of K convolutions of tokens (B, L, D) with filters (K, D, I); (B, K, L, D) in x's dtype."""
-    with current(x.device):
+    with device_guard(x.device):
         launch, y = plan_forward(x, weight, bias, left)
         launch.run()
     return y
@@ -33,7 +33,7 @@ def plan_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[
 
     x = _rows(x)
     y = x.new_empty((x.shape[0], len(left), *x.shape[1:]))
-    arguments = {'y': y, **_inputs('forward', x, weight, bias, left)}
+    arguments = {'y_ptr': y, **_inputs('forward', x, weight, bias, left)}
     return Launch(conv_forward, _programs('forward', x, len(left)), arguments, _WARPS, 'conv forward'), y
 
 
@@ -47,7 +47,7 @@ def conv_bwd(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias (empty where there is none)."""
-    with current(x.device):
+    with device_guard(x.device):
         launches, dx, dweight, dbias = plan_backward(dy, x, weight, bias, left)
         for launch in launches:
             launch.run()
@@ -76,10 +76,10 @@ def plan_backward(
             conv_backward,
             _programs('backward', x, filters),
             {
-                'dy': dy.contiguous(),
-                'dc': dc,
-                'dweight': dweight,
-                'dbias': dbias,
+                'dy_ptr': dy.contiguous(),
+                'dc_ptr': dc,
+                'dweight_ptr': dweight,
+                'dbias_ptr': dbias,
                 **_inputs('backward', x, weight, bias, left),
             },
             _WARPS,
@@ -88,7 +88,7 @@ def plan_backward(
         Launch(
             conv_transposed,
             _programs('transposed', x, 1),
-            {'dc': dc, 'dx': dx, **_inputs('transposed', None, weight, None, left), 'L': length},
+            {'dc_ptr': dc, 'dx_ptr': dx, **_inputs('transposed', None, weight, None, left), 'length': length},
             _WARPS,
             'conv transposed',
         ),
@@ -137,7 +137,7 @@ def _inputs(kernel: str, x: Tensor | None, weight: Tensor, bias: Tensor | None, 
     """What a kernel reads, as its arguments."""
     dim, taps = weight.shape[1:]
     found = {
-        'weight': weight.contiguous(),
+        'weight_ptr': weight.contiguous(),
         'dim': dim,
         'left': _packed(left),
         'FILTERS': len(left),
@@ -147,9 +147,9 @@ def _inputs(kernel: str, x: Tensor | None, weight: Tensor, bias: Tensor | None, 
     }
     if x is not None:
         found |= {
-            'x': x,
-            'bias': None if bias is None else bias.contiguous(),
-            'L': x.shape[1],
+            'x_ptr': x,
+            'bias_ptr': None if bias is None else bias.contiguous(),
+            'length': x.shape[1],
             'x_b': x.stride(0),
             'x_l': x.stride(1),
         }

@@ -1,4 +1,4 @@
-"""The torch.library operators of the norm on GPUs; `mmvim.ops.rms_norm` calls them."""
+"""The torch.library operators of the norm on GPUs; ``mmvim.ops.rms_norm`` calls them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from mmvim.ops.triton_host.device import current
+from mmvim.ops.triton_host.device import device_guard
 from mmvim.ops.triton_host.launch import Launch
 
 MAX_CHANNELS = 4096
 
 
 def _grid(channels: int) -> tuple[int, int, int]:
-    """Rows a program takes at a time, the power of two that holds their channels, and warps."""
+    """Return the rows that a program takes at a time, the power of two that holds their channels, and its warps."""
     block = max(16, 1 << (channels - 1).bit_length())
-    return max(1, 1024 // block), block, max(4, block // 512)  # 16 channels a thread at most: none are spilled
+    return max(1, 1024 // block), block, max(4, block // 512)  # at most 16 channels a thread, so that none are spilled
 
 
 @torch.library.custom_op('mmvim::rms_norm_fwd', mutates_args=())
 def rms_norm_fwd(
     x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised sum, the sum (empty without a residual) and 1 / sqrt(mean square + eps), (rows,) float32."""
-    with current(x.device):
-        launch, results = plan_forward(x, residual, weight, eps, dtype)
+    """Return the normalised sum, the sum (empty without a residual), 1 / sqrt(mean square + eps), (rows,) float32."""
+    with device_guard(x.device):
+        launch, results = forward_launch(x, residual, weight, eps, dtype)
         launch.run()
     return results
 
 
-def plan_forward(
+def forward_launch(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
-    """The launch of the forward pass, and what it fills."""
+    """Return the launch of the forward pass, and what it fills: y, the sum and the scale, see :func:`rms_norm_fwd`."""
     from mmvim.ops.rms_norm.kernels import norm_forward
 
     y, total, scale = _outputs(x, residual, dtype)
     rows, channels = scale.numel(), x.shape[-1]
     per_program, block, warps = _grid(channels)
     arguments = {
-        'x': x.contiguous(),
-        'residual': None if residual is None else residual.contiguous(),
-        'weight': weight.contiguous(),
-        'y': y,
-        'total': None if residual is None else total,
-        'scale': scale,
+        'x_ptr': x.contiguous(),
+        'residual_ptr': None if residual is None else residual.contiguous(),
+        'weight_ptr': weight.contiguous(),
+        'y_ptr': y,
+        'total_ptr': None if residual is None else total,
+        'scale_ptr': scale,
         'rows': rows,
         'channels': channels,
         'eps': eps,
@@ -79,14 +79,14 @@ def rms_norm_bwd(
     dtype: torch.dtype,
     residual_dtype: Optional[torch.dtype],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, of the residual (empty where there is none) and of the weight."""
-    with current(dy.device):
-        launch, (dx, dresidual, dweight) = plan_backward(dy, dtotal, total, weight, scale, dtype, residual_dtype)
+    """Return the gradients of x, of the residual (empty if there is none) and of the weight."""
+    with device_guard(dy.device):
+        launch, (dx, dresidual, dweight) = backward_launch(dy, dtotal, total, weight, scale, dtype, residual_dtype)
         launch.run()
         return dx, dresidual, dweight.sum(0).to(weight.dtype)
 
 
-def plan_backward(
+def backward_launch(
     dy: Tensor,
     dtotal: Tensor | None,
     total: Tensor,
@@ -95,25 +95,25 @@ def plan_backward(
     dtype: torch.dtype,
     residual_dtype: torch.dtype | None,
 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
-    """The launch of the backward pass, and what it fills: dx, dresidual, and the shares of dweight to be summed."""
+    """Return the launch of the backward pass, and what it fills: dx, dresidual, and shares of dweight to be summed."""
     from mmvim.ops.rms_norm.kernels import norm_backward
 
     rows, channels = scale.numel(), total.shape[-1]
     per_program, block, warps = _grid(channels)
-    # A number that no clock and no machine decides, so that the sums repeat bit for bit.
+    # The number depends neither on a measurement nor on the machine, so that the sums repeat bit for bit.
     programs = min(512, -(-rows // per_program))
     dx = total.new_empty(total.shape, dtype=dtype)
     dresidual = total.new_empty(total.shape if residual_dtype else 0, dtype=residual_dtype or dtype)
     dweight = total.new_empty((programs, channels), dtype=torch.float32)
     arguments = {
-        'dy': dy.contiguous(),
-        'dtotal': None if dtotal is None else dtotal.contiguous(),
-        'total': total.contiguous(),
-        'weight': weight.contiguous(),
-        'scale': scale,
-        'dx': dx,
-        'dresidual': dresidual if residual_dtype else None,
-        'dweight': dweight,
+        'dy_ptr': dy.contiguous(),
+        'dtotal_ptr': None if dtotal is None else dtotal.contiguous(),
+        'total_ptr': total.contiguous(),
+        'weight_ptr': weight.contiguous(),
+        'scale_ptr': scale,
+        'dx_ptr': dx,
+        'dresidual_ptr': dresidual if residual_dtype else None,
+        'dweight_ptr': dweight,
         'rows': rows,
         'channels': channels,
         'programs': programs,

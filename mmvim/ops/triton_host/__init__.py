@@ -1,1 +1,1 @@
-"""What the Triton sides of all ops share: where kernels run, how they are launched, what they take of a GPU."""
+"""What the Triton sides of all ops share: the device, the launch of a kernel, and what a kernel takes of a GPU."""

@@ -1,4 +1,4 @@
-"""What a launch of a Triton kernel is, the scan's and the fused ones alike."""
+"""The launch of a Triton kernel, the same for all ops."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ class Launch:
 
     Args:
         kernel: A function of ``triton.jit``.
-        programs: Size of the grid, which has one axis.
-        arguments: By the kernel's names.
+        programs: Size of the grid, which has one axis; without programs nothing is launched.
+        arguments: The kernel's arguments by name.
         warps: Warps of a program. Defaults to 1.
-        name: For messages and the record of resources. Defaults to ''.
-        options: What else the compiler is told. Defaults to nothing.
+        name: Name in messages and in the record of resources. Defaults to ''.
+        options: Further options of the compiler. Defaults to none.
+
+    Examples:
+        >>> from mmvim.ops.triton_host.launch import Launch
+        >>> launch = Launch(kernel=None, programs=0, arguments={}, name='nothing')
+        >>> launch.run()
+        >>> launch.warps
+        1
     """
 
     kernel: Any

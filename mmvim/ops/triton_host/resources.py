@@ -19,7 +19,18 @@ _WIDE = 'gfx9'  # AMD's architectures whose warps have 64 lanes; others have 32
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one compiled kernel: registers a thread, bytes spilled to local memory a thread, shared memory in bytes."""
+    """What one compiled kernel takes of a GPU.
+
+    Attributes:
+        registers: Registers of a thread.
+        spilled: Bytes that a thread spills to local memory.
+        shared: Shared memory of a program, in bytes.
+
+    Examples:
+        >>> from mmvim.ops.triton_host.resources import Resources
+        >>> Resources(registers=64, spilled=0, shared=1024).spilled
+        0
+    """
 
     registers: int
     spilled: int
@@ -27,11 +38,23 @@ class Resources:
 
 
 def compile_launch(launch: Launch, arch: int | str) -> Any:
-    """The kernel compiled for an architecture, with the specialisation that Triton would choose at run time.
+    """Compile a launch's kernel for an architecture, with the specialisation that Triton would choose at run time.
 
     Args:
         launch: The kernel and its arguments, whose tensors need no memory (device 'meta').
         arch: Compute capability of an NVIDIA GPU (90 is 9.0), or the name of an AMD architecture ('gfx942').
+
+    Returns:
+        Triton's compiled kernel.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.ops.rms_norm.triton import forward_launch
+        >>> from mmvim.ops.triton_host.resources import compile_launch, read_resources
+        >>> x, weight = torch.empty(8, 64, device='meta'), torch.empty(64, device='meta')
+        >>> launch, _ = forward_launch(x, None, weight, 1e-5, torch.float32)
+        >>> read_resources(compile_launch(launch, 90)).spilled
+        0
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -57,7 +80,7 @@ def compile_launch(launch: Launch, arch: int | str) -> Any:
             if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(place,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    if amd:
+    if isinstance(arch, str):
         return triton.compile(
             source,
             target=GPUTarget('hip', arch, 64 if arch.startswith(_WIDE) else 32),
@@ -69,7 +92,21 @@ def compile_launch(launch: Launch, arch: int | str) -> Any:
 
 
 def read_resources(compiled: Any) -> Resources:
-    """What the machine code takes: NVIDIA's by cuobjdump, which comes with Triton, AMD's by the assembler's text."""
+    """Read what the machine code takes: NVIDIA's by cuobjdump, which comes with Triton, AMD's by the assembler's text.
+
+    Args:
+        compiled: Result of :func:`compile_launch`; see there for an example.
+
+    Raises:
+        RuntimeError: If the machine code does not tell.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from mmvim.ops.triton_host.resources import read_resources
+        >>> text = '.vgpr_count: 40 .private_segment_fixed_size: 0 .group_segment_fixed_size: 512'
+        >>> read_resources(SimpleNamespace(asm={'amdgcn': text}))
+        Resources(registers=40, spilled=0, shared=512)
+    """
     if 'amdgcn' in compiled.asm:
         return _read_amd(compiled.asm['amdgcn'])
     import triton
@@ -89,7 +126,7 @@ def read_resources(compiled: Any) -> Resources:
 
 
 def _read_amd(text: str) -> Resources:
-    """Vector registers, bytes of a lane's own memory, and shared memory, from the metadata of the assembler's text."""
+    """Read vector registers, bytes of a lane's own memory and shared memory from the assembler's metadata."""
     values = []
     for field in ('vgpr_count', 'private_segment_fixed_size', 'group_segment_fixed_size'):
         found = re.search(rf'\.{field}:\s+(\d+)', text)

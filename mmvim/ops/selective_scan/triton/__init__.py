@@ -15,7 +15,7 @@ from torch import Tensor
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
 from mmvim.ops.selective_scan.operator import run_operator
 from mmvim.ops.selective_scan.triton import operator as _operator  # noqa: F401  (defines the operators)
-from mmvim.ops.selective_scan.triton.launches import takes
+from mmvim.ops.selective_scan.triton.launches import can_run
 from mmvim.ops.triton_host.device import installed, interpreting
 
 __all__ = ['available', 'prepare', 'run_triton', 'serves']
@@ -48,8 +48,8 @@ def serves(device_type: str) -> bool:
 def run_triton(args: ScanArguments) -> tuple[Tensor, Tensor]:
     """Run the scan in Triton: output and last state.
 
-    What it does not take goes to 'torch': float64, N above 64, more than 10 paths, B or C constant in time, and empty
-    inputs.
+    What it does not take goes to 'torch': float64, N above 64, B or C constant in time, empty inputs, and paths over
+    more maps than 64 bits can number (16 paths over 15 maps fit, or 21 over 7).
 
     Raises:
         ValueError: If the tensors are on a device that Triton cannot reach.
@@ -59,7 +59,7 @@ def run_triton(args: ScanArguments) -> tuple[Tensor, Tensor]:
             f"backend 'triton' of the selective scan cannot run on {args.u.device}: move the tensors to a "
             "GPU, or pass backend='auto'"
         )
-    if not takes(args):
+    if not can_run(args):
         return run_operator(args)
     tensors = [getattr(args, name) for name in TENSORS]
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

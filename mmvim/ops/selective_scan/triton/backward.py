@@ -1,11 +1,11 @@
 """The backward kernel.
 
-As in the forward kernel, one warp has BLOCK_D channels of one (batch element, path, segment of L) and its lanes have
-channels to themselves. It takes chunks of CHUNK steps from the last to the first. Of each it knows the state before it;
-a first sweep finds the state before each tile of STEPS, and then the tiles are taken from the last, one state n at a
-time: forward again through the tile for the states, back through it for the gradients. What belongs to a state n and
-outlives a tile waits in memory that no other program touches, and that is small enough for the caches. With dy the
-gradient of y, q[t] that of h[t] times the decay,
+As in the forward kernel, one warp has BLOCK_D channels of one (batch element, path, segment of L), and each lane has
+channels of its own. The kernel takes chunks of CHUNK steps, from the last to the first; the forward pass has kept the
+state before each. A first sweep over a chunk finds the state before each tile of STEPS. Then the tiles are taken from
+the last, one state n at a time: forward again through the tile for the states, back through it for the gradients. What
+belongs to a state n and outlives a tile waits in memory that no other program touches, and that is small enough for the
+caches. With dy the gradient of y, and q[t] that of h[t] times the decay,
 
     g[t] = q[t+1] + C[t] dy[t]        dC[t] = sum over d of dy h            dv[t] = sum over n of g B
     q[t] = g[t] exp(delta A)          dB[t] = sum over d of g v             (v = delta u, so du = dv delta + D dy)
@@ -21,17 +21,17 @@ from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
     LOG2E,
     locate,
-    path_of,
     position,
     read_tile,
     sigmoid,
     step_size,
+    unpack_path,
 )
 
 
 @triton.jit(
     do_not_specialize=(
-        'L',
+        'length',
         'segment',
         'segments',
         'blocks',
@@ -48,30 +48,30 @@ from mmvim.ops.selective_scan.triton.tiles import (
     )
 )
 def scan_backward(
-    dout,
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    bias,
-    z,
-    maps,
-    carry,
-    bounds,
-    y,
-    scratch,
-    du,
-    ddelta,
-    dA,
-    dB,
-    dC,
-    dD,
-    dbias,
-    dz,
-    dfirst,
-    L,
+    dout_ptr,
+    u_ptr,
+    delta_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    bias_ptr,
+    z_ptr,
+    maps_ptr,
+    carry_ptr,
+    boundaries_ptr,
+    y_ptr,
+    state_ptr,
+    du_ptr,
+    ddelta_ptr,
+    dA_ptr,
+    dB_ptr,
+    dC_ptr,
+    dD_ptr,
+    dbias_ptr,
+    dz_ptr,
+    dinitial_ptr,
+    length,
     dim,
     group_dim,
     blocks,
@@ -108,6 +108,7 @@ def scan_backward(
     dz_b,
     dz_k,
     PATHS: tl.constexpr,
+    MAP_BITS: tl.constexpr,
     N: tl.constexpr,
     CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
@@ -119,169 +120,188 @@ def scan_backward(
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """All gradients; shapes and strides as in :func:`scan_forward`, A as (1|PATHS, N, dim).
+    """Compute all gradients; shapes and strides as in :func:`scan_forward`, but A is (1|PATHS, N, dim).
 
-    carry: Gradient of the state after each segment, (b, PATHS, segments, N, dim) float32, or None, zeros.
-    bounds: From the forward pass. y: output before gating, (b, Y_PATHS, L, dim), where there is z.
-    scratch: (programs, CHUNK / STEPS + 1, N, BLOCK_D) float32: states before the tiles of a chunk, and q.
-    du, ddelta, dz: (b, 1|PATHS, L, dim); their path stride is 0 where one path alone has written or shall write them.
-    dA: (b, PATHS, segments, N, dim), dD, dbias: (b, PATHS, segments, dim), float32, or None; to be summed.
-    dB, dC: (b, PATHS, groups, blocks of a group, ceil(L / STEPS), N, STEPS) float32, in the order of steps; see
-    :func:`~mmvim.ops.selective_scan.triton.reduce.collect_projections`.
-    dfirst: Gradient of the initial state, (b, PATHS, N, dim) float32, or None.
+    - carry: gradient of the state after each segment, (b, PATHS, segments, N, dim) float32; None: zeros.
+    - boundaries: from the forward pass. y: output before gating, (b, Y_PATHS, length, dim), if there is z.
+    - state: (programs, CHUNK / STEPS + 1, N, BLOCK_D) float32, memory for the states before the tiles of a chunk,
+      and for q.
+    - du, ddelta, dz: (b, 1|PATHS, length, dim); the stride over paths is 0 where a single path writes.
+    - dA: (b, PATHS, segments, N, dim), dD, dbias: (b, PATHS, segments, dim), float32, or None; to be summed.
+    - dB, dC: (b, PATHS, groups, blocks of a group, ceil(length / STEPS), N, STEPS) float32, in the order of steps; see
+      :func:`~mmvim.ops.selective_scan.triton.reduce.collect_projections`.
+    - dinitial: gradient of the initial state, (b, PATHS, N, dim) float32, or None.
     """
-    group, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
-    map_id, backward = path_of(k, map_ids, reverse)
+    # Move the pointers to this program's batch element, path, group and channels.
+    g, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
+    map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
+    path = (map_id, backward, maps_ptr, length)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = b * PATHS + k
-    dout += b * dout_b + k * dout_k + d
-    u += b * u_b + k * u_k + d
-    delta += b * delta_b + k * delta_k + d
-    A += k * A_k + d
-    B += b * B_b + k * B_k + group.to(tl.int64) * B_g
-    C += b * C_b + k * C_k + group.to(tl.int64) * C_g
-    du += b * du_b + k * du_k + d
-    ddelta += b * ddelta_b + k * ddelta_k + d
+    dout_ptr += b * dout_b + k * dout_k + d  # (BLOCK_D,), as u, delta, A, du, ddelta, boundaries, z, dz, y and dA
+    u_ptr += b * u_b + k * u_k + d
+    delta_ptr += b * delta_b + k * delta_k + d
+    A_ptr += k * A_k + d
+    B_ptr += b * B_b + k * B_k + g.to(tl.int64) * B_g  # (), as C, dB and dC
+    C_ptr += b * C_b + k * C_k + g.to(tl.int64) * C_g
+    du_ptr += b * du_b + k * du_k + d
+    ddelta_ptr += b * ddelta_b + k * ddelta_k + d
     per_group = tl.cdiv(group_dim, BLOCK_D)
-    partial = ((row * (blocks // per_group) + group) * per_group + block) * (tl.cdiv(L, STEPS) * STEPS * N)
-    dB += partial
-    dC += partial
-    bounds += row * tl.cdiv(L, CHUNK) * N * dim + d
+    share_offset = ((row * (blocks // per_group) + g) * per_group + block) * (tl.cdiv(length, STEPS) * STEPS * N)
+    dB_ptr += share_offset
+    dC_ptr += share_offset
+    boundaries_ptr += row * tl.cdiv(length, CHUNK) * N * dim + d
+    # Paths that are summed share one gate, whose gradient the first of them writes.
     writes_dz = lanes
-    if z is not None:
-        z += b * z_b + d
-        dz += b * dz_b + k * dz_k + d
-        y += (b * Y_PATHS + k % Y_PATHS) * L * dim + d
+    if z_ptr is not None:
+        z_ptr += b * z_b + d
+        dz_ptr += b * dz_b + k * dz_k + d
+        y_ptr += (b * Y_PATHS + k % Y_PATHS) * length * dim + d
         writes_dz = lanes & (k < Y_PATHS)
 
-    place = row * segments + s
-    dA += place * N * dim + d
-    scratch += tl.program_id(0).to(tl.int64) * (CHUNK // STEPS + 1) * N * BLOCK_D + tl.arange(0, BLOCK_D)
-    q = scratch + CHUNK // STEPS * N * BLOCK_D
+    # Start from the gradient after the segment, and from sums of zero.
+    segment_row = row * segments + s
+    dA_ptr += segment_row * N * dim + d
+    state_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // STEPS + 1) * N * BLOCK_D + tl.arange(0, BLOCK_D)
+    q_ptr = state_ptr + CHUNK // STEPS * N * BLOCK_D  # (BLOCK_D,), as state
     for n in range(0, N):
         after = tl.zeros((BLOCK_D,), tl.float32)
-        if carry is not None:
-            after = tl.load(carry + (place * N + n) * dim + d, mask=lanes, other=0.0)
-        tl.store(q + n * BLOCK_D, after)
-        tl.store(dA + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)
-    skip = tl.zeros((BLOCK_D,), tl.float32)
-    if D is not None:
-        skip = tl.load(D + k * D_k + d, mask=lanes, other=0.0)
-    shift = tl.zeros((BLOCK_D,), tl.float32)
-    if bias is not None:
-        shift = tl.load(bias + k * bias_k + d, mask=lanes, other=0.0)
-    sum_D = tl.zeros((BLOCK_D,), tl.float32)
-    sum_bias = tl.zeros((BLOCK_D,), tl.float32)
+        if carry_ptr is not None:
+            after = tl.load(carry_ptr + (segment_row * N + n) * dim + d, mask=lanes, other=0.0)  # (BLOCK_D,)
+        tl.store(q_ptr + n * BLOCK_D, after)  # (BLOCK_D,)
+        tl.store(dA_ptr + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)
+    D = tl.zeros((BLOCK_D,), tl.float32)
+    if D_ptr is not None:
+        D = tl.load(D_ptr + k * D_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
+    bias = tl.zeros((BLOCK_D,), tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + k * bias_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
+    dD = tl.zeros((BLOCK_D,), tl.float32)
+    dbias = tl.zeros((BLOCK_D,), tl.float32)
 
     start = s * segment
-    end = tl.minimum(start + segment, L)
+    end = tl.minimum(start + segment, length)
     chunks = tl.cdiv(end - start, CHUNK)
     for i in range(0, chunks):
         first = start + (chunks - 1 - i) * CHUNK
         tiles = tl.cdiv(tl.minimum(end - first, CHUNK), STEPS)
+
+        # The state before the chunk is that before its first tile. (Of the barriers here and below: see scan_forward.)
         tl.debug_barrier()
         for n in range(0, N):
-            state = tl.load(bounds + (first // CHUNK).to(tl.int64) * N * dim + n * dim, mask=lanes, other=0.0)
-            tl.store(scratch + n * BLOCK_D, state)
+            state = tl.load(boundaries_ptr + (first // CHUNK).to(tl.int64) * N * dim + n * dim, mask=lanes, other=0.0)
+            tl.store(state_ptr + n * BLOCK_D, state)  # (BLOCK_D,)
+
+        # Sweep 1, forward: the state before each further tile, from that before the tile in front of it.
         for r in range(0, tiles - 1):
             t0 = first + r * STEPS
-            raw_u = read_tile(u, u_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_U, STEPS)
-            raw = read_tile(delta, delta_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
-            steps, v, at_B = (), (), ()
+            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
+            steps, v, B_offsets = (), (), ()
             for j in tl.static_range(STEPS):
-                steps = steps + (step_size(raw[j], shift, t0 + j < end, SOFTPLUS),)
-                v = v + (steps[j] * raw_u[j].to(tl.float32),)
-                at_B = at_B + (position(t0 + j, end, L, map_id, backward, maps, FOLLOW_B) * B_l,)
+                steps = steps + (step_size(delta[j], bias, t0 + j < end, SOFTPLUS),)
+                v = v + (steps[j] * u[j].to(tl.float32),)
+                B_offsets = B_offsets + (position(t0 + j, end, path, FOLLOW_B) * B_l,)
             tl.debug_barrier()
             for n in range(0, N):
-                rate = tl.load(A + n * dim, mask=lanes, other=0.0) * LOG2E
-                state = tl.load(scratch + (r * N + n) * BLOCK_D)
+                rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
+                state = tl.load(state_ptr + (r * N + n) * BLOCK_D)  # (BLOCK_D,)
                 for j in tl.static_range(STEPS):
-                    b_n = tl.load(B + at_B[j] + n).to(tl.float32)
-                    state = tl.exp2(steps[j] * rate) * state + v[j] * b_n
-                tl.store(scratch + ((r + 1) * N + n) * BLOCK_D, state)
+                    B = tl.load(B_ptr + B_offsets[j] + n).to(tl.float32)  # ()
+                    state = tl.exp2(steps[j] * rate) * state + v[j] * B
+                tl.store(state_ptr + ((r + 1) * N + n) * BLOCK_D, state)  # (BLOCK_D,)
 
+        # Sweep 2, backward: the gradients, tile by tile from the last.
         for r in range(0, tiles):
             tile = tiles - 1 - r
             t0 = first + tile * STEPS
-            raw_u = read_tile(u, u_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_U, STEPS)
-            raw = read_tile(delta, delta_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
-            raw_dout = read_tile(dout, dout_l, t0, end, L, map_id, backward, maps, lanes, True, STEPS)
-            steps, v, dy, dv, dstep, at_B, at_C = (), (), (), (), (), (), ()
+            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
+            dout = read_tile(dout_ptr, dout_l, t0, end, path, lanes, True, STEPS)
+
+            # What does not depend on the state: step sizes, v = delta u, and dy, from the gradient behind the gate.
+            # Steps beyond the end count for nothing: their step size and their dy are 0.
+            steps, v, dy, dv, dstep, B_offsets, C_offsets = (), (), (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                at_B = at_B + (position(t, end, L, map_id, backward, maps, FOLLOW_B) * B_l,)
-                at_C = at_C + (position(t, end, L, map_id, backward, maps, FOLLOW_C) * C_l,)
-                steps = steps + (step_size(raw[j], shift, t < end, SOFTPLUS),)
-                v = v + (steps[j] * raw_u[j].to(tl.float32),)
-                grad = tl.where(t < end, raw_dout[j].to(tl.float32), 0.0)
-                if z is not None:
-                    p = position(t, end, L, map_id, backward, maps, True)
-                    gate = tl.load(z + p * z_l, mask=lanes, other=0.0).to(tl.float32)
-                    open_by = sigmoid(gate)
-                    ungated = tl.load(y + p * dim, mask=writes_dz, other=0.0).to(tl.float32)
+                B_offsets = B_offsets + (position(t, end, path, FOLLOW_B) * B_l,)
+                C_offsets = C_offsets + (position(t, end, path, FOLLOW_C) * C_l,)
+                steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
+                v = v + (steps[j] * u[j].to(tl.float32),)
+                grad = tl.where(t < end, dout[j].to(tl.float32), 0.0)
+                if z_ptr is not None:
+                    p = position(t, end, path, True)
+                    z = tl.load(z_ptr + p * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    open_by = sigmoid(z)
+                    y = tl.load(y_ptr + p * dim, mask=writes_dz, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     tl.store(
-                        dz + p * dim,
-                        grad * ungated * open_by * (1.0 + gate * (1.0 - open_by)),
+                        dz_ptr + p * dim,
+                        grad * y * open_by * (1.0 + z * (1.0 - open_by)),  # (BLOCK_D,)
                         mask=writes_dz & (t < end),
                     )
-                    grad = grad * gate * open_by
+                    grad = grad * z * open_by
                 dy = dy + (grad,)
                 dv = dv + (tl.zeros((BLOCK_D,), tl.float32),)
                 dstep = dstep + (tl.zeros((BLOCK_D,), tl.float32),)
 
-            sums = (t0 // STEPS).to(tl.int64) * N * STEPS
+            sums_offset = (t0 // STEPS).to(tl.int64) * N * STEPS
             tl.debug_barrier()
             for n in range(0, N):
-                rate = tl.load(A + n * dim, mask=lanes, other=0.0) * LOG2E
-                state = tl.load(scratch + (tile * N + n) * BLOCK_D)
-                q_n = tl.load(q + n * BLOCK_D)
-                dA_n = tl.load(dA + n * dim, mask=lanes, other=0.0)
-                states, decays, b_tile = (state,), (), ()
-                for j in tl.static_range(STEPS):
-                    b_tile = b_tile + (tl.load(B + at_B[j] + n).to(tl.float32),)
-                    decays = decays + (tl.exp2(steps[j] * rate),)
-                    state = decays[j] * state + v[j] * b_tile[j]
-                    states = states + (state,)
-                new_dv, new_dstep = (), ()
-                for j in tl.static_range(STEPS - 1, -1, -1):
-                    c_n = tl.load(C + at_C[j] + n).to(tl.float32)
-                    tl.store(dC + sums + n * STEPS + j, tl.sum(dy[j] * states[j + 1], axis=0))
-                    g = q_n + c_n * dy[j]
-                    tl.store(dB + sums + n * STEPS + j, tl.sum(g * v[j], axis=0))
-                    q_n = g * decays[j]
-                    flow = q_n * states[j]
-                    dA_n += flow * steps[j]
-                    new_dv = (dv[j] + g * b_tile[j],) + new_dv
-                    new_dstep = (dstep[j] + flow * rate,) + new_dstep
-                dv, dstep = new_dv, new_dstep
-                tl.store(q + n * BLOCK_D, q_n)
-                tl.store(dA + n * dim, dA_n, mask=lanes)
+                rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
+                state = tl.load(state_ptr + (tile * N + n) * BLOCK_D)  # (BLOCK_D,)
+                q = tl.load(q_ptr + n * BLOCK_D)  # (BLOCK_D,)
+                dA = tl.load(dA_ptr + n * dim, mask=lanes, other=0.0)  # (BLOCK_D,)
 
-            # What was needed of u and delta was not kept through the loop over states.
-            raw_u = read_tile(u, u_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_U, STEPS)
-            raw = read_tile(delta, delta_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
+                # Forward through the tile: states[j] is the state before step j, states[j + 1] the one after it.
+                states, decays, B = (state,), (), ()
+                for j in tl.static_range(STEPS):
+                    B = B + (tl.load(B_ptr + B_offsets[j] + n).to(tl.float32),)  # ()
+                    decays = decays + (tl.exp2(steps[j] * rate),)
+                    state = decays[j] * state + v[j] * B[j]
+                    states = states + (state,)
+
+                # And back, by the equations above. Each step's sum over the lanes is one number.
+                dv_sums, dstep_sums = (), ()
+                for j in tl.static_range(STEPS - 1, -1, -1):
+                    C = tl.load(C_ptr + C_offsets[j] + n).to(tl.float32)  # ()
+                    tl.store(dC_ptr + sums_offset + n * STEPS + j, tl.sum(dy[j] * states[j + 1], axis=0))  # ()
+                    dh = q + C * dy[j]
+                    tl.store(dB_ptr + sums_offset + n * STEPS + j, tl.sum(dh * v[j], axis=0))  # ()
+                    q = dh * decays[j]
+                    flow = q * states[j]
+                    dA += flow * steps[j]
+                    dv_sums = (dv[j] + dh * B[j],) + dv_sums
+                    dstep_sums = (dstep[j] + flow * rate,) + dstep_sums
+                dv, dstep = dv_sums, dstep_sums
+                tl.store(q_ptr + n * BLOCK_D, q)  # (BLOCK_D,)
+                tl.store(dA_ptr + n * dim, dA, mask=lanes)  # (BLOCK_D,)
+
+            # u and delta are read again: to keep them through the loop over states would cost registers. ``rate`` is A
+            # in powers of two, hence LN2.
+            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 valid = lanes & (t < end)
-                x = raw_u[j].to(tl.float32)
+                x = u[j].to(tl.float32)
                 grad = dstep[j] * LN2 + dv[j] * x
                 if SOFTPLUS:
-                    grad = grad * sigmoid(raw[j].to(tl.float32) + shift)
+                    grad = grad * sigmoid(delta[j].to(tl.float32) + bias)
                 grad = tl.where(t < end, grad, 0.0)
-                at_u = position(t, end, L, map_id, backward, maps, FOLLOW_U)
-                at_delta = position(t, end, L, map_id, backward, maps, FOLLOW_DELTA)
-                tl.store(ddelta + at_delta * dim, grad, mask=valid)
-                tl.store(du + at_u * dim, dv[j] * steps[j] + dy[j] * skip, mask=valid)
-                sum_bias += grad
-                sum_D += dy[j] * x
+                u_position = position(t, end, path, FOLLOW_U)
+                delta_position = position(t, end, path, FOLLOW_DELTA)
+                tl.store(ddelta_ptr + delta_position * dim, grad, mask=valid)  # (BLOCK_D,)
+                tl.store(du_ptr + u_position * dim, dv[j] * steps[j] + dy[j] * D, mask=valid)  # (BLOCK_D,)
+                dbias += grad
+                dD += dy[j] * x
 
-    if dD is not None:
-        tl.store(dD + place * dim + d, sum_D, mask=lanes)
-    if dbias is not None:
-        tl.store(dbias + place * dim + d, sum_bias, mask=lanes)
-    if dfirst is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
+    # Leave the segment's share of what is summed over steps; that of A is in place.
+    if dD_ptr is not None:
+        tl.store(dD_ptr + segment_row * dim + d, dD, mask=lanes)  # (BLOCK_D,)
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr + segment_row * dim + d, dbias, mask=lanes)  # (BLOCK_D,)
+    if dinitial_ptr is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
         if s == 0:
             tl.debug_barrier()
             for n in range(0, N):
-                tl.store(dfirst + (row * N + n) * dim + d, tl.load(q + n * BLOCK_D), mask=lanes)
+                tl.store(dinitial_ptr + (row * N + n) * dim + d, tl.load(q_ptr + n * BLOCK_D), mask=lanes)

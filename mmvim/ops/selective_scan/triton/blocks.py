@@ -1,4 +1,4 @@
-"""Block sizes, from the committed table in `block_table.py`."""
+"""Block sizes, from the committed table in ``block_table.py``."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ class Blocks:
         block_d: Channels of a program, a power of two.
         steps: Steps of a tile.
         warps: Warps of a program. Defaults to 1.
-        parked: States wait in memory rather than in registers ('backward': always). Defaults to False.
-        registers: Bound on the registers of a thread. Defaults to None, the assembler's own.
+        states_in_memory: Whether states wait in memory rather than in registers, as they always do in 'backward'.
+            Defaults to False.
+        registers: Most registers of a thread. Defaults to None, the assembler's own choice.
     """
 
     block_d: int
     steps: int
     warps: int = 1
-    parked: bool = False
+    states_in_memory: bool = False
     registers: int | None = None
 
     def options(self, device: torch.device) -> dict[str, int]:
-        """What else the compiler of NVIDIA's GPUs is told; others do not know the option."""
+        """Return the compiler's further options: a bound on registers for NVIDIA's GPUs; others do not know it."""
         nvidia = device.type not in ('xpu',) and torch.version.hip is None
         return {'maxnreg': self.registers} if self.registers and nvidia else {}
 
     def constants(self) -> dict[str, int]:
-        """What the kernel is compiled with."""
+        """Return the constants that the kernel is compiled with."""
         return {'BLOCK_D': self.block_d, 'STEPS': self.steps}
 
 
 CHUNK = 16
-"""Steps between two states that the forward pass keeps for the backward pass. It is no matter of tuning, so that shapes
-are known without a device: a sixteenth of all states, at N 16 as many numbers as u has."""
+"""Steps between two states that the forward pass keeps for the backward pass: a sixteenth of all states, which at N 16
+is as many numbers as u has. It is not tuned, so shapes are known without a device."""
 
 
 def blocks_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: int) -> Blocks:
-    """Block sizes of a kernel.
+    """Return the block sizes of a kernel.
 
     Args:
         kernel: 'forward', 'backward' or 'segments'.
-        d_state: N.
-        length: L.
-        dtype: Of u.
+        d_state: Number of states, N.
+        length: Number of steps, L.
+        dtype: Dtype of u.
         arch: Compute capability, 10 * major + minor.
+
+    Raises:
+        ValueError: If the table has none.
     """
     row = row_for(kernel, d_state, length, dtype, arch)
-    return Blocks(row.block_d, row.steps, row.warps, row.parked, row.registers)
+    return Blocks(row.block_d, row.steps, row.warps, row.states_in_memory, row.registers)
 
 
 def row_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: int) -> Row:
-    """The row of the table that holds; arguments as for :func:`blocks_for`.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Return the first row of the table that applies; arguments and errors as in :func:`blocks_for`."""
     kind = 'float32' if dtype == torch.float32 else 'half'
     for row in TABLE[kernel]:
         if d_state > row.d_state or (row.length is not None and length > row.length):
@@ -73,11 +73,17 @@ def row_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: in
     raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
 
 
-def fitting(blocks: Blocks, kernel: str, dim: int, group_dim: int) -> Blocks:
-    """The same with fewer channels a program, where a group has no more, and smaller where registers are short.
+def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int) -> Blocks:
+    """Return block sizes with no more channels than a group has, and smaller ones where registers are short.
 
-    The compiler cannot read two channels at once where D is no multiple of 16 (MambaVision-L: 392), and what the
-    backward kernel does instead takes more registers than there are; with half the steps it spills none.
+    If D is not a multiple of 16 (MambaVision-L: 392), the compiler cannot read two channels at once, and the backward
+    kernel then needs more registers than there are; with half the steps it spills none.
+
+    Args:
+        blocks: Block sizes of the table, or a candidate of the tuning.
+        kernel: 'forward', 'backward' or 'segments'.
+        dim: Number of channels, D.
+        group_dim: Channels of a group.
     """
     size, steps = blocks.block_d, blocks.steps
     if kernel == 'backward' and dim % 16:

@@ -1,10 +1,13 @@
 """The forward kernel.
 
-One program, one warp: BLOCK_D neighbouring channels of one (batch element, path, segment of L). A lane has its channels
-to itself, so the sum over states needs no other lane, and B[t, n] and C[t, n] are scalars that all lanes share. Steps
-are taken in tiles of STEPS; the next tile's loads are under way meanwhile. Few states stay in registers. Many do not
-find room there (64 states and their rates of decay are 128 numbers a channel): PARKED, the states are taken one after
-the other through a tile, and wait in memory that no other program touches, as in the backward kernel.
+A program is one warp and has BLOCK_D neighbouring channels of one (batch element, path, segment of L). Each lane has
+channels of its own, so summing over states needs no other lane, and B[t, n] and C[t, n] are scalars that all lanes
+share. Steps are taken in tiles of STEPS, while the loads of the next tile are under way.
+
+A few states stay in registers. Many do not fit there (64 states and their rates of decay are 128 numbers a channel):
+with STATES_IN_MEMORY they wait in memory that no other program touches, as in the backward kernel, and each of them in
+turn is taken through the whole tile.
+
 States and steps are unrolled as tuples, so nothing depends on how the compiler lays out a tensor of several axes.
 """
 
@@ -14,45 +17,45 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     locate,
-    path_of,
     position,
     read_tile,
     sigmoid,
     step_size,
+    unpack_path,
 )
 
 
 @triton.jit
-def initial_state(carry, place, lanes, BLOCK_D: tl.constexpr):
-    """What `carry` has at `place`, or zeros where there is none."""
-    if carry is None:
+def load_carry(carry_ptr, offset, lanes, BLOCK_D: tl.constexpr):
+    """Load a state that the segment starts from, (BLOCK_D,), or return zeros if there is none."""
+    if carry_ptr is None:
         return tl.zeros((BLOCK_D,), tl.float32)
     else:
-        return tl.load(carry + place, mask=lanes, other=0.0)
+        return tl.load(carry_ptr + offset, mask=lanes, other=0.0)  # (BLOCK_D,)
 
 
 @triton.jit
-def advance(state, step, rate, v, b_n, c_n):
-    """A state after a step, and its share of the step's output; `b_n` and `c_n` point to B[t, n] and C[t, n]."""
-    state = tl.exp2(step * rate) * state + v * tl.load(b_n).to(tl.float32)
-    return state, state * tl.load(c_n).to(tl.float32)
+def advance(state, step, rate, v, B_ptr, C_ptr):
+    """Return a state after a step, and its share of the step's output; the pointers are to B[t, n] and C[t, n]."""
+    state = tl.exp2(step * rate) * state + v * tl.load(B_ptr).to(tl.float32)  # (BLOCK_D,); B is ()
+    return state, state * tl.load(C_ptr).to(tl.float32)  # (BLOCK_D,); C is ()
 
 
 @triton.jit
-def put(value, p, z, z_l, y, out, dim, lanes, valid):
-    """Write a step's output to position `p`, gated if there is z, and as it is if there is y."""
+def store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, valid):
+    """Store the output of a step at position p: gated if there is z, and ungated if there is room for it."""
     valid = lanes & valid
-    if y is not None:
-        tl.store(y + p * dim, value, mask=valid)
-    if z is not None:
-        gate = tl.load(z + p * z_l, mask=lanes, other=0.0).to(tl.float32)
-        value = value * gate * sigmoid(gate)
-    tl.store(out + p * dim, value, mask=valid)
+    if y_ptr is not None:
+        tl.store(y_ptr + p * dim, y, mask=valid)  # (BLOCK_D,)
+    if z_ptr is not None:
+        z = tl.load(z_ptr + p * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+        y = y * z * sigmoid(z)
+    tl.store(out_ptr + p * dim, y, mask=valid)  # (BLOCK_D,)
 
 
 @triton.jit(
     do_not_specialize=(
-        'L',
+        'length',
         'segment',
         'segments',
         'blocks',
@@ -69,22 +72,22 @@ def put(value, p, z, z_l, y, out, dim, lanes, valid):
     )
 )
 def scan_forward(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    bias,
-    z,
-    maps,
-    carry,
-    parked,
-    out,
-    y,
-    last_state,
-    bounds,
-    L,
+    u_ptr,
+    delta_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    bias_ptr,
+    z_ptr,
+    maps_ptr,
+    carry_ptr,
+    state_ptr,
+    out_ptr,
+    y_ptr,
+    last_state_ptr,
+    boundaries_ptr,
+    length,
     dim,
     group_dim,
     blocks,
@@ -114,6 +117,7 @@ def scan_forward(
     D_k,
     bias_k,
     PATHS: tl.constexpr,
+    MAP_BITS: tl.constexpr,
     N: tl.constexpr,
     CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
@@ -121,119 +125,131 @@ def scan_forward(
     FOLLOW_DELTA: tl.constexpr,
     FOLLOW_B: tl.constexpr,
     FOLLOW_C: tl.constexpr,
-    PARKED: tl.constexpr,
+    STATES_IN_MEMORY: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """Outputs of every path, and what the backward pass starts from.
+    """Compute the outputs of every path, and what the backward pass starts from.
 
-    Strides are in elements; u, delta and z have channels contiguous, B and C states.
-    Tensors made for the kernel are dense:
+    Channels are contiguous in u, delta and z, states in B and C. Tensors made for the kernel are dense:
 
-    carry: State before each segment, (b, PATHS, segments, N, dim) float32, or None, zeros.
-    parked: (programs, N, BLOCK_D) float32, where states wait if PARKED, else None.
-    out: (b, PATHS, L, dim), gated if z is not None.
-    y: The same before gating, or None.
-    last_state: (b, PATHS, N, dim) float32.
-    bounds: State before each CHUNK steps, (b, PATHS, ceil(L / CHUNK), N, dim) float32, or None.
+    - carry: state before each segment, (b, PATHS, segments, N, dim) float32; None: zeros.
+    - state: (programs, N, BLOCK_D) float32, the memory of STATES_IN_MEMORY, else None.
+    - out: (b, PATHS, length, dim), gated if there is z.
+    - y: the same before gating, or None.
+    - last_state: (b, PATHS, N, dim) float32.
+    - boundaries: state before every CHUNK steps, (b, PATHS, ceil(length / CHUNK), N, dim) float32, or None.
+
+    ``segment`` is the number of steps of a segment, ``blocks`` the number of blocks of channels over all groups.
     """
-    group, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
-    map_id, backward = path_of(k, map_ids, reverse)
+    # Move the pointers to this program's batch element, path, group and channels.
+    g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
+    map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
+    path = (map_id, backward, maps_ptr, length)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = b * PATHS + k
-    u += b * u_b + k * u_k + d
-    delta += b * delta_b + k * delta_k + d
-    B += b * B_b + k * B_k + group.to(tl.int64) * B_g
-    C += b * C_b + k * C_k + group.to(tl.int64) * C_g
-    out += row * L * dim + d
-    if y is not None:
-        y += row * L * dim + d
-    if z is not None:
-        z += b * z_b + d
+    u_ptr += b * u_b + k * u_k + d  # (BLOCK_D,), as delta, out, y, z and A
+    delta_ptr += b * delta_b + k * delta_k + d
+    B_ptr += b * B_b + k * B_k + g.to(tl.int64) * B_g  # (), as C
+    C_ptr += b * C_b + k * C_k + g.to(tl.int64) * C_g
+    out_ptr += row * length * dim + d
+    if y_ptr is not None:
+        y_ptr += row * length * dim + d
+    if z_ptr is not None:
+        z_ptr += b * z_b + d
 
-    A += k * A_k + d.to(tl.int64) * A_d
-    before = (row * segments + s) * N * dim + d
+    # The states that the segment starts from, and what is constant in time. exp(delta A) is taken as a power of two.
+    A_ptr += k * A_k + d.to(tl.int64) * A_d
+    carry_offset = (row * segments + s) * N * dim + d  # (BLOCK_D,)
     rates, h = (), ()
-    if PARKED:
-        parked += tl.program_id(0).to(tl.int64) * N * BLOCK_D + tl.arange(0, BLOCK_D)
+    if STATES_IN_MEMORY:
+        state_ptr += tl.program_id(0).to(tl.int64) * N * BLOCK_D + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
         for n in range(0, N):
-            tl.store(parked + n * BLOCK_D, initial_state(carry, before + n * dim, lanes, BLOCK_D))
+            tl.store(state_ptr + n * BLOCK_D, load_carry(carry_ptr, carry_offset + n * dim, lanes, BLOCK_D))
     else:
         for n in tl.static_range(N):
-            rates = rates + (tl.load(A + n * A_n, mask=lanes, other=0.0) * LOG2E,)
-            h = h + (initial_state(carry, before + n * dim, lanes, BLOCK_D),)
-    skip = tl.zeros((BLOCK_D,), tl.float32)
-    if D is not None:
-        skip = tl.load(D + k * D_k + d, mask=lanes, other=0.0)
-    shift = tl.zeros((BLOCK_D,), tl.float32)
-    if bias is not None:
-        shift = tl.load(bias + k * bias_k + d, mask=lanes, other=0.0)
+            rates = rates + (tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E,)  # (BLOCK_D,)
+            h = h + (load_carry(carry_ptr, carry_offset + n * dim, lanes, BLOCK_D),)  # (BLOCK_D,)
+    D = tl.zeros((BLOCK_D,), tl.float32)
+    if D_ptr is not None:
+        D = tl.load(D_ptr + k * D_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
+    bias = tl.zeros((BLOCK_D,), tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + k * bias_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
 
     start = s * segment
-    end = tl.minimum(start + segment, L)
-    next_u = read_tile(u, u_l, start, end, L, map_id, backward, maps, lanes, FOLLOW_U, STEPS)
-    next_delta = read_tile(delta, delta_l, start, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
+    end = tl.minimum(start + segment, length)
+    next_u = read_tile(u_ptr, u_l, start, end, path, lanes, FOLLOW_U, STEPS)
+    next_delta = read_tile(delta_ptr, delta_l, start, end, path, lanes, FOLLOW_DELTA, STEPS)
     for t0 in range(start, end, STEPS):
-        if bounds is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
+        # Keep the state before each chunk. A lane may read what another has stored, hence the barriers: the compiler
+        # chooses which lane has which channels for every load and store.
+        if boundaries_ptr is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
             if t0 % CHUNK == 0:
-                place = (row * tl.cdiv(L, CHUNK) + t0 // CHUNK) * N * dim + d
-                if PARKED:
+                offset = (row * tl.cdiv(length, CHUNK) + t0 // CHUNK) * N * dim + d  # (BLOCK_D,)
+                if STATES_IN_MEMORY:
                     tl.debug_barrier()
                     for n in range(0, N):
-                        tl.store(bounds + place + n * dim, tl.load(parked + n * BLOCK_D), mask=lanes)
+                        tl.store(boundaries_ptr + offset + n * dim, tl.load(state_ptr + n * BLOCK_D), mask=lanes)
                 else:
                     for n in tl.static_range(N):
-                        tl.store(bounds + place + n * dim, h[n], mask=lanes)
-        raw_u, raw_delta = next_u, next_delta
-        next_u = read_tile(u, u_l, t0 + STEPS, end, L, map_id, backward, maps, lanes, FOLLOW_U, STEPS)
-        next_delta = read_tile(delta, delta_l, t0 + STEPS, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
-        if PARKED:
-            steps, v, value, b_tile, c_tile = (), (), (), (), ()
+                        tl.store(boundaries_ptr + offset + n * dim, h[n], mask=lanes)  # (BLOCK_D,)
+
+        # This tile's u and delta have arrived; start to load the next one's before computing.
+        u, delta = next_u, next_delta
+        next_u = read_tile(u_ptr, u_l, t0 + STEPS, end, path, lanes, FOLLOW_U, STEPS)
+        next_delta = read_tile(delta_ptr, delta_l, t0 + STEPS, end, path, lanes, FOLLOW_DELTA, STEPS)
+        if STATES_IN_MEMORY:
+            # What does not depend on the state, for all steps of the tile: each a tuple of STEPS.
+            steps, v, y, B_ptrs, C_ptrs = (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                steps = steps + (step_size(raw_delta[j], shift, t < end, SOFTPLUS),)
-                x = raw_u[j].to(tl.float32)
+                steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
+                x = u[j].to(tl.float32)
                 v = v + (steps[j] * x,)
-                value = value + (skip * x,)
-                b_tile = b_tile + (B + position(t, end, L, map_id, backward, maps, FOLLOW_B) * B_l,)
-                c_tile = c_tile + (C + position(t, end, L, map_id, backward, maps, FOLLOW_C) * C_l,)
+                y = y + (D * x,)
+                B_ptrs = B_ptrs + (B_ptr + position(t, end, path, FOLLOW_B) * B_l,)
+                C_ptrs = C_ptrs + (C_ptr + position(t, end, path, FOLLOW_C) * C_l,)
             tl.debug_barrier()
+            # Then one state after the other through the tile, each read and stored once.
             for n in range(0, N):
-                rate = tl.load(A + n * A_n, mask=lanes, other=0.0) * LOG2E
-                state = tl.load(parked + n * BLOCK_D)
-                values = ()
+                rate = tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
+                state = tl.load(state_ptr + n * BLOCK_D)  # (BLOCK_D,)
+                sums = ()
                 for j in tl.static_range(STEPS):
-                    state, added = advance(state, steps[j], rate, v[j], b_tile[j] + n, c_tile[j] + n)
-                    values = values + (value[j] + added,)
-                value = values
-                tl.store(parked + n * BLOCK_D, state)
+                    state, share = advance(state, steps[j], rate, v[j], B_ptrs[j] + n, C_ptrs[j] + n)
+                    sums = sums + (y[j] + share,)
+                y = sums
+                tl.store(state_ptr + n * BLOCK_D, state)  # (BLOCK_D,)
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                p = position(t, end, L, map_id, backward, maps, True)
-                put(value[j], p, z, z_l, y, out, dim, lanes, t < end)
+                p = position(t, end, path, True)
+                store_output(y[j], p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, t < end)
         else:
+            # One step after the other, all states of a step at once.
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                p = position(t, end, L, map_id, backward, maps, True)
-                b_t = B + position(t, end, L, map_id, backward, maps, FOLLOW_B) * B_l
-                c_t = C + position(t, end, L, map_id, backward, maps, FOLLOW_C) * C_l
-                x = raw_u[j].to(tl.float32)
-                step = step_size(raw_delta[j], shift, t < end, SOFTPLUS)
+                p = position(t, end, path, True)
+                B_t_ptr = B_ptr + position(t, end, path, FOLLOW_B) * B_l
+                C_t_ptr = C_ptr + position(t, end, path, FOLLOW_C) * C_l
+                x = u[j].to(tl.float32)
+                step = step_size(delta[j], bias, t < end, SOFTPLUS)
                 v = step * x
-                value = skip * x
+                y = D * x
                 states = ()
                 for n in tl.static_range(N):
-                    state, added = advance(h[n], step, rates[n], v, b_t + n, c_t + n)
-                    value += added
+                    state, share = advance(h[n], step, rates[n], v, B_t_ptr + n, C_t_ptr + n)
+                    y += share
                     states = states + (state,)
                 h = states
-                put(value, p, z, z_l, y, out, dim, lanes, t < end)
+                store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, t < end)
 
+    # The program of the last segment has the last state.
     if s == segments - 1:
-        if PARKED:
+        if STATES_IN_MEMORY:
             tl.debug_barrier()
             for n in range(0, N):
-                tl.store(last_state + (row * N + n) * dim + d, tl.load(parked + n * BLOCK_D), mask=lanes)
+                tl.store(last_state_ptr + (row * N + n) * dim + d, tl.load(state_ptr + n * BLOCK_D), mask=lanes)
         else:
             for n in tl.static_range(N):
-                tl.store(last_state + (row * N + n) * dim + d, h[n], mask=lanes)
+                tl.store(last_state_ptr + (row * N + n) * dim + d, h[n], mask=lanes)  # (BLOCK_D,)

@@ -1,37 +1,41 @@
-"""The memory order that the kernels read, and what a plan asks of a device."""
+"""The memory order that the kernels read, and the arguments that tell them of it."""
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
-import torch
 from torch import Tensor
 
 
-def channels_last(x: Tensor | None) -> Tensor | None:
-    """`x` (..., D, L) with channels (or states) contiguous: itself, or a copy. Projections leave their outputs so."""
-    if x is None or x.stride(-2) == 1 or x.shape[-2] == 1:
+def channels_last(x: Tensor) -> Tensor:
+    """Return ``x`` (..., D, L) with channels (or states) contiguous, as projections leave it: itself, or a copy."""
+    if x.stride(-2) == 1 or x.shape[-2] == 1:
         return x
     return x.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
-def shared_stride(x: Tensor, axis: int) -> int:
-    """The stride of an axis, 0 where the axis has size 1: all indices of it then read the same."""
-    return 0 if x.shape[axis] == 1 else x.stride(axis)
+def contiguous_or_none(x: Tensor | None) -> Tensor | None:
+    """Return a vector for each path, (1|K, D), as the kernels read it."""
+    return None if x is None else x.contiguous()
 
 
-@functools.cache
-def architecture(device: torch.device) -> int:
-    """Compute capability as a number, 90 for 9.0; 90 too where there is none to ask."""
-    if device.type != 'cuda' or not torch.cuda.is_available() or torch.version.hip:
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+def states_first(state: Tensor | None) -> Tensor | None:
+    """Return states (b, K, D, N) as the kernels read them: (b, K, N, D), dense."""
+    return None if state is None else state.transpose(-1, -2).contiguous()
 
 
-@functools.cache
-def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a device; an H200's 132 where there is none to ask."""
-    if device.type != 'cuda' or not torch.cuda.is_available():
-        return 132
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def pass_tensor(name: str, x: Tensor | None, axes: str, shape: str) -> dict[str, Any]:
+    """Return the kernels' arguments for a tensor: its pointer, and its strides over some axes.
+
+    Args:
+        name: The kernels' name of the tensor; 'u' gives ``u_ptr``, ``u_b``, ...
+        x: The tensor, or None, whose strides are 0.
+        axes: Letters of the axes whose strides the kernels take. The stride of an axis of size 1 is 0, so that all its
+            indices read the same.
+        shape: Letters of all axes of ``x``, in their order.
+    """
+    arguments: dict[str, Any] = {f'{name}_ptr': x}
+    for axis in axes:
+        number = shape.index(axis)
+        arguments[f'{name}_{axis}'] = 0 if x is None or x.shape[number] == 1 else x.stride(number)
+    return arguments

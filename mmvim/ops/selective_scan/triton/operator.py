@@ -13,7 +13,7 @@ from mmvim.ops.selective_scan.autograd import differentiate
 from mmvim.ops.selective_scan.flops import count_flops
 from mmvim.ops.selective_scan.triton import launches as plan
 from mmvim.ops.selective_scan.triton import tuning
-from mmvim.ops.triton_host.device import current
+from mmvim.ops.triton_host.device import device_guard
 
 
 @torch.library.custom_op('mmvim::selective_scan_triton_fwd', mutates_args=())
@@ -62,7 +62,7 @@ def scan_fwd(
         stack,
         out_dtype,
     )
-    with current(u.device):
+    with device_guard(u.device):
         launches, filled = plan.forward(args, save, tuning.forward(args, save))
         for launch in launches:
             launch.run()
@@ -167,7 +167,7 @@ def scan_bwd(
     )
     rows = grad_out if stack else grad_out.unsqueeze(1)
     ungated = None if z is None else y
-    with current(u.device):
+    with device_guard(u.device):
         launches, collect = plan.backward(
             args, rows, grad_last_state, ungated, bounds, tuning.backward(args, rows, grad_last_state, ungated, bounds)
         )

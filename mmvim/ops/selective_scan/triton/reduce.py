@@ -1,47 +1,62 @@
-"""Add up what the programs have left."""
+"""Add up what the programs of the scan's kernels have left."""
 
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.tiles import path_of, position, sigmoid
+from mmvim.ops.selective_scan.triton.tiles import position, sigmoid, unpack_path
 
 
-@triton.jit(do_not_specialize=('L',))
-def merge_paths(x, z, out, y, L, dim, z_b, z_l, PATHS: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Sum over the paths in float32, rounded once.
+@triton.jit(do_not_specialize=('length',))
+def merge_paths(
+    x_ptr,
+    z_ptr,
+    out_ptr,
+    y_ptr,
+    length,
+    dim,
+    z_b,
+    z_l,
+    PATHS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sum over the paths in float32, and round once.
 
-    x: (b, PATHS, L, dim). z: (b, dim, L) with channels contiguous, or None. out: (b, L, dim), the sum, gated if there
-    is z. y: (b, L, dim), the sum before gating, or None.
+    - x: (b, PATHS, length, dim). z: (b, dim, length) with channels contiguous, or None.
+    - out: (b, length, dim), the sum, gated if there is z. y: (b, length, dim), the sum before gating, or None.
     """
+    # A program has BLOCK_L positions of BLOCK_D channels.
     pid = tl.program_id(0)
-    blocks_d, blocks_l = tl.cdiv(dim, BLOCK_D), tl.cdiv(L, BLOCK_L)
-    d = (pid % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    t = ((pid // blocks_d) % blocks_l) * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]
+    blocks_d, blocks_l = tl.cdiv(dim, BLOCK_D), tl.cdiv(length, BLOCK_L)
+    d = (pid % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]  # (1, BLOCK_D)
+    p = ((pid // blocks_d) % blocks_l) * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]  # (BLOCK_L, 1)
     b = (pid // blocks_d // blocks_l).to(tl.int64)
-    valid = (t < L) & (d < dim)
-    t = t.to(tl.int64)
+    valid = (p < length) & (d < dim)
+    p = p.to(tl.int64)
     total = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
     for k in tl.static_range(PATHS):
-        total += tl.load(x + ((b * PATHS + k) * L + t) * dim + d, mask=valid, other=0.0).to(tl.float32)
-    place = (b * L + t) * dim + d
-    if y is not None:
-        tl.store(y + place, total, mask=valid)
-    if z is not None:
-        gate = tl.load(z + b * z_b + t * z_l + d, mask=valid, other=0.0).to(tl.float32)
-        total = total * gate * sigmoid(gate)
-    tl.store(out + place, total, mask=valid)
+        x = tl.load(x_ptr + ((b * PATHS + k) * length + p) * dim + d, mask=valid, other=0.0)  # (BLOCK_L, BLOCK_D)
+        total += x.to(tl.float32)
+    offset = (b * length + p) * dim + d
+    if y_ptr is not None:
+        tl.store(y_ptr + offset, total, mask=valid)  # (BLOCK_L, BLOCK_D)
+    if z_ptr is not None:
+        z = tl.load(z_ptr + b * z_b + p * z_l + d, mask=valid, other=0.0).to(tl.float32)  # (BLOCK_L, BLOCK_D)
+        total = total * z * sigmoid(z)
+    tl.store(out_ptr + offset, total, mask=valid)  # (BLOCK_L, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=('L', 'blocks', 'map_ids', 'reverse'))
+@triton.jit(do_not_specialize=('length', 'blocks', 'map_ids', 'reverse'))
 def collect_projections(
-    x,
-    maps,
-    out,
-    L,
+    x_ptr,
+    maps_ptr,
+    out_ptr,
+    length,
     blocks,
     map_ids,
     reverse,
     PATHS: tl.constexpr,
+    MAP_BITS: tl.constexpr,
     GROUPS: tl.constexpr,
     N: tl.constexpr,
     FOLLOW: tl.constexpr,
@@ -49,21 +64,22 @@ def collect_projections(
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
-    """Sum over blocks of channels, from the order of steps to that of positions.
+    """Sum the gradient of B or C over blocks of channels, and bring it from the order of steps to that of positions.
 
-    x: (b, PATHS, GROUPS, blocks, ceil(L / STEPS), N, STEPS) float32. out: (b, PATHS, GROUPS, L, N).
+    - x: (b, PATHS, GROUPS, blocks, ceil(length / STEPS), N, STEPS) float32. out: (b, PATHS, GROUPS, length, N).
     """
+    # A program has BLOCK_L steps of all states of one (batch element, path, group).
     pid = tl.program_id(0)
-    tiles = tl.cdiv(L, BLOCK_L)
+    tiles = tl.cdiv(length, BLOCK_L)
     row = (pid // tiles).to(tl.int64)
-    map_id, backward = path_of((row // GROUPS % PATHS).to(tl.int32), map_ids, reverse)
-    t = (pid % tiles) * BLOCK_L + tl.arange(0, BLOCK_L)
-    n = tl.arange(0, BLOCK_N)[None, :]
-    valid = (t < L)[:, None] & (n < N)
-    p = position(t, L, L, map_id, backward, maps, FOLLOW)
-    steps = tl.cdiv(L, STEPS) * STEPS
-    place = ((t // STEPS) * (N * STEPS) + t % STEPS)[:, None] + n * STEPS
+    map_id, backward = unpack_path((row // GROUPS % PATHS).to(tl.int32), map_ids, reverse, PATHS, MAP_BITS)
+    t = (pid % tiles) * BLOCK_L + tl.arange(0, BLOCK_L)  # (BLOCK_L,)
+    n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
+    valid = (t < length)[:, None] & (n < N)
+    p = position(t, length, (map_id, backward, maps_ptr, length), FOLLOW)  # (BLOCK_L,)
+    steps = tl.cdiv(length, STEPS) * STEPS
+    offset = ((t // STEPS) * (N * STEPS) + t % STEPS)[:, None] + n * STEPS  # (BLOCK_L, BLOCK_N)
     total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
     for block in range(0, blocks):
-        total += tl.load(x + (row * blocks + block) * steps * N + place, mask=valid, other=0.0)
-    tl.store(out + (row * L + p)[:, None] * N + n, total, mask=valid)
+        total += tl.load(x_ptr + (row * blocks + block) * steps * N + offset, mask=valid, other=0.0)
+    tl.store(out_ptr + (row * length + p)[:, None] * N + n, total, mask=valid)  # (BLOCK_L, BLOCK_N)

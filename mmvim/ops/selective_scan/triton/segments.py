@@ -1,43 +1,46 @@
 """Few rows and many steps: cut L into segments that run side by side.
 
-A segment's effect on the state is h -> decay * h + end, where `end` is the state that it reaches from zero and
-decay = exp(A * sum of delta). :func:`segment_ends` finds both for every segment at once, :func:`chain_segments` runs
-through the segments, of which there are few, and leaves the state before each of them. The gradient of the state goes
-the same way backwards, from C * dy instead of delta * B * u. Where there are many states they wait in memory, see
-`forward.py`.
+A segment takes the state h to decay * h + end, where ``end`` is the state that it reaches from zero, and
+decay = exp(A * sum of delta). :func:`segment_ends` finds ``end`` and the sum for all segments at once;
+:func:`chain_segments` then goes through the segments, of which there are few, and leaves the state before each of them.
+
+The gradient of the state (ADJOINT) goes the same way from the last segment to the first, with C * dy in place of
+delta * B * u. Many states wait in memory (STATES_IN_MEMORY), see ``forward.py``.
 """
 
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.tiles import LOG2E, locate, path_of, position, read_tile, sigmoid, step_size
+from mmvim.ops.selective_scan.triton.tiles import LOG2E, locate, position, read_tile, sigmoid, step_size, unpack_path
 
 
 @triton.jit
-def over_tile(state, rate, steps, v, w_tile, offset, ADJOINT: tl.constexpr, STEPS: tl.constexpr):
-    """One state after STEPS steps; or, ADJOINT, the gradient before them."""
+def advance_tile(state, rate, steps, v, W_ptrs, n, ADJOINT: tl.constexpr, STEPS: tl.constexpr):
+    """Return state n after STEPS steps, (BLOCK_D,); or, ADJOINT, the gradient before them."""
     for j in tl.static_range(STEPS - 1 if ADJOINT else 0, -1 if ADJOINT else STEPS, -1 if ADJOINT else 1):
-        w = tl.load(w_tile[j] + offset).to(tl.float32)
+        W = tl.load(W_ptrs[j] + n).to(tl.float32)  # ()
         decay = tl.exp2(steps[j] * rate)
         if ADJOINT:  # noqa: SIM108
-            state = (state + v[j] * w) * decay
+            state = (state + v[j] * W) * decay
         else:
-            state = decay * state + v[j] * w
+            state = decay * state + v[j] * W
     return state
 
 
-@triton.jit(do_not_specialize=('L', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'W_b', 'W_k', 'W_g', 'W_l'))
+@triton.jit(
+    do_not_specialize=('length', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'W_b', 'W_k', 'W_g', 'W_l')
+)
 def segment_ends(
-    x,
-    delta,
-    A,
-    W,
-    bias,
-    z,
-    maps,
-    ends,
-    totals,
-    L,
+    x_ptr,
+    delta_ptr,
+    A_ptr,
+    W_ptr,
+    bias_ptr,
+    z_ptr,
+    maps_ptr,
+    ends_ptr,
+    totals_ptr,
+    length,
     dim,
     group_dim,
     blocks,
@@ -62,96 +65,105 @@ def segment_ends(
     W_l,
     bias_k,
     PATHS: tl.constexpr,
+    MAP_BITS: tl.constexpr,
     N: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     FOLLOW_X: tl.constexpr,
     FOLLOW_DELTA: tl.constexpr,
     FOLLOW_W: tl.constexpr,
     ADJOINT: tl.constexpr,
-    PARKED: tl.constexpr,
+    STATES_IN_MEMORY: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """State after each segment but the last from zero; or, ADJOINT, the gradient before each but the first.
+    """Find the state after each segment but the last from zero; or, ADJOINT, the gradient before each but the first.
 
-    x, W: u and B; if ADJOINT, the gradient of the output (of the gated one, if z is not None) and C.
-    ends: (b, PATHS, segments, N, dim) float32; the last (ADJOINT: the first) segment's is not written. If PARKED,
-    states wait there.
-    totals: Sum of delta over the segment, (b, PATHS, segments, dim) float32; likewise.
+    - x, W: u and B; if ADJOINT, the gradient of the output (of the gated one, if there is z) and C.
+    - ends: (b, PATHS, segments, N, dim) float32; what belongs to the last (ADJOINT: first) segment is not written. It
+      is also the memory of STATES_IN_MEMORY.
+    - totals: sum of delta over the segment, (b, PATHS, segments, dim) float32; likewise.
     """
-    group, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments - 1, BLOCK_D)
+    # Move the pointers to this program's batch element, path, group, segment and channels.
+    g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments - 1, BLOCK_D)
     if ADJOINT:
         s += 1
-    map_id, backward = path_of(k, map_ids, reverse)
+    map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
+    path = (map_id, backward, maps_ptr, length)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = (b * PATHS + k) * segments + s
-    x += b * x_b + k * x_k + d
-    delta += b * delta_b + k * delta_k + d
-    W += b * W_b + k * W_k + group.to(tl.int64) * W_g
-    if z is not None:
-        z += b * z_b + d
-    A += k * A_k + d.to(tl.int64) * A_d
-    ends += row * N * dim + d
+    x_ptr += b * x_b + k * x_k + d  # (BLOCK_D,), as delta, z, A and ends
+    delta_ptr += b * delta_b + k * delta_k + d
+    W_ptr += b * W_b + k * W_k + g.to(tl.int64) * W_g  # ()
+    if z_ptr is not None:
+        z_ptr += b * z_b + d
+    A_ptr += k * A_k + d.to(tl.int64) * A_d
+    ends_ptr += row * N * dim + d
+
+    # Start from zero, in memory or in registers.
     rates, h = (), ()
-    if PARKED:
+    if STATES_IN_MEMORY:
         for n in range(0, N):
-            tl.store(ends + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)
+            tl.store(ends_ptr + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)
     else:
         for n in tl.static_range(N):
-            rates = rates + (tl.load(A + n * A_n, mask=lanes, other=0.0) * LOG2E,)
+            rates = rates + (tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E,)  # (BLOCK_D,)
             h = h + (tl.zeros((BLOCK_D,), tl.float32),)
-    shift = tl.zeros((BLOCK_D,), tl.float32)
-    if bias is not None:
-        shift = tl.load(bias + k * bias_k + d, mask=lanes, other=0.0)
+    bias = tl.zeros((BLOCK_D,), tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + k * bias_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
 
     total = tl.zeros((BLOCK_D,), tl.float32)
     start = s * segment
-    end = tl.minimum(start + segment, L)
+    end = tl.minimum(start + segment, length)
     tiles = tl.cdiv(end - start, STEPS)
     for tile in range(0, tiles):
         t0 = start + (tiles - 1 - tile if ADJOINT else tile) * STEPS
-        raw_x = read_tile(x, x_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_X, STEPS)
-        raw = read_tile(delta, delta_l, t0, end, L, map_id, backward, maps, lanes, FOLLOW_DELTA, STEPS)
-        steps, v, w_tile = (), (), ()
+        x = read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW_X, STEPS)
+        delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
+
+        # What does not depend on the state: step sizes, and what each step adds, v: delta u or, ADJOINT, dy.
+        steps, v, W_ptrs = (), (), ()
         for j in tl.static_range(STEPS):
             t = t0 + j
-            w_tile = w_tile + (W + position(t, end, L, map_id, backward, maps, FOLLOW_W) * W_l,)
-            steps = steps + (step_size(raw[j], shift, t < end, SOFTPLUS),)
+            W_ptrs = W_ptrs + (W_ptr + position(t, end, path, FOLLOW_W) * W_l,)
+            steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
             total += steps[j]
-            x_j = raw_x[j].to(tl.float32)
+            x_j = x[j].to(tl.float32)
             if ADJOINT:
-                if z is not None:
-                    p = position(t, end, L, map_id, backward, maps, True)
-                    gate = tl.load(z + p * z_l, mask=lanes, other=0.0).to(tl.float32)
-                    x_j = x_j * gate * sigmoid(gate)
+                if z_ptr is not None:
+                    p = position(t, end, path, True)
+                    z = tl.load(z_ptr + p * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    x_j = x_j * z * sigmoid(z)
                 x_j = tl.where(t < end, x_j, 0.0)
             else:
                 x_j = x_j * steps[j]
             v = v + (x_j,)
-        if PARKED:
+
+        # Each state through the tile. (Of the barrier: see scan_forward.)
+        if STATES_IN_MEMORY:
             tl.debug_barrier()
             for n in range(0, N):
-                rate = tl.load(A + n * A_n, mask=lanes, other=0.0) * LOG2E
-                state = tl.load(ends + n * dim, mask=lanes, other=0.0)
-                state = over_tile(state, rate, steps, v, w_tile, n, ADJOINT, STEPS)
-                tl.store(ends + n * dim, state, mask=lanes)
+                rate = tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
+                state = tl.load(ends_ptr + n * dim, mask=lanes, other=0.0)  # (BLOCK_D,)
+                state = advance_tile(state, rate, steps, v, W_ptrs, n, ADJOINT, STEPS)
+                tl.store(ends_ptr + n * dim, state, mask=lanes)  # (BLOCK_D,)
         else:
             states = ()
             for n in tl.static_range(N):
-                states = states + (over_tile(h[n], rates[n], steps, v, w_tile, n, ADJOINT, STEPS),)
+                states = states + (advance_tile(h[n], rates[n], steps, v, W_ptrs, n, ADJOINT, STEPS),)
             h = states
-    tl.store(totals + row * dim + d, total, mask=lanes)
-    if not PARKED:
+    tl.store(totals_ptr + row * dim + d, total, mask=lanes)  # (BLOCK_D,)
+    if not STATES_IN_MEMORY:
         for n in tl.static_range(N):
-            tl.store(ends + n * dim, h[n], mask=lanes)
+            tl.store(ends_ptr + n * dim, h[n], mask=lanes)  # (BLOCK_D,)
 
 
 @triton.jit(do_not_specialize=('segments',))
 def chain_segments(
-    ends,
-    totals,
-    first,
-    A,
+    ends_ptr,
+    totals_ptr,
+    first_ptr,
+    A_ptr,
     dim,
     segments,
     A_k,
@@ -163,32 +175,33 @@ def chain_segments(
     AHEAD: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Replace `ends` by the state before each segment (ADJOINT: the gradient after it), from `first` on.
+    """Replace ``ends`` by the state before each segment (ADJOINT: the gradient after it), starting from ``first``.
 
-    first: (b, PATHS, N, dim) float32, or None, zeros.
+    first: (b, PATHS, N, dim) float32; None: zeros.
     """
+    # A program has BLOCK_D channels of one (batch element, path, state).
     pid = tl.program_id(0)
     blocks = tl.cdiv(dim, BLOCK_D)
-    d = (pid % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
+    d = (pid % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
     lanes = d < dim
     n = (pid // blocks) % N
     row = (pid // blocks // N).to(tl.int64)
     k = row % PATHS
-    rate = tl.load(A + k * A_k + d.to(tl.int64) * A_d + n * A_n, mask=lanes, other=0.0) * LOG2E
+    rate = tl.load(A_ptr + k * A_k + d.to(tl.int64) * A_d + n * A_n, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
     state = tl.zeros((BLOCK_D,), tl.float32)
-    if first is not None:
-        state = tl.load(first + (row * N + n) * dim + d, mask=lanes, other=0.0)
-    # What is read does not depend on what is computed: AHEAD segments' reads are under way at once.
+    if first_ptr is not None:
+        state = tl.load(first_ptr + (row * N + n) * dim + d, mask=lanes, other=0.0)  # (BLOCK_D,)
+    # What is read does not depend on what is computed, so the reads of AHEAD segments are under way at once.
     for i0 in range(0, segments, AHEAD):
-        found, sums = (), ()
+        ends, totals = (), ()
         for j in tl.static_range(AHEAD):
             i = i0 + j
-            place = row * segments + (segments - 1 - i if ADJOINT else i)
+            segment_row = row * segments + (segments - 1 - i if ADJOINT else i)
             used = lanes & (i < segments - 1)
-            found = found + (tl.load(ends + (place * N + n) * dim + d, mask=used, other=0.0),)
-            sums = sums + (tl.load(totals + place * dim + d, mask=used, other=0.0),)
+            ends = ends + (tl.load(ends_ptr + (segment_row * N + n) * dim + d, mask=used, other=0.0),)  # (BLOCK_D,)
+            totals = totals + (tl.load(totals_ptr + segment_row * dim + d, mask=used, other=0.0),)  # (BLOCK_D,)
         for j in tl.static_range(AHEAD):
             i = i0 + j
-            place = row * segments + (segments - 1 - i if ADJOINT else i)
-            tl.store(ends + (place * N + n) * dim + d, state, mask=lanes & (i < segments))
-            state = tl.exp2(sums[j] * rate) * state + found[j]
+            segment_row = row * segments + (segments - 1 - i if ADJOINT else i)
+            tl.store(ends_ptr + (segment_row * N + n) * dim + d, state, mask=lanes & (i < segments))  # (BLOCK_D,)
+            state = tl.exp2(totals[j] * rate) * state + ends[j]

@@ -1,4 +1,17 @@
-"""What the kernels share: softplus, the way from steps to positions, and reading a tile of steps."""
+"""What the kernels share: softplus, the way from steps to positions, reading a tile of steps, and how names are formed.
+
+The naming rule, for every Triton kernel of this package:
+
+- ``u_ptr`` is a pointer, as passed or moved to the program's part, and ``u`` is the value that was loaded from it. For
+  the steps of a tile there are tuples: ``u_ptrs``, and ``u`` again. Gradients are ``du_ptr`` and ``du``.
+- ``u_b, u_k, u_g, u_d, u_n, u_l`` are the strides of ``u``, in elements, over batch elements, paths, groups, channels,
+  states and steps (or positions).
+- ``*_offset`` is added to a pointer: a number of elements, or a block of them; ``*_offsets`` is one for each step.
+- ``CAPITALS`` are ``tl.constexpr``, known when the kernel is compiled; A, B, C and D are capitals as in the equations.
+- ``b, k, g, s, d, n, t, p`` are batch element, path, group, segment, channels, state, step, position in raster order;
+  ``j`` counts the steps of a tile. ``lanes`` masks the channels that exist, ``valid`` the steps, too.
+- A comment gives the shape of what is loaded, stored or reshaped: ``# (BLOCK_D,)``, and ``# ()`` for a scalar.
+"""
 
 import triton
 import triton.language as tl
@@ -9,17 +22,17 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def exp_and_sum(x):
-    """exp(-|x|) and 1 + exp(-|x|), of which softplus and the sigmoid are made."""
+    """Return exp(-|x|) and 1 + exp(-|x|), which softplus and the sigmoid are made of."""
     e = tl.exp2(-tl.abs(x) * LOG2E)
     return e, 1.0 + e
 
 
 @triton.jit
 def softplus(x, e):
-    """log(1 + exp(x)) to the last bits of float32 for any x, from e = exp(-|x|).
+    """Return log(1 + exp(x)) to the last bits of float32 for any x, given e = exp(-|x|).
 
-    log(1 + e) = 2 atanh(e / (2 + e)), a series in the square of a number not above 1/3. A logarithm of 1 + e would
-    lose what e has below the last bit of 1: three digits of a step size of 1e-3.
+    log(1 + e) = 2 atanh(e / (2 + e)), a series in the square of a number that is at most 1/3. Taking the logarithm of
+    1 + e would lose the bits of e below the last bit of 1: three digits of a step size of 1e-3.
     """
     s = e / (2.0 + e)
     q = s * s
@@ -34,31 +47,38 @@ def softplus(x, e):
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)), without overflow."""
+    """Return 1 / (1 + exp(-x)), without overflow."""
     e, total = exp_and_sum(x)
     return tl.where(x >= 0, 1.0, e) / total
 
 
 @triton.jit
-def path_of(k, map_ids, reverse):
-    """Number of path k's index map, counted from 1 (0: raster order), and whether it is walked backwards.
+def unpack_path(k, map_ids, reverse, PATHS: tl.constexpr, MAP_BITS: tl.constexpr):
+    """Return the number of path k's index map, counted from 1 (0: raster order), and whether it is walked backwards.
 
-    `map_ids` holds three bits a path, `reverse` one.
+    ``map_ids`` holds MAP_BITS bits for each path, ``reverse`` one. A launch passes ``map_ids`` in 32 bits if its value
+    fits, however many bits its paths have.
     """
-    return (map_ids >> (3 * k)) & 7, (reverse >> k) & 1
+    if PATHS * MAP_BITS > 31:
+        map_ids = map_ids.to(tl.int64)
+    map_id = (map_ids >> (MAP_BITS * k)) & ((1 << MAP_BITS) - 1)
+    return map_id.to(tl.int32), (reverse >> k) & 1
 
 
 @triton.jit
-def position(t, end, L, map_id, backward, maps, FOLLOW: tl.constexpr):
-    """Position that is read at step t, int64; beyond the last step `end` - 1, the one that is read there.
+def position(t, end, path, FOLLOW: tl.constexpr):
+    """Return the position that step t reads, int64, or that of the last step, ``end`` - 1, for any step beyond it.
 
-    A step beyond the end thus reads what exists; its step size is 0, which leaves the state as it is.
+    ``path`` is the number of the path's map, whether it is walked backwards, the pointer to all maps, and their length.
+    A step beyond the end thus reads memory that exists; its step size is 0, which leaves the state as it is.
+    Without FOLLOW a tensor is not read along the path, and the position is the step itself.
     """
+    map_id, backward, maps_ptr, length = path
     t = tl.minimum(t, end - 1)
     if FOLLOW:
-        p = tl.where(backward != 0, L - 1 - t, t).to(tl.int64)
-        if maps is not None:
-            mapped = tl.load(maps + (map_id - 1).to(tl.int64) * L + p, mask=map_id > 0, other=0)
+        p = tl.where(backward != 0, length - 1 - t, t).to(tl.int64)
+        if maps_ptr is not None:
+            mapped = tl.load(maps_ptr + (map_id - 1).to(tl.int64) * length + p, mask=map_id > 0, other=0)  # as t
             p = tl.where(map_id > 0, mapped, p)
     else:
         p = t.to(tl.int64)
@@ -66,19 +86,19 @@ def position(t, end, L, map_id, backward, maps, FOLLOW: tl.constexpr):
 
 
 @triton.jit
-def read_tile(base, stride, t0, end, L, map_id, backward, maps, lanes, FOLLOW: tl.constexpr, STEPS: tl.constexpr):
-    """STEPS steps from t0 on, as a tuple of (BLOCK_D,) in the dtype they are kept in."""
-    tile = ()
+def read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW: tl.constexpr, STEPS: tl.constexpr):
+    """Load STEPS steps from t0 on, as a tuple of (BLOCK_D,) in the dtype of the tensor."""
+    x = ()
     for j in tl.static_range(STEPS):
-        p = position(t0 + j, end, L, map_id, backward, maps, FOLLOW)
-        tile = tile + (tl.load(base + p * stride, mask=lanes, other=0.0),)
-    return tile
+        p = position(t0 + j, end, path, FOLLOW)
+        x = x + (tl.load(x_ptr + p * x_l, mask=lanes, other=0.0),)  # (BLOCK_D,)
+    return x
 
 
 @triton.jit
-def step_size(raw, bias, valid, SOFTPLUS: tl.constexpr):
-    """Delta after bias and softplus, or 0 where the step is not valid."""
-    x = raw.to(tl.float32) + bias
+def step_size(delta, bias, valid, SOFTPLUS: tl.constexpr):
+    """Return delta after bias and softplus, or 0 if the step is not valid."""
+    x = delta.to(tl.float32) + bias
     if SOFTPLUS:
         e, _ = exp_and_sum(x)
         x = softplus(x, e)
@@ -87,14 +107,17 @@ def step_size(raw, bias, valid, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def locate(blocks, group_dim, paths, segments, BLOCK_D: tl.constexpr):
-    """What a program works on: group, channels, which of them exist, path, segment, batch element, block's number."""
+    """Return a program's group, channels, mask of those that exist, path, segment, batch element, block in the group.
+
+    Neighbouring programs have neighbouring channels of the same steps.
+    """
     pid = tl.program_id(0)
     block = pid % blocks
     row = pid // blocks
     per_group = tl.cdiv(group_dim, BLOCK_D)
-    group = block // per_group
-    channel = (block % per_group) * BLOCK_D + tl.arange(0, BLOCK_D)
+    g = block // per_group
+    channel = (block % per_group) * BLOCK_D + tl.arange(0, BLOCK_D)  # (BLOCK_D,), within the group
     lanes = channel < group_dim
     k = row % paths
     row = row // paths
-    return group, group * group_dim + channel, lanes, k, row % segments, row // segments, block % per_group
+    return g, g * group_dim + channel, lanes, k, row % segments, row // segments, block % per_group

@@ -1,7 +1,7 @@
-"""Block sizes by measurement, only where ``MMVIM_TRITON_AUTOTUNE=1`` asks for it.
+"""Block sizes by measurement, only if ``MMVIM_TRITON_AUTOTUNE=1`` asks for it.
 
-The sizes decide in which order sums are taken, so choosing them by a clock would change the last bits from run to run;
-under ``torch.use_deterministic_algorithms(True)`` the table is used all the same.
+The sizes decide in which order sums are taken, so measured ones can change the last bits from run to run. Under
+``torch.use_deterministic_algorithms(True)`` the table is therefore used whatever the variable says.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
-from mmvim.ops.selective_scan.triton import launches as plan
-from mmvim.ops.selective_scan.triton.blocks import Blocks, fitting
+from mmvim.ops.selective_scan.triton import launches
+from mmvim.ops.selective_scan.triton.blocks import Blocks, fit_blocks
+from mmvim.ops.selective_scan.triton.sizes import Sizes
 from mmvim.ops.triton_host.launch import Launch
 
 ENV = 'MMVIM_TRITON_AUTOTUNE'
@@ -24,8 +25,8 @@ _STEPS = {'forward': (2, 4, 8), 'backward': (2, 4, 8)}
 _chosen: dict[tuple, Blocks] = {}
 
 
-def wanted(device: torch.device) -> bool:
-    """Whether block sizes shall be measured for tensors on a device."""
+def is_wanted(device: torch.device) -> bool:
+    """Check whether block sizes are to be measured for tensors on a device."""
     return (
         os.environ.get(ENV) == '1'
         and device.type in ('cuda', 'xpu')
@@ -34,25 +35,37 @@ def wanted(device: torch.device) -> bool:
 
 
 def forward(args: ScanArguments, save: bool) -> dict[str, Blocks] | None:
-    """Block sizes of the forward pass, or None for the table's."""
-    if not wanted(args.u.device):
+    """Return the block sizes of the forward pass by kernel, or None for those of the table.
+
+    Args:
+        args: The scan.
+        save: Whether to keep what the backward pass needs.
+    """
+    if not is_wanted(args.u.device):
         return None
-    return _measured('forward', args, lambda cut: plan.forward(args, save, cut)[0])
+    return _measure('forward', args, lambda cut: launches.forward(args, save, cut)[0])
 
 
 def backward(
-    args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, y: Tensor | None, bounds: Tensor
+    args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, y: Tensor | None, boundaries: Tensor
 ) -> dict[str, Blocks] | None:
-    """Block sizes of the backward pass, or None for the table's."""
-    if not wanted(args.u.device):
+    """Return the block sizes of the backward pass by kernel, or None for those of the table.
+
+    Args:
+        args: The scan.
+        grad_out: As in :func:`.launches.backward`, like the rest.
+        grad_last_state: Gradient of the last state, or None.
+        y: Output before gating, or None.
+        boundaries: States that the forward pass kept.
+    """
+    if not is_wanted(args.u.device):
         return None
-    return _measured('backward', args, lambda cut: plan.backward(args, grad_out, grad_last_state, y, bounds, cut)[0])
+    passed = (args, grad_out, grad_last_state, y, boundaries)
+    return _measure('backward', args, lambda cut: launches.backward(*passed, cut)[0])
 
 
-def _measured(
-    kernel: str, args: ScanArguments, build: Callable[[dict[str, Blocks]], list[Launch]]
-) -> dict[str, Blocks]:
-    """The fastest of all candidates, measured once a process for each kind of problem."""
+def _measure(kernel: str, args: ScanArguments, build: Callable[[dict[str, Blocks]], list[Launch]]) -> dict[str, Blocks]:
+    """Return the fastest of all candidates, measured once a process for each kind of problem."""
     from triton.testing import do_bench
 
     batch, _, dim, length = args.u.shape
@@ -71,18 +84,18 @@ def _measured(
     )
     if key not in _chosen:
         group_dim = dim // args.B.shape[2]
-        # What the table has beside the sizes, as where states wait, is no matter of taste.
-        row = plan.Sizes(args).blocks(kernel)
+        # Only block sizes are tuned; where states wait is fixed by the table, because it depends on the registers.
+        row = Sizes(args).blocks(kernel)
         candidates = {
             row,
             *(
-                fitting(replace(row, block_d=block_d, steps=steps), kernel, dim, group_dim)
+                fit_blocks(replace(row, block_d=block_d, steps=steps), kernel, dim, group_dim)
                 for block_d, steps in itertools.product((32, 64, 128), _STEPS[kernel])
             ),
         }
         times = {}
         for blocks in sorted(candidates, key=repr):
-            launches = build({kernel: blocks})
-            times[blocks] = do_bench(lambda launches=launches: [launch.run() for launch in launches])
+            built = build({kernel: blocks})
+            times[blocks] = do_bench(lambda built=built: [launch.run() for launch in built])
         _chosen[key] = min(times, key=times.__getitem__)
     return {kernel: _chosen[key]}

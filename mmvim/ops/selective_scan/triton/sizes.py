@@ -1,0 +1,162 @@
+"""The sizes of a scan, and how its steps are cut into segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mmvim.ops.selective_scan.arguments import ScanArguments
+from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks
+from mmvim.ops.triton_host.device import architecture, processors
+
+# L is cut into segments until a processor has this many programs, two for each of its four schedulers: with fewer,
+# nothing else runs while a program waits for its loads.
+WARPS_WANTED = 8
+LEAST_SEGMENT = 128
+
+
+def count_map_bits(map_ids: Sequence[int]) -> int:
+    """Return how many bits hold the number of any path's map, counted from 1 (0: raster order), 3 at least.
+
+    Args:
+        map_ids: Row of the map of each path, -1 for the raster order.
+    """
+    return max(3, (max(map_ids) + 1).bit_length())
+
+
+@dataclass
+class Sizes:
+    """Sizes of a scan, and the arguments that all its kernels take.
+
+    Args:
+        args: The scan.
+    """
+
+    args: ScanArguments
+
+    @cached_property
+    def batch(self) -> int:
+        """Batch elements, b."""
+        return self.args.u.shape[0]
+
+    @cached_property
+    def paths(self) -> int:
+        """Paths, K."""
+        return self.args.num_paths
+
+    @cached_property
+    def dim(self) -> int:
+        """Channels, D."""
+        return self.args.u.shape[2]
+
+    @cached_property
+    def length(self) -> int:
+        """Steps, L."""
+        return self.args.u.shape[3]
+
+    @cached_property
+    def d_state(self) -> int:
+        """States, N."""
+        return self.args.A.shape[-1]
+
+    @cached_property
+    def groups(self) -> int:
+        """Groups of channels that share B and C, G."""
+        return self.args.B.shape[2]
+
+    @cached_property
+    def group_dim(self) -> int:
+        """Channels of a group."""
+        return self.dim // self.groups
+
+    @cached_property
+    def chunks(self) -> int:
+        """Chunks of L, each with a state that the forward pass keeps."""
+        return -(-self.length // CHUNK)
+
+    @cached_property
+    def map_bits(self) -> int:
+        """Bits that hold the number of a path's map."""
+        return count_map_bits(self.args.map_ids)
+
+    @cached_property
+    def map_ids(self) -> int:
+        """The number of every path's map in ``map_bits`` bits each, as a signed integer of 64 bits."""
+        packed = sum((number + 1) << (self.map_bits * k) for k, number in enumerate(self.args.map_ids))
+        return packed - (1 << 64) if packed >= 1 << 63 else packed
+
+    @cached_property
+    def reverse(self) -> int:
+        """Whether each path walks its map backwards, in one bit each."""
+        return sum(bool(backward) << k for k, backward in enumerate(self.args.reverse))
+
+    @cached_property
+    def follow(self) -> dict[str, bool]:
+        """Which tensors follow the paths, as the kernels' arguments."""
+        return {f'FOLLOW_{name}': bool(on) for name, on in zip(('U', 'DELTA', 'B', 'C'), self.args.follow, strict=True)}
+
+    def blocks(self, kernel: str) -> Blocks:
+        """Return the block sizes of a kernel by the table."""
+        u = self.args.u
+        blocks = blocks_for(kernel, self.d_state, self.length, u.dtype, architecture(u.device))
+        return fit_blocks(blocks, kernel, self.dim, self.group_dim)
+
+    def blocks_of_group(self, blocks: Blocks) -> int:
+        """Return how many programs share the channels of a group."""
+        return -(-self.group_dim // blocks.block_d)
+
+    def programs(self, blocks: Blocks, segments: int) -> int:
+        """Return how many programs a kernel has that takes one segment in each."""
+        return self.batch * self.paths * segments * self.groups * self.blocks_of_group(blocks)
+
+    def segments(self, blocks: Blocks) -> tuple[int, int]:
+        """Return how many segments L is cut into, and the steps of each, a whole number of chunks.
+
+        With segments every state is computed twice. Two segments would win no more than that, so there are three or
+        more, or one.
+        """
+        wanted = WARPS_WANTED * processors(self.args.u.device) // self.programs(blocks, 1)
+        count = min(wanted, self.length // LEAST_SEGMENT)
+        if count < 3:
+            return 1, self.length
+        steps = -(-self.length // count)
+        steps = -(-steps // CHUNK) * CHUNK
+        return -(-self.length // steps), steps
+
+    def divide(self, segments: int) -> tuple[int, int]:
+        """Return the same as :meth:`segments` for that many segments, or for fewer if there are fewer chunks."""
+        steps = -(-self.chunks // segments) * CHUNK
+        return (-(-self.length // steps), steps) if segments > 1 else (1, self.length)
+
+    def common(self, blocks: Blocks, segments: int, segment: int) -> dict[str, Any]:
+        """Return the arguments that the kernels over segments have in common.
+
+        Args:
+            blocks: Block sizes of the kernel.
+            segments: Number of segments.
+            segment: Steps of a segment.
+        """
+        return {
+            'length': self.length,
+            'dim': self.dim,
+            'group_dim': self.group_dim,
+            'blocks': self.groups * self.blocks_of_group(blocks),
+            'segment': segment,
+            'segments': segments,
+            'maps_ptr': self.args.maps,
+            'SOFTPLUS': self.args.delta_softplus,
+            **self.paths_and_states(),
+            **blocks.constants(),
+        }
+
+    def paths_and_states(self) -> dict[str, Any]:
+        """Return what a kernel needs to know to follow the paths, and the number of states."""
+        return {
+            'map_ids': self.map_ids,
+            'reverse': self.reverse,
+            'PATHS': self.paths,
+            'MAP_BITS': self.map_bits,
+            'N': self.d_state,
+        }
