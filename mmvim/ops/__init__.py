@@ -1,6 +1,6 @@
 """Pure functions on tensors: the selective scan and the orders it runs in."""
 
-from mmvim.ops.scan_paths import ScanPath, available_scan_paths, cross_scan, scan_paths, zigzag_scan
+from mmvim.ops.scan_paths import ScanPath, available_scan_paths, cross_scan, scan_order, scan_paths, zigzag_scan
 from mmvim.ops.selective_scan import backends, selective_scan, selective_scan_paths
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     'available_scan_paths',
     'backends',
     'cross_scan',
+    'scan_order',
     'scan_paths',
     'selective_scan',
     'selective_scan_paths',

@@ -1,31 +1,12 @@
-"""Every scan order as an index map over the raster positions of an (H, W) map, computed once per size and device.
+"""Scan paths: every order over an (H, W) map as an index map, computed once per size and device.
 
-A scan order is not a copy of the tokens: it is a stride sign, or an index map that the scan reads its inputs through
-and writes its outputs back through. Position ``(i, j)`` of the map has raster index ``i * W + j``; a path visits raster
-position ``order[t]`` at step ``t``.
-
-========================= ============================================================================================
-name                      order
-========================= ============================================================================================
-``row``                   rows from the top, each from the left (raster order)
-``col``                   columns from the left, each from the top
-``zigzag_row``            rows from the top, the first from the left, then alternating (PlainMamba o1)
-``zigzag_col``            columns from the left, the first from the top, then alternating (PlainMamba o3)
-``zigzag_row_reverse``    the same backwards: rows from the bottom (PlainMamba o2)
-``zigzag_col_reverse``    the same backwards: columns from the right (PlainMamba o4)
-``window<w>``             windows of w x w in raster order, row by row inside a window (LocalMamba); the windows of the
-                          last row and column are cut where the map ends
-``window<w>_col``         the same windows in column order, column by column inside a window
-``<name>_reverse``        any of them backwards
-========================= ============================================================================================
-
-Sources: VMamba, https://arxiv.org/abs/2401.10166, Fig. 3; PlainMamba, https://arxiv.org/abs/2403.17695, Fig. 3;
-LocalMamba, https://arxiv.org/abs/2403.09338, Fig. 3.
+A scan order is not a copy of the tokens. It is a stride sign, or an index map that the scan reads its inputs through
+and writes its outputs back through. The names of the orders, and what each visits, are in
+:mod:`mmvim.ops.scan_orders`.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -34,75 +15,153 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ['ScanPath', 'available_scan_paths', 'cross_scan', 'scan_paths', 'zigzag_scan']
+from mmvim.ops.scan_orders import available_scan_paths, find_order, scan_order
+
+__all__ = ['ScanPath', 'available_scan_paths', 'cross_scan', 'scan_order', 'scan_paths', 'zigzag_scan']
 
 _MAX_CACHED = 64
 _cache: OrderedDict[tuple, Tensor] = OrderedDict()
 _cache_lock = threading.Lock()
-_WINDOW = re.compile(r'window([1-9][0-9]*)(_col)?')
 
 
 @dataclass(frozen=True, eq=False)
 class ScanPath:
     """One scan order over ``length`` tokens.
 
+    Paths from :func:`scan_paths`, :meth:`forward` and :meth:`backward` are permutations by construction. Make a path of
+    your own map with :meth:`from_index`, which checks it.
+
     Args:
         length: Number of tokens, L.
         index: Raster position of each step, int64 (L,), or None for the raster order itself, which then costs neither
             an index tensor nor a gather. Defaults to None.
-        reverse: Walk the map from its last step to its first: a stride sign, no second map. Defaults to False.
+        reverse: Walk the map from its last step to its first: a stride sign, not a second map. Defaults to False.
         name: For messages. Defaults to 'custom'.
+        key: What identifies the map: paths of equal keys share one, even where a trace has built it twice.
+            :func:`scan_paths` sets ``(name, H, W)``, the name without ``_reverse``. Defaults to None, a map that only
+            its tensor identifies.
 
-    Paths made here are permutations by construction; make one of your own map with :meth:`from_index`, which checks it.
+    Examples:
+        >>> from mmvim.ops import ScanPath
+        >>> ScanPath(3, reverse=True).order().tolist()
+        [2, 1, 0]
     """
 
     length: int
     index: Tensor | None = None
     reverse: bool = False
     name: str = 'custom'
+    key: tuple[str, int, int] | None = None
 
     @classmethod
     def forward(cls, length: int) -> ScanPath:
-        """Raster order over `length` tokens."""
+        """Return the raster order over ``length`` tokens.
+
+        Args:
+            length: Number of tokens, L.
+
+        Returns:
+            A path without an index map.
+
+        Examples:
+            >>> from mmvim.ops import ScanPath
+            >>> ScanPath.forward(3).order().tolist()
+            [0, 1, 2]
+        """
         return cls(length, None, False, 'forward')
 
     @classmethod
     def backward(cls, length: int) -> ScanPath:
-        """Raster order from the last of `length` tokens to the first."""
+        """Return the raster order from the last of ``length`` tokens to the first.
+
+        Args:
+            length: Number of tokens, L.
+
+        Returns:
+            A path without an index map.
+
+        Examples:
+            >>> from mmvim.ops import ScanPath
+            >>> ScanPath.backward(3).order().tolist()
+            [2, 1, 0]
+        """
         return cls(length, None, True, 'reverse')
 
     @classmethod
     def from_index(cls, index: Tensor, reverse: bool = False, name: str = 'custom') -> ScanPath:
-        """A path along a map of one's own, int64 (L,).
+        """Return the path along an index map of your own.
+
+        Args:
+            index: Raster position of each step, int64 (L,).
+            reverse: Walk the map from its last step to its first. Defaults to False.
+            name: For messages. Defaults to 'custom'.
+
+        Returns:
+            The path. It shares its map with another path if both hold the same tensor.
 
         Raises:
-            TypeError: If `index` is no int64 tensor.
+            TypeError: If ``index`` is not an int64 tensor.
             ValueError: If it is not a permutation of 0..L-1.
+
+        Examples:
+            >>> import torch
+            >>> from mmvim.ops import ScanPath
+            >>> path = ScanPath.from_index(torch.tensor([2, 0, 1]))
+            >>> path.order().tolist(), path.inverse().tolist()
+            ([2, 0, 1], [1, 2, 0])
         """
-        if not isinstance(index, Tensor) or index.dtype != torch.int64:
-            found = index.dtype if isinstance(index, Tensor) else type(index).__name__
-            raise TypeError(f'index of a scan path must be an int64 tensor, got {found}; convert it with .long()')
-        if index.dim() != 1:
-            raise ValueError(f'index of a scan path must have shape (L,), got {tuple(index.shape)}')
-        length = index.numel()
-        if not torch.equal(index.sort().values, torch.arange(length, device=index.device)):
-            raise ValueError(f'index of a scan path must hold each of 0..{length - 1} exactly once')
-        return cls(length, index, bool(reverse), name)
+        _check_map(index, 'index of a scan path')
+        return cls(index.numel(), index, bool(reverse), name)
 
     def reversed(self) -> ScanPath:
-        """The same order backwards, sharing the index map."""
+        """Return the same order backwards, which shares the index map.
+
+        Returns:
+            The path, with ``_reverse`` added to the name or taken from it.
+
+        Examples:
+            >>> from mmvim.ops import scan_paths
+            >>> (path,) = scan_paths('col', 2, 3)
+            >>> path.reversed().name, path.reversed().order().tolist()
+            ('col_reverse', [5, 2, 4, 1, 3, 0])
+        """
         stem = self.name.removesuffix('_reverse')
-        return ScanPath(self.length, self.index, not self.reverse, stem if self.reverse else f'{stem}_reverse')
+        name = stem if self.reverse else f'{stem}_reverse'
+        return ScanPath(self.length, self.index, not self.reverse, name, self.key)
 
     def order(self, device: torch.device | str | None = None) -> Tensor:
-        """Raster position visited at each step, int64 (L,), on the map's device unless `device` is given."""
+        """Return the raster position visited at each step.
+
+        Args:
+            device: Where the result shall live. Defaults to None, the map's device (CPU if there is no map).
+
+        Returns:
+            int64 (L,).
+
+        Examples:
+            >>> from mmvim.ops import scan_paths
+            >>> scan_paths('col', 2, 3)[0].order().tolist()
+            [0, 3, 1, 4, 2, 5]
+        """
         index = torch.arange(self.length, device=device) if self.index is None else self.index
         if device is not None:
             index = index.to(device)
         return index.flip(0) if self.reverse else index
 
     def inverse(self, device: torch.device | str | None = None) -> Tensor:
-        """Step at which each raster position is visited, int64 (L,)."""
+        """Return the step at which each raster position is visited.
+
+        Args:
+            device: Where the result shall live. Defaults to None, the map's device (CPU if there is no map).
+
+        Returns:
+            int64 (L,).
+
+        Examples:
+            >>> from mmvim.ops import scan_paths
+            >>> scan_paths('col', 2, 3)[0].inverse().tolist()
+            [0, 2, 4, 1, 3, 5]
+        """
         order = self.order(device)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(self.length, device=order.device)
@@ -110,21 +169,30 @@ class ScanPath:
 
 
 def scan_paths(names: Sequence[str] | str, H: int, W: int, device: torch.device | str = 'cpu') -> tuple[ScanPath, ...]:
-    """Paths over an (H, W) map by name, see the table above.
+    """Return paths over an (H, W) map by name: the table's in :mod:`mmvim.ops.scan_orders` and your own.
 
-    The index maps are kept (the 64 last used), so that calling this in every forward costs a look-up.
+    The index maps are kept (the 64 last used), so that calling this in every forward pass costs a look-up.
 
     Args:
         names: A name or several.
         H: Rows of the map.
         W: Columns of the map.
-        device: Where the index maps shall live; that of the scan's tensors. Defaults to 'cpu'.
+        device: Where the index maps shall live: the device of the scan's tensors. Defaults to 'cpu'.
 
     Returns:
         One path a name; a path and its reverse share their map.
 
     Raises:
-        ValueError: If a name is unknown or H or W is not positive.
+        ValueError: If a name is unknown, if H or W is not positive, or if H or W is symbolic and an order exports at
+            fixed sizes only (see :func:`scan_order`).
+
+    Examples:
+        >>> from mmvim.ops import scan_paths
+        >>> for path in scan_paths(('col', 'zigzag_row_reverse', 'window2'), 2, 3):
+        ...     print(path.name, path.order().tolist())
+        col [0, 3, 1, 4, 2, 5]
+        zigzag_row_reverse [3, 4, 5, 2, 1, 0]
+        window2 [0, 1, 3, 4, 2, 5]
     """
     if H < 1 or W < 1:
         raise ValueError(f'a scan path needs a map of at least 1 x 1, got H={H}, W={W}')
@@ -132,43 +200,82 @@ def scan_paths(names: Sequence[str] | str, H: int, W: int, device: torch.device 
     paths = []
     for name in names:
         stem = name.removesuffix('_reverse')
-        paths.append(ScanPath(H * W, _index_map(stem, H, W, torch.device(device)), stem != name, name))
+        index = _index_map(stem, H, W, torch.device(device))
+        paths.append(ScanPath(H * W, index, stem != name, name, (stem, H, W)))
     return tuple(paths)
 
 
 def cross_scan(H: int, W: int, device: torch.device | str = 'cpu') -> tuple[ScanPath, ...]:
-    """VMamba's four paths in the order of its stacked parameters: row, col, row_reverse, col_reverse."""
+    """Return VMamba's four paths in the order of its stacked parameters: row, col, row_reverse, col_reverse.
+
+    Args:
+        H: Rows of the map.
+        W: Columns of the map.
+        device: Where the index maps shall live. Defaults to 'cpu'.
+
+    Returns:
+        Four paths.
+
+    Examples:
+        >>> from mmvim.ops import cross_scan
+        >>> [path.order().tolist() for path in cross_scan(2, 2)]
+        [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
+    """
     return scan_paths(('row', 'col', 'row_reverse', 'col_reverse'), H, W, device)
 
 
 def zigzag_scan(H: int, W: int, device: torch.device | str = 'cpu') -> tuple[ScanPath, ...]:
-    """PlainMamba's four continuous paths, o1 to o4."""
+    """Return PlainMamba's four continuous paths, o1 to o4.
+
+    Args:
+        H: Rows of the map.
+        W: Columns of the map.
+        device: Where the index maps shall live. Defaults to 'cpu'.
+
+    Returns:
+        Four paths.
+
+    Examples:
+        >>> from mmvim.ops import zigzag_scan
+        >>> [path.order().tolist() for path in zigzag_scan(2, 2)]
+        [[0, 1, 3, 2], [2, 3, 1, 0], [0, 2, 3, 1], [1, 3, 2, 0]]
+    """
     return scan_paths(('zigzag_row', 'zigzag_row_reverse', 'zigzag_col', 'zigzag_col_reverse'), H, W, device)
 
 
-def available_scan_paths() -> tuple[str, ...]:
-    """Names that :func:`scan_paths` knows, with 'window<w>' standing for every window size."""
-    stems = ('row', 'col', 'zigzag_row', 'zigzag_col', 'window<w>', 'window<w>_col')
-    return tuple(name + suffix for name in stems for suffix in ('', '_reverse'))
-
-
 def _index_map(stem: str, H: int, W: int, device: torch.device) -> Tensor | None:
-    """The map of a name without '_reverse', from the cache if it is there; None for the raster order."""
-    window = _WINDOW.fullmatch(stem)
-    if window is None and stem not in ('row', 'col', 'zigzag_row', 'zigzag_col'):
-        raise ValueError(f'unknown scan path {stem!r}; available: {", ".join(available_scan_paths())}')
-    if stem == 'row' or (stem == 'col' and 1 in (H, W)):
+    """Return the map of a name without '_reverse'; None for the raster order."""
+    if stem == 'row':
         return None
-    if torch.compiler.is_compiling():
-        return _build(stem, window, H, W).to(device)  # a traced tensor must not stay behind in the cache
+    symbolic = isinstance(H, torch.SymInt) or isinstance(W, torch.SymInt)
+    if not symbolic and not torch.compiler.is_compiling():
+        return _kept_map(stem, H, W, device)
+    order, parameters = find_order(stem)
+    if order.traceable:
+        return order.function(H, W, device, **parameters)  # must not stay behind in the cache
+    if symbolic:
+        raise ValueError(
+            f'scan order {stem!r} is built in Python (traceable=False) and exports at fixed sizes only, but H={H}, '
+            f'W={W} are symbolic; export with fixed sizes, or write it as tensor arithmetic (see mmvim.ops.scan_order)'
+        )
+    # TorchDynamo hides that a size is symbolic. A range makes a number of it, and the graph serves that size only.
+    index = _constant_map(stem, len(range(H)), len(range(W)), device)
+    return index.clone()  # a constant itself cannot leave the graph
+
+
+def _kept_map(stem: str, H: int, W: int, device: torch.device) -> Tensor:
+    """Return the map from the cache, or make and check it."""
     key = (stem, H, W, device)
     with _cache_lock:
         if key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
+    order, parameters = find_order(stem)
     # A map made under inference_mode could not be saved for a later backward.
     with torch.inference_mode(False), torch.no_grad():
-        index = _build(stem, window, H, W).to(device)
+        index = order.function(H, W, device, **parameters)
+        if not order.published:  # the check waits for the device
+            _check_map(index, f'what scan order {stem!r} returns at H={H}, W={W}', H * W, device)
     if type(index) is Tensor:  # neither a fake tensor nor another subclass that a mode may have produced
         with _cache_lock:
             _cache[key] = index
@@ -177,21 +284,22 @@ def _index_map(stem: str, H: int, W: int, device: torch.device) -> Tensor | None
     return index
 
 
-def _build(stem: str, window: re.Match | None, H: int, W: int) -> Tensor:
-    raster = torch.arange(H * W, device='cpu').view(H, W)
-    if stem == 'col':
-        return raster.t().reshape(-1)
-    if stem == 'zigzag_row':
-        return _zigzag(raster)
-    if stem == 'zigzag_col':
-        return _zigzag(raster.t())
-    size, by_column = int(window[1]), window[2] is not None
-    grid = raster.t() if by_column else raster
-    return torch.cat([cell.reshape(-1) for band in grid.split(size, dim=0) for cell in band.split(size, dim=1)])
+_constant_map = torch.compiler.assume_constant_result(_kept_map)
 
 
-def _zigzag(grid: Tensor) -> Tensor:
-    """Rows of `grid` from the top, every second one backwards, so that each step goes to a neighbour."""
-    grid = grid.clone()
-    grid[1::2] = grid[1::2].flip(1)
-    return grid.reshape(-1)
+def _check_map(index: object, what: str, length: int | None = None, device: torch.device | None = None) -> None:
+    """Raise unless ``index`` is a permutation of 0..L-1, of the length and on the device that an order is asked for."""
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        found = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f'{what} must be an int64 tensor, got {found}; convert it with .long()')
+    if index.dim() != 1 or length not in (None, index.numel()):
+        raise ValueError(
+            f'{what} must have shape ({length or "L"},), a position for each step, got {tuple(index.shape)}'
+        )
+    if device is not None and (index.device.type != device.type or device.index not in (None, index.device.index)):
+        raise ValueError(f'{what} must be on {device}, got {index.device}; make it with device=device')
+    without_values = type(index) is not Tensor or index.is_meta  # under a FakeTensorMode, or on the meta device
+    if device is not None and without_values:
+        return
+    if not torch.equal(index.sort().values, torch.arange(index.numel(), device=index.device)):
+        raise ValueError(f'{what} must hold each of 0..{index.numel() - 1} exactly once')

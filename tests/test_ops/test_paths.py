@@ -1,26 +1,14 @@
-"""Several paths in one call, and the index maps they follow."""
-
-import itertools
+"""Several paths in one call."""
 
 import pytest
 import torch
 from helpers import KINDS, compare, randn
+from test_scan_paths import raster
 
-from mmvim.ops import cross_scan, scan_paths, selective_scan, selective_scan_paths, zigzag_scan
+from mmvim.ops import cross_scan, selective_scan, selective_scan_paths
 
 H, W = 4, 5
 LENGTH = H * W
-
-
-def order_of(name):
-    """Cells visited, by the slow way: a list of (row, column)."""
-    cells = [(r, c) for r in range(H) for c in range(W)]
-    if name.startswith('col'):
-        cells = [(r, c) for c in range(W) for r in range(H)]
-    if name.endswith('reverse'):
-        cells.reverse()
-    return torch.tensor([r * W + c for r, c in cells])
-
 
 PATHS = {
     'vim': ('forward', 'reverse'),
@@ -33,7 +21,7 @@ def orders(kind):
     if kind == 'indices':
         return list(PATHS[kind])
     names = {'vim': ('row', 'row_reverse'), 'cross': ('row', 'col', 'row_reverse', 'col_reverse')}[kind]
-    return [order_of(name) for name in names]
+    return [torch.tensor(raster(name, H, W)) for name in names]
 
 
 @pytest.mark.parametrize('kind', PATHS)
@@ -113,36 +101,6 @@ def test_only_u_follows():
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize('name', ['row', 'col', 'row_reverse', 'col_reverse'])
-def test_named_orders(name):
-    (path,) = scan_paths((name,), H, W)
-    one_hot = torch.eye(LENGTH, dtype=torch.float64)[None]  # channel d is 1 at position d
-    decay, ones = torch.full((LENGTH, 1), -0.1, dtype=torch.float64), torch.ones(1, 1, LENGTH, dtype=torch.float64)
-    out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])
-    steps = torch.empty(LENGTH, dtype=torch.long)
-    steps[order_of(name)] = torch.arange(LENGTH)
-    # What was put in at p is seen at q if and only if q comes later, and decays with the number of steps between.
-    gap = steps[None, :] - steps[:, None]
-    expected = torch.where(gap >= 0, torch.exp(-0.1 * gap.double()), 0.0)
-    torch.testing.assert_close(out[0], expected)
-
-
-@pytest.mark.parametrize(('height', 'width'), [(4, 5), (3, 4), (1, 6), (5, 1)])
-def test_zigzags_are_continuous_permutations(height, width):
-    starts = set()
-    for path in zigzag_scan(height, width):
-        one_hot = torch.eye(height * width, dtype=torch.float64)[None]
-        decay = torch.full((height * width, 1), -1.0, dtype=torch.float64)
-        ones = torch.ones(1, 1, height * width, dtype=torch.float64)
-        out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])[0]
-        order = (out > 0).sum(0).argsort()  # a position sees itself and all before it
-        assert sorted(order.tolist()) == list(range(height * width))
-        cells = [(int(p) // width, int(p) % width) for p in order]
-        assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in itertools.pairwise(cells))
-        starts.add(cells[0])
-    assert (0, 0) in starts
-
-
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
@@ -165,9 +123,3 @@ def test_bad_paths(arguments, words):
             torch.zeros(1, 1, LENGTH),
             **{'paths': ('forward',), **arguments},
         )
-
-
-@pytest.mark.parametrize('size', [(0, 3), (3, -1)])
-def test_bad_grids(size):
-    with pytest.raises((ValueError, TypeError)):
-        scan_paths(('row',), *size)

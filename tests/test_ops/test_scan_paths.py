@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from mmvim.ops import ScanPath, available_scan_paths, cross_scan, scan_paths, zigzag_scan
-from mmvim.ops import scan_paths as build
+from mmvim.ops import ScanPath, available_scan_paths, cross_scan, scan_paths, selective_scan_paths, zigzag_scan
+from mmvim.ops.scan_paths import _MAX_CACHED, _cache
 
-SIZES = [(1, 1), (1, 6), (5, 1), (3, 5), (6, 4), (7, 7)]
+SIZES = [(1, 1), (1, 6), (5, 1), (3, 5), (6, 4), (7, 7), (2, 9), (8, 3), (10, 13)]
 
 
 def cells(name, H, W):
@@ -33,6 +33,10 @@ def cells(name, H, W):
     return visited[::-1] if name.endswith('_reverse') else visited
 
 
+def raster(name, H, W):
+    return [i * W + j for i, j in cells(name, H, W)]
+
+
 NAMES = [name.replace('<w>', w) for name in available_scan_paths() for w in (('2', '3') if '<w>' in name else ('',))]
 
 
@@ -40,20 +44,49 @@ NAMES = [name.replace('<w>', w) for name in available_scan_paths() for w in (('2
 @pytest.mark.parametrize(('H', 'W'), SIZES)
 def test_order(name, H, W):
     (path,) = scan_paths(name, H, W)
-    assert path.order().tolist() == [i * W + j for i, j in cells(name, H, W)]
+    assert path.order().tolist() == raster(name, H, W)
     assert path.length == H * W and path.name == name
     assert path.inverse()[path.order()].tolist() == list(range(H * W))
     assert path.reversed().order().tolist() == path.order().tolist()[::-1]
     assert path.reversed().reversed().name == name
 
 
-@pytest.mark.parametrize(('H', 'W'), SIZES)
+@pytest.mark.parametrize('suffix', ['', '_col'])
+def test_windows_of_every_size_on_maps_of_every_size(suffix):
+    """Window by window and cell by cell: those that the border cuts, and those larger than the map."""
+    for H, W, w in itertools.product(range(1, 9), range(1, 9), range(1, 11)):
+        order = []
+        rows, columns = range(0, H, w), range(0, W, w)
+        for top, left in itertools.product(rows, columns) if not suffix else ((r, c) for c in columns for r in rows):
+            i, j = range(top, min(top + w, H)), range(left, min(left + w, W))
+            order += [a * W + b for a in i for b in j] if not suffix else [a * W + b for b in j for a in i]
+        assert scan_paths(f'window{w}{suffix}', H, W)[0].order().tolist() == order, (H, W, w)
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('H', 'W'), [(4, 5), (3, 4), (1, 6), (5, 1)])
+def test_a_scan_walks_the_order(name, H, W):
+    (path,) = scan_paths((name,), H, W)
+    length = H * W
+    one_hot = torch.eye(length, dtype=torch.float64)[None]  # channel d is 1 at position d
+    decay, ones = torch.full((length, 1), -0.1, dtype=torch.float64), torch.ones(1, 1, length, dtype=torch.float64)
+    out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])
+    steps = torch.empty(length, dtype=torch.long)
+    steps[torch.tensor(raster(name, H, W))] = torch.arange(length)
+    # What was put in at p is seen at q if and only if q comes later, and decays with the number of steps between.
+    gap = steps[None, :] - steps[:, None]
+    expected = torch.where(gap >= 0, torch.exp(-0.1 * gap.double()), 0.0)
+    torch.testing.assert_close(out[0], expected)
+
+
+@pytest.mark.parametrize(('H', 'W'), [*SIZES, (4, 5), (3, 4)])
 def test_plain_mambas_zigzags(H, W):
     """o1 to o4 walked step by step as the paper's figure has them."""
     starts = [(0, 0), (H - 1, W - 1 if H % 2 else 0), (0, 0), (H - 1 if W % 2 else 0, W - 1)]
     for path, start, along_rows in zip(zigzag_scan(H, W), starts, (True, True, False, False), strict=True):
         order = [(p // W, p % W) for p in path.order().tolist()]
         assert order[0] == start
+        assert sorted(path.order().tolist()) == list(range(H * W))
         leading = [cell[0] if along_rows else cell[1] for cell in order]
         assert leading == sorted(leading, reverse=leading[0] > leading[-1])
         assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in itertools.pairwise(order))
@@ -67,11 +100,10 @@ def test_a_path_and_its_reverse_share_their_map_and_rows_have_none():
     row, col, row_reverse, col_reverse = cross_scan(3, 5)
     assert row.index is None and row_reverse.index is None
     assert col.index is col_reverse.index and col.index is cross_scan(3, 5)[1].index
+    assert col.key == col_reverse.key == col.reversed().key == ('col', 3, 5)
 
 
 def test_the_cache_is_bounded():
-    from mmvim.ops.scan_paths import _MAX_CACHED, _cache
-
     for W in range(2, _MAX_CACHED + 20):
         scan_paths('col', 3, W)
     assert len(_cache) <= _MAX_CACHED
@@ -95,6 +127,7 @@ def test_a_traced_map_is_not_kept():
 def test_maps_of_ones_own():
     path = ScanPath.from_index(torch.tensor([2, 0, 1]))
     assert path.order().tolist() == [2, 0, 1] and path.reversed().order().tolist() == [1, 0, 2]
+    assert path.key is None
     for index, error, words in (
         (torch.tensor([0, 0, 1]), ValueError, 'exactly once'),
         (torch.tensor([0, 1, 3]), ValueError, 'exactly once'),
@@ -109,12 +142,15 @@ def test_maps_of_ones_own():
 @pytest.mark.parametrize(
     ('names', 'H', 'W', 'words'),
     [
-        ('spiral', 3, 4, "unknown scan path 'spiral'"),
+        ('spiral', 3, 4, "unknown scan path 'spiral'.*row, row_reverse, .*window<w>_col_reverse"),
         ('window0', 3, 4, 'window0'),
+        ('window<w>', 3, 4, 'window<w>'),
         ('row', 0, 4, 'H=0'),
+        ('row', 0, 3, 'H=0'),
+        ('row', 3, -1, 'W=-1'),
         (('row', 'diagonal'), 3, 4, 'diagonal'),
     ],
 )
 def test_bad_names_and_sizes(names, H, W, words):
     with pytest.raises(ValueError, match=words):
-        build(names, H, W)
+        scan_paths(names, H, W)

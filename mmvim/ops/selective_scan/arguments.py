@@ -180,8 +180,8 @@ def several_paths(
 def _resolve_paths(
     paths: Sequence[ScanPath | Tensor | str], length: int, device: torch.device
 ) -> tuple[Tensor | None, tuple[int, ...], tuple[bool, ...]]:
-    """Stack the distinct index maps; a path and its reverse share one."""
-    maps: list[Tensor] = []
+    """Return the distinct index maps (M, L), and each path's row of them (-1 for raster order) and direction."""
+    mapped: list[ScanPath] = []  # one path a map
     map_ids, reverse = [], []
     for k, path in enumerate(paths):
         if isinstance(path, Tensor):
@@ -207,13 +207,19 @@ def _resolve_paths(
                 f'paths[{k}] ({path.name}) has its index map on {path.index.device}, u is on {device}; '
                 'make the path with device=u.device'
             )
-        known = [i for i, index in enumerate(maps) if index is path.index]
+        # A trace builds a new tensor for each path, so identity alone would miss that two share a map.
+        known = [
+            i
+            for i, other in enumerate(mapped)
+            if path.index is other.index or (path.key is not None and path.key == other.key)
+        ]
         if not known:
-            known = [len(maps)]
-            maps.append(path.index)
+            known = [len(mapped)]
+            mapped.append(path)
         map_ids.append(known[0])
-    if not maps:
+    if not mapped:
         return None, tuple(map_ids), tuple(reverse)
+    maps = [path.index for path in mapped]
     return maps[0][None] if len(maps) == 1 else torch.stack(maps), tuple(map_ids), tuple(reverse)
 
 
