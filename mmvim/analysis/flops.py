@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.models.layers import MambaVisionMixer, SelectiveScan2D, VimMixer
-from mmvim.ops.backends import resolve
 
 # MMDetection's usual test size, and a usual crop where a config of MMSegmentation names none.
 _DETECTION_SHAPE = (800, 1280)
@@ -98,7 +97,6 @@ def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[st
         >>> counts[''].flops, counts['0'].flops, counts['1'].params  # 2 x (4 x 8 + 8 x 2), 2 x 4 x 8, 8 x 2 + 2
         (96, 64, 18)
     """
-    resolve(None, 'cpu')  # loads the C++ scan if it is the one that will run: its formulas come with it
     training = model.training
     model.eval()
     try:

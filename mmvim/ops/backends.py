@@ -1,78 +1,116 @@
-"""Which backends there are, and which one a call uses."""
+"""Which backends an op has, which of them serves a call, and why another cannot: one mechanism for every op.
+
+A backend is one implementation of an op: 'torch' (plain PyTorch, any device), 'native' (C++, CPUs), 'triton' (GPUs) or
+'reference' (the definition). Each op registers its own with its :class:`Backends`. A call names one of them, or leaves
+the choice to the environment variable ``MMVIM_SCAN_BACKEND`` or, where that is not set, to the device of its tensors.
+"""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
 
 ENV = 'MMVIM_SCAN_BACKEND'
-
-Run = Callable[..., tuple[Tensor, Tensor]]
+AUTO, PLAIN, REFERENCE = 'auto', 'torch', 'reference'
 
 
 class Backend(NamedTuple):
-    """See :func:`register_backend`."""
+    """One implementation of an op.
 
-    run: Run
+    Attributes:
+        implementation: What runs; its form is the op's own.
+        available: Say whether it can run on this machine, and why (not); must be quick, so it compiles nothing.
+        default_for: Return True if it should be the default for a device type such as 'cpu' or 'cuda'. The first
+            registered backend that returns True is used. Not called when a backend is named.
+        why_not: Say what prevents a run on a device type, or return None. Called when the backend is named.
+        can_run: Return whether it takes a call with these arguments; what it does not take goes to 'torch'.
+    """
+
+    implementation: Any
     available: Callable[[], tuple[bool, str]]
-    serves: Callable[[str], bool]
-    prepare: Callable[[], str]
+    default_for: Callable[[str], bool] = lambda device_type: False
+    why_not: Callable[[str], str | None] = lambda device_type: None
+    can_run: Callable[..., bool] = lambda *args: True
 
 
-_BACKENDS: dict[str, Backend] = {}
-
-
-def register_backend(
-    name: str,
-    run: Run,
-    available: Callable[[], tuple[bool, str]],
-    serves: Callable[[str], bool] = lambda device_type: False,
-    prepare: Callable[[], str] = lambda: '',
-) -> None:
-    """Make a backend known.
+class Backends:
+    """The backends of one op, by name.
 
     Args:
-        name: What `backend=` and the environment variable call it.
-        run: Takes the checked arguments; returns the output and the last state.
-        available: Says whether it can run on this machine, and why (not).
-        serves: Whether 'auto' takes it for tensors on devices of a type ('cpu', 'cuda'); of several, that registered
-            first. Asked only for calls that name no backend. Defaults to never.
-        prepare: Called before a run that names the backend; returns what prevents it, or an empty text. Defaults to
-            nothing.
+        op: What messages call the op, such as 'selective scan'.
+
+    Examples:
+        >>> ops = Backends('doubling')
+        >>> ops.register('torch', Backend(lambda x: x + x, lambda: (True, 'any device')))
+        >>> ops.select(None, 'cpu'), ops['torch'].implementation(2)
+        ('torch', 4)
     """
-    _BACKENDS[name] = Backend(run, available, serves, prepare)
+
+    _ops: ClassVar[dict[str, Backends]] = {}
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+        self._found: dict[str, Backend] = {}
+        self._ops[op] = self
+
+    def __getitem__(self, name: str) -> Backend:
+        return self._found[name]
+
+    def register(self, name: str, backend: Backend) -> None:
+        """Make a backend known by a name; of several defaults for a device type, the first registered one serves."""
+        self._found[name] = backend
+
+    def available(self) -> dict[str, tuple[bool, str]]:
+        """Return every backend's name with whether it can run on this machine, and why (not)."""
+        return {name: backend.available() for name, backend in self._found.items()}
+
+    def requested(self, backend: str | None) -> str:
+        """Return the name that a call or the environment asks for, 'auto' if neither does or this op lacks it.
+
+        Raises:
+            ValueError: If no op has a backend of that name.
+        """
+        return _requested(self.op, backend)
+
+    def select(self, backend: str | None, device_type: str, *args: Any) -> str:
+        """Return the name of the backend that serves a call.
+
+        Args:
+            backend: A name, or None or 'auto' for the environment's or the device's choice.
+            device_type: Where the tensors are, such as 'cpu' or 'cuda'.
+            *args: The call's arguments, if they decide too; see :class:`Backend`.
+
+        Raises:
+            ValueError: If the name is unknown, or that backend cannot run here.
+        """
+        name = _select(self.op, backend, device_type)
+        return name if not args or self._found[name].can_run(*args) else PLAIN
 
 
-def backends() -> dict[str, tuple[bool, str]]:
-    """Every backend's name, whether it can run on this machine, and why (not)."""
-    return {name: backend.available() for name, backend in _BACKENDS.items()}
-
-
-def choose(backend: str | None, device_type: str) -> Run:
-    """The backend to run: the argument, else the environment variable, else the fastest for the device.
-
-    Raises:
-        ValueError: If the name is unknown or that backend cannot run here.
-    """
-    return _BACKENDS[resolve(backend, device_type)].run
+# Constants of a compiled graph, which cannot trace the questions that they ask.
+@torch.compiler.assume_constant_result
+def _requested(op: str, backend: str | None) -> str:
+    name, source = backend, 'backend'
+    if backend in (None, AUTO):
+        name, source = os.environ.get(ENV) or AUTO, f'environment variable {ENV}'
+    own = Backends._ops[op]._found
+    if name in own:
+        return name
+    if name == AUTO or any(name in other._found for other in Backends._ops.values()):
+        return AUTO
+    names = ', '.join(repr(name) for name in (AUTO, *own))
+    raise ValueError(f'{source} = {name!r} is not a backend of the {op}; available: {names}')
 
 
 @torch.compiler.assume_constant_result
-def resolve(backend: str | None, device_type: str) -> str:
-    """The name of the backend that :func:`choose` takes; a constant of a compiled graph."""
-    source = 'backend'
-    if backend in (None, 'auto'):
-        backend, source = os.environ.get(ENV) or 'auto', f'environment variable {ENV}'
-    if backend == 'auto':
-        return next((name for name, found in _BACKENDS.items() if found.serves(device_type)), 'torch')
-    if backend not in _BACKENDS:
-        raise ValueError(
-            f'{source} = {backend!r} is no backend of the selective scan; available: '
-            f'{", ".join(repr(name) for name in ("auto", *_BACKENDS))}'
-        )
-    reason = _BACKENDS[backend].prepare()
+def _select(op: str, backend: str | None, device_type: str) -> str:
+    name, own = _requested(op, backend), Backends._ops[op]._found
+    if name == AUTO:
+        return next((name for name, found in own.items() if found.default_for(device_type)), PLAIN)
+    reason = own[name].why_not(device_type)
     if reason:
-        raise ValueError(f'backend {backend!r} of the selective scan cannot run here: {reason}')
-    return backend
+        raise ValueError(f'backend {name!r} of the {op} cannot run here: {reason}')
+    return name

@@ -7,7 +7,6 @@ from helpers import randn
 
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
-from mmvim.ops.triton_host.device import on_triton
 
 
 def errors(function, reference, inputs, dtypes):
@@ -29,7 +28,7 @@ def test_rms_norm(shape, with_residual):
     inputs = randn(*shape), randn(*shape, seed=1) if with_residual else None, randn(shape[-1], seed=2)
     outputs = slice(None) if with_residual else slice(0, 1)
     found = errors(
-        lambda *x: add_rms_norm(*x, 1e-5)[outputs],
+        lambda *x: add_rms_norm(*x, 1e-5, 'triton')[outputs],
         lambda *x: add_rms_norm_reference(*x, 1e-5)[outputs],
         inputs,
         [torch.float32] * 3,
@@ -40,7 +39,7 @@ def test_rms_norm(shape, with_residual):
 def test_rms_norm_with_a_wide_stream():
     inputs = randn(4, 24), randn(4, 24, seed=1), randn(24, seed=2)
     found = errors(
-        lambda *x: add_rms_norm(*x, 1e-5),
+        lambda *x: add_rms_norm(*x, 1e-5, 'triton'),
         lambda *x: add_rms_norm_reference(*x, 1e-5),
         inputs,
         [torch.float16, torch.float32, torch.float32],
@@ -50,7 +49,7 @@ def test_rms_norm_with_a_wide_stream():
 
 def test_sum_alone_is_used():
     x, residual, weight = (randn(*s).float().requires_grad_() for s in ((3, 8), (3, 8), (8,)))
-    _, total = add_rms_norm(x, residual, weight)
+    _, total = add_rms_norm(x, residual, weight, backend='triton')
     grads = torch.autograd.grad(total.sum(), [x, residual, weight], allow_unused=True)
     assert torch.equal(grads[0], torch.ones(3, 8)) and torch.equal(grads[1], torch.ones(3, 8)) and grads[2] is None
 
@@ -71,19 +70,18 @@ def test_convolution(left, taps, bias, length):
         return (F.silu(torch.stack(outputs, dim=1)),)
 
     def ours(x, weight, shift=None):
-        assert on_triton(x)
         return (conv1d_silu(x, weight, shift, left, backend='triton'),)
 
     inputs = [randn(2, length, 70)[..., :35], randn(len(left), 35, taps), randn(len(left), 35) if bias else None]
     assert max(errors(ours, definition, inputs, [torch.float32] * 3)) < 2e-6
 
 
-@pytest.mark.parametrize('name', ['rms_norm_fwd', 'conv1d_silu_fwd'])
+@pytest.mark.parametrize('name', ['rms_norm_fwd', 'conv_silu_fwd'])
 def test_opcheck(name, monkeypatch):
     monkeypatch.undo()
     x, w = torch.randn(2, 5, 8, requires_grad=True), torch.randn(8, requires_grad=True)
     arguments = {
         'rms_norm_fwd': (x, x.detach().requires_grad_(), w, 1e-5, torch.float32),
-        'conv1d_silu_fwd': (x, torch.randn(2, 8, 3, requires_grad=True), None, [2, 0]),
+        'conv_silu_fwd': (x, torch.randn(2, 8, 3, requires_grad=True), None, [2, 0], 'triton'),
     }
     torch.library.opcheck(getattr(torch.ops.mmvim, name).default, arguments[name])

@@ -5,7 +5,7 @@ import torch
 from triton_cases import CASES, LONG, Case, worst_errors
 
 from mmvim.ops import selective_scan
-from mmvim.ops.selective_scan.arguments import TENSORS, single_path
+from mmvim.ops.selective_scan.arguments import single_path
 from mmvim.ops.selective_scan.triton import sizes
 from mmvim.ops.selective_scan.triton.blocks import blocks_for
 
@@ -75,11 +75,7 @@ def test_opcheck(monkeypatch):
     monkeypatch.undo()  # NaN in what is left uninitialised on purpose would differ between two runs
     u, delta, A, B, C, D, z, bias, state = (x.float().requires_grad_() for x in Case('', 1, 4, 5, 2).inputs())
     args = single_path(u, delta, A, B, C, D, z, bias, state, True, False, None)
-    tensors = [getattr(args, name) for name in TENSORS]
-    torch.library.opcheck(
-        torch.ops.mmvim.selective_scan_triton_fwd.default,
-        (*tensors, [-1], [False], [True] * 4, True, False, torch.float32, True),
-    )
+    torch.library.opcheck(torch.ops.mmvim.selective_scan_fwd.default, (*args, True, 'triton'))
 
 
 def test_compile_without_graph_breaks():

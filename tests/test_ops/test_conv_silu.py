@@ -5,8 +5,6 @@ import torch
 from helpers import KINDS, randn
 
 from mmvim.ops.conv_silu import conv1d_silu
-from mmvim.ops.native.build import available
-from mmvim.ops.selective_scan.native import prepare
 
 
 def definition(x, weight, bias, left):
@@ -61,13 +59,6 @@ def test_half_precision_and_autocast(backend):
     for got in (half, cast):
         assert got.dtype == torch.bfloat16
         assert (got - expected).abs().max() < 0.03 * expected.abs().max()
-
-
-@pytest.mark.skipif(not available()[0], reason=available()[1])
-def test_opcheck():
-    assert not prepare()
-    arguments = [x.float().requires_grad_() for x in (randn(2, 9, 24), randn(2, 24, 4), randn(2, 24))]
-    torch.library.opcheck(torch.ops.mmvim_native.conv_silu_forward.default, (*arguments, [3, 0]))
 
 
 @pytest.mark.parametrize(

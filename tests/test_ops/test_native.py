@@ -1,4 +1,4 @@
-"""What the C++ scan has of its own: vectors that are not full, threads, layouts, and its operators' registrations.
+"""What the C++ scan has of its own: vectors that are not full, threads, dtypes, and what it leaves to others.
 
 The grids of shapes and paths are in test_selective_scan.py and test_paths.py.
 """
@@ -6,11 +6,8 @@ The grids of shapes and paths are in test_selective_scan.py and test_paths.py.
 import pytest
 import torch
 from helpers import compare, randn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmvim.ops import backends, scan_paths, selective_scan, selective_scan_paths
-from mmvim.ops.selective_scan.arguments import TENSORS, single_path
-from mmvim.ops.selective_scan.native import prepare
 
 _usable, _reason = backends()['native']
 pytestmark = pytest.mark.skipif(not _usable, reason=f'native: {_reason}')
@@ -175,126 +172,3 @@ def test_what_it_does_not_take_goes_to_torch():
         torch.testing.assert_close(
             selective_scan(*arguments, backend='native'), selective_scan(*arguments, backend='torch')
         )
-
-
-def operator_arguments():
-    assert not prepare()
-    u, delta, A, B, C, D, z, bias, state = (
-        x.float().requires_grad_()
-        for x in (
-            randn(1, 4, 70),
-            randn(1, 4, 70, seed=1),
-            -randn(4, 3).exp(),
-            randn(1, 1, 3, 70),
-            randn(1, 1, 3, 70, seed=1),
-            randn(4),
-            randn(1, 4, 70),
-            randn(4),
-            randn(1, 4, 3),
-        )
-    )
-    args = single_path(u, delta, A, B, C, D, z, bias, state, True, False, None)
-    return (
-        *(getattr(args, name) for name in TENSORS),
-        list(args.map_ids),
-        [int(r) for r in args.reverse],
-        [int(f) for f in args.follow],
-        args.delta_softplus,
-        args.stack,
-        args.out_dtype,
-        True,
-    )
-
-
-def test_opcheck(monkeypatch):
-    monkeypatch.undo()
-    arguments = operator_arguments()
-    torch.library.opcheck(torch.ops.mmvim_native.scan_forward.default, arguments)
-
-
-@pytest.mark.parametrize('channels_last', [False, True])
-@pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
-def test_fake_results_are_laid_out_as_real_ones(channels_last, shared, monkeypatch):
-    """Strides too: compiled graphs rely on them, and opcheck does not compare them."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    monkeypatch.undo()
-    assert not prepare()
-    k = 1 if shared else 2
-    tokens = [randn(2, k, 35, 6).float().transpose(2, 3) if channels_last else randn(2, k, 6, 35).float() for _ in 'ud']
-    z = randn(2, 35, 6).float().transpose(1, 2) if channels_last else randn(2, 6, 35).float()
-    rows = [randn(2, k, 1, 3, 35).float() for _ in 'BC']
-    inputs = (*tokens, -randn(k, 6, 3).float().exp(), *rows, randn(k, 6).float(), z, randn(k, 6).float(), None, None)
-    flags = ([-1, -1], [0, 1], [1, 1, 1, 1], True, False)
-    forward = (*inputs, *flags, torch.float32, True)
-    results = torch.ops.mmvim_native.scan_forward(*forward)
-    backward = (results[0], None, *inputs, *flags, results[2])
-    conv = (randn(2, 9, 6).float(), randn(2, 6, 4).float(), randn(2, 6).float(), [3, 0])
-    y = torch.ops.mmvim_native.conv_silu_forward(*conv)
-    for operator, arguments in (
-        (torch.ops.mmvim_native.scan_forward, forward),
-        (torch.ops.mmvim_native.scan_backward, backward),
-        (torch.ops.mmvim_native.conv_silu_forward, conv),
-        (torch.ops.mmvim_native.conv_silu_backward, (y, *conv)),
-    ):
-        real = operator(*arguments)
-        with FakeTensorMode() as mode:
-            fake = operator(*(mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments))
-        for a, b in zip(*(x if isinstance(x, tuple) else (x,) for x in (fake, real)), strict=True):
-            assert (a.shape, a.dtype) == (b.shape, b.dtype)
-            assert a.numel() == 0 or a.stride() == b.stride()
-
-
-def test_compile_and_export_without_graph_breaks():
-    inputs = [
-        x.float().requires_grad_()
-        for x in (randn(2, 24, 12), randn(2, 24, 12), randn(24, 3), randn(2, 3, 12), randn(2, 3, 12))
-    ]
-
-    class Scan(torch.nn.Module):
-        def forward(self, u, delta, A, B, C):
-            y = selective_scan(u.transpose(1, 2).contiguous().transpose(1, 2) * 2, delta, A, B, C, delta_softplus=True)
-            return y + selective_scan(u, delta, A, B, C, delta_softplus=True, backend='native', reverse=True)
-
-    expected = Scan()(*inputs)
-    compiled = torch.compile(Scan(), fullgraph=True, backend='aot_eager')(*inputs)
-    torch.testing.assert_close(compiled, expected)
-    for got, want in zip(
-        torch.autograd.grad(compiled.square().sum(), inputs),
-        torch.autograd.grad(expected.square().sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, want)
-    exported = torch.export.export(Scan(), tuple(x.detach() for x in inputs))
-    torch.testing.assert_close(exported.module()(*inputs), expected)
-
-
-def test_flops_are_counted():
-    u, delta, A, B, C, D, z = (
-        x.float().requires_grad_()
-        for x in (randn(2, 6, 5), randn(2, 6, 5), randn(6, 3), randn(2, 3, 5), randn(2, 3, 5), randn(6), randn(2, 6, 5))
-    )
-    with FlopCounterMode(display=False) as counter:
-        out = selective_scan(u, delta, A, B, C, D, z, backend='native')
-    assert counter.get_total_flops() == 2 * 6 * 5 * (9 * 3 + 2)
-    with FlopCounterMode(display=False) as counter:
-        out.sum().backward()
-    assert counter.get_total_flops() == 3 * 2 * 6 * 5 * (9 * 3 + 2)
-
-
-def test_double_backward_raises():
-    u = randn(1, 4, 6).float().requires_grad_()
-    A, B, C = (x.float() for x in (-randn(4, 3), randn(1, 3, 6), randn(1, 3, 6)))
-    (grad,) = torch.autograd.grad(selective_scan(u, u, A, B, C, backend='native').sum(), u, create_graph=True)
-    with pytest.raises(RuntimeError, match=r'no autograd formula|does not require grad'):
-        torch.autograd.grad(grad.sum(), u)
-
-
-def test_the_last_state_alone_has_gradients():
-    u = randn(1, 4, 6).float().requires_grad_()
-    A, B, C = (x.float() for x in (-randn(4, 3).exp(), randn(1, 3, 6), randn(1, 3, 6)))
-    found = [
-        torch.autograd.grad(selective_scan(u, u, A, B, C, return_last_state=True, backend=name)[1].sum(), u)[0]
-        for name in ('native', 'reference')
-    ]
-    torch.testing.assert_close(*found)

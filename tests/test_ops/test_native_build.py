@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from mmvim.ops import backends, selective_scan
-from mmvim.ops.native import build
-from mmvim.ops.selective_scan import native
+from mmvim.ops.native import build, load
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(bool(build.obstacle()), reason=build.obstacle())
@@ -43,12 +42,12 @@ def tiny(source, monkeypatch):
 
 def test_built_once(tiny, capfd):
     assert build.available() == (True, 'C++ on CPUs, compiled on first use (about half a minute)')
-    assert build.load_library() == ''
+    assert build.load_library() is None
     said = capfd.readouterr().err
     assert said.count('\n') == 1 and 'compiling the C++ scan' in said
     assert build.available() == (True, 'C++ on CPUs, compiled')
     build.load_library.cache_clear()
-    assert build.load_library() == '' and capfd.readouterr().err == ''
+    assert build.load_library() is None and capfd.readouterr().err == ''
     assert sorted(path.suffix for path in build.cache_folder().iterdir()) == ['.lock', '.so']
 
 
@@ -77,7 +76,7 @@ def test_what_an_interrupted_build_leaves_is_removed(tiny):
     (left / f'{name}.so').write_bytes(b'half')
     (left / 'lock').touch()  # PyTorch's own, which would be waited for for ever
     (cache / f'{name}.lock').touch()
-    assert build.load_library() == ''
+    assert build.load_library() is None
     assert not left.exists() and build.find(name)
 
 
@@ -85,7 +84,7 @@ def test_a_library_that_is_not_whole_is_built_anew(tiny):
     name, cache = build.library_name(), build.cache_folder()
     cache.mkdir(parents=True)
     (cache / f'{name}.so').write_bytes(b'half')
-    assert build.load_library() == ''
+    assert build.load_library() is None
     assert (cache / f'{name}.so').stat().st_size > 1000
 
 
@@ -93,7 +92,7 @@ def test_one_that_lies_beside_the_package_is_taken(tiny, capfd):
     built = build.build(build.library_name(), tiny, build.cache_folder())
     os.replace(built, tiny.parent / built.name)
     capfd.readouterr()
-    assert build.load_library() == '' and capfd.readouterr().err == ''
+    assert build.load_library() is None and capfd.readouterr().err == ''
 
 
 def test_two_processes_at_once_build_once(source):
@@ -141,8 +140,7 @@ def scan(backend=None):
 def unlucky(tiny, monkeypatch):
     """The scan cannot be built: what `auto` and an explicit choice do then."""
     monkeypatch.delenv('MMVIM_SCAN_BACKEND', raising=False)
-    monkeypatch.setattr(native, 'register', lambda: None)
-    native.warned.cache_clear()
+    load.warn_once.cache_clear()
 
     def check(reason):
         assert not backends()['native'][0] or 'compiled on first use' in backends()['native'][1]
@@ -154,7 +152,7 @@ def unlucky(tiny, monkeypatch):
             scan('native')
 
     yield check
-    native.warned.cache_clear()
+    load.warn_once.cache_clear()
 
 
 def test_no_compiler(unlucky, monkeypatch, tmp_path):
@@ -185,7 +183,7 @@ def test_a_read_only_cache_that_has_the_library_serves(tiny, capfd):
     build.build(build.library_name(), tiny, build.cache_folder())
     build.cache_folder().chmod(0o500)
     capfd.readouterr()
-    assert build.load_library() == '' and capfd.readouterr().err == ''
+    assert build.load_library() is None and capfd.readouterr().err == ''
     build.cache_folder().chmod(0o700)
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mmvim.ops import backends, selective_scan
-from mmvim.ops.backends import resolve
-from mmvim.ops.selective_scan import triton as backend
+from mmvim.ops.selective_scan.operators import BACKENDS
+from mmvim.ops.triton_host import device
 
 FOLDER = Path(__file__).parent
-needs_triton = pytest.mark.skipif(not backend.installed(), reason='Triton is not installed')
+needs_triton = pytest.mark.skipif(not device.installed(), reason='Triton is not installed')
 
 
 @needs_triton
@@ -62,24 +62,24 @@ def test_importing_mmvim_does_not_import_triton():
 
 
 def test_missing_triton_is_told(monkeypatch):
-    monkeypatch.setattr(backend, 'installed', lambda: False)
+    monkeypatch.setattr(device, 'installed', lambda: False)
     usable, reason = backends()['triton']
     assert not usable and 'pip install triton' in reason
     inputs = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 1), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
     with pytest.raises(ValueError, match='pip install triton'):
         selective_scan(*inputs, backend='triton')
-    assert resolve(None, 'cuda') == 'torch'
+    assert BACKENDS.select(None, 'cuda') == 'torch'
 
 
 @needs_triton
 def test_tensors_on_the_cpu_are_refused():
     inputs = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(2, 1), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
-    with pytest.raises(ValueError, match=r'PyTorch finds no GPU|cannot run on cpu'):
+    with pytest.raises(ValueError, match=r'PyTorch finds no GPU|cannot reach tensors on cpu'):
         selective_scan(*inputs, backend='triton')
 
 
 @needs_triton
 def test_chosen_for_gpus(monkeypatch):
     monkeypatch.delenv('MMVIM_SCAN_BACKEND', raising=False)
-    assert resolve(None, 'cuda') == resolve('auto', 'xpu') == 'triton'
-    assert resolve(None, 'cpu') != 'triton'
+    assert BACKENDS.select(None, 'cuda') == BACKENDS.select('auto', 'xpu') == 'triton'
+    assert BACKENDS.select(None, 'cpu') != 'triton'

@@ -11,7 +11,7 @@ import pytest
 import torch
 from triton_resources import build_launches
 
-from mmvim.ops.selective_scan.triton import installed, interpreting
+from mmvim.ops.triton_host.device import installed, interpreting
 from mmvim.ops.selective_scan.triton.blocks import Blocks
 
 pytestmark = pytest.mark.skipif(

@@ -153,14 +153,14 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
         getattr(torch, call.out or dtype),
     )
     segments = 4 if length >= 3 * LEAST_SEGMENT else 1
-    forward, (out, last_state, y, boundaries) = launches.forward(args, True, segments=segments)
+    forward, (out, last_state, saved) = launches.forward(args, True, segments=segments)
     grad_last_state = last_state.mT if call.states else None
-    backward, _ = launches.backward(args, out.mT, grad_last_state, y, boundaries, segments=segments)
+    backward, _ = launches.backward(args, out.mT, grad_last_state, saved, segments=segments)
     return forward + backward
 
 
 def convolution(setting: str, dtype: str, length: int) -> list:
-    from mmvim.ops.conv_silu.triton import plan_backward, plan_forward
+    from mmvim.ops.conv_silu.triton import backward_launches, forward_launch
 
     dim, taps, left, bias = CONVOLUTIONS[setting]
     # Half of a wider projection; under autocast filters stay in float32.
@@ -170,8 +170,8 @@ def convolution(setting: str, dtype: str, length: int) -> list:
         empty(len(left), dim) if bias else None,
         left,
     )
-    forward, y = plan_forward(*inputs)
-    return [forward, *plan_backward(y, *inputs)[0]]
+    forward, y = forward_launch(*inputs)
+    return [forward, *backward_launches(y, *inputs)[0]]
 
 
 def norm(channels: int, dtype: str, length: int) -> list:

@@ -24,8 +24,7 @@ from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
 from mmvim.models.layers.pos_embed import class_rows, fit_positions, insert_rows, rope_tables, rotate, split_rows
 from mmvim.models.layers.vim_mixer import VimMixer
-from mmvim.ops.rms_norm import add_rms_norm
-from mmvim.ops.triton_host.device import on_triton
+from mmvim.ops.rms_norm import add_rms_norm, fuses_add
 from mmvim.registry import MODELS
 
 CLASS_TOKENS = {
@@ -75,7 +74,7 @@ class VimBlock(nn.Module):
             The mixer's output and the stream that it was computed from, each (B, L, C). The stream has the dtype that
             both arguments promote to.
         """
-        if hidden is not None and not recompute and isinstance(self.norm, RMSNorm) and on_triton(residual):
+        if hidden is not None and not recompute and isinstance(self.norm, RMSNorm) and fuses_add(residual):
             # On a GPU the norm does the addition too, in one pass over memory.
             normed, residual = add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
             return self.mixer(normed), residual

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer as _build_norm_layer
 from torch import Tensor, nn
 
-from mmvim.ops.rms_norm import add_rms_norm
-from mmvim.ops.triton_host.device import on_triton
+from mmvim.ops.rms_norm import add_rms_norm, fuses_add
 from mmvim.registry import MODELS
 
 
@@ -31,7 +30,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., C) over C, same shape out."""
-        if on_triton(x):
+        if fuses_add(x):
             return add_rms_norm(x, None, self.weight, self.eps)[0]
         return super().forward(x)
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mmvim.ops.backends import resolve
-from mmvim.ops.conv_silu.plain import depthwise_conv1d
-from mmvim.ops.conv_silu.triton import takes
-from mmvim.ops.triton_host.device import on_triton
+from mmvim.ops.backends import AUTO, REFERENCE
+from mmvim.ops.conv_silu.operators import BACKENDS, conv_silu_fwd
+from mmvim.ops.conv_silu.reference import conv_silu_reference
 
 
 def conv1d_silu(
     x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str | None = None
 ) -> Tensor:
-    """K depthwise convolutions along the tokens, each followed by SiLU.
+    """Run K depthwise convolutions along the tokens, each followed by SiLU.
 
-    ``y[b, k, t, d] = silu(bias[k, d] + sum_i weight[k, d, i] * x[b, t + i - left[k], d])``, x zero outside. In C++
-    where the scan's backend is 'native', in Triton where it is 'triton' (neither in float64), else by PyTorch's
-    operators.
+    ``y[b, k, t, d] = silu(bias[k, d] + sum_i weight[k, d, i] * x[b, t + i - left[k], d])``, x zero outside (Gu and Dao,
+    https://arxiv.org/abs/2312.00752, Fig. 3). A second derivative is an error; the backend 'reference' has it.
 
     Args:
         x: Tokens (B, L, D), any floating dtype.
@@ -29,13 +26,18 @@ def conv1d_silu(
         bias: (K, D) or None.
         left: Of each filter, the number of past tokens that it sees: I - 1 is causal, 0 anti-causal, (I - 1) // 2
             centred.
-        backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
+        backend: As of :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
 
     Returns:
-        (B, K, L, D), of the dtype that `x` and `weight` promote to (autocast applies as it does to a convolution).
+        (B, K, L, D), of the dtype that ``x`` and ``weight`` promote to (autocast applies as it does to a convolution).
 
     Raises:
-        ValueError: If the shapes do not fit, or a filter looks beyond its taps.
+        ValueError: If the shapes do not fit, a filter looks beyond its taps, or the backend is unknown.
+
+    Examples:
+        >>> x, weight = torch.ones(1, 3, 2), torch.ones(1, 2, 2)
+        >>> conv1d_silu(x, weight, None, left=[1])[0, 0, :, 0]  # silu of 1, 2, 2
+        tensor([0.7311, 1.7616, 1.7616])
     """
     if x.ndim != 3 or weight.ndim != 3 or weight.shape[1] != x.shape[-1] or len(left) != weight.shape[0]:
         raise ValueError(
@@ -49,13 +51,12 @@ def conv1d_silu(
         dtype = torch.get_autocast_dtype(x.device.type)
     else:
         dtype = torch.promote_types(x.dtype, weight.dtype)
-    scan = resolve(backend, x.device.type)
-    if scan == 'native' and dtype != torch.float64 and x.numel():
-        return torch.ops.mmvim_native.conv_silu_forward(x.to(dtype), weight, bias, list(left))
-    if scan == 'triton' and takes(x, weight, dtype) and on_triton(x):
-        return torch.ops.mmvim.conv1d_silu_fwd(x.to(dtype), weight, bias, list(left))
-    outputs = [
-        F.silu(depthwise_conv1d(x, weight[k, :, None], None if bias is None else bias[k], left=n))
-        for k, n in enumerate(left)
-    ]
-    return torch.stack(outputs, dim=1)
+    x, left = x.to(dtype), list(left)
+    if BACKENDS.select(backend, x.device.type) == REFERENCE:
+        return conv_silu_reference(x, weight.to(dtype), None if bias is None else bias.to(dtype), left)
+    name = BACKENDS.requested(backend) if backend else AUTO
+    needs_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and needs_gradient):
+        return conv_silu_fwd(x, weight, bias, left, name)
+    with torch._C._AutoDispatchBelowAutograd():  # nothing to differentiate: half the time of a call
+        return conv_silu_fwd(x, weight, bias, left, name)

@@ -1,83 +1,70 @@
-"""Short depthwise convolution along the token axis, forward, backward in scan direction, or centred.
+"""The short convolution with SiLU in plain PyTorch, on any device.
 
 State-space mixers filter each channel over a few neighbouring tokens before the scan: causally in Mamba (Gu and Dao,
 https://arxiv.org/abs/2312.00752, Fig. 3), centred in MambaVision (Hatamizadeh and Kautz,
 https://arxiv.org/abs/2407.08083, Eq. 4). Tokens stay in rows (B, L, D), the layout of the projections around it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class _DepthwiseConv1d(torch.autograd.Function):
-    """Convolve in channels-last layout, and get the weight's gradient from one shifted product a tap.
-
-    PyTorch's own CPU backward of a depthwise convolution runs many times slower than its forward; both gradients here
-    cost about one forward each.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, left: int, right: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.padding = left, right
-        return _correlate(x, weight, left, right)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight = ctx.saved_tensors
-        left, right = ctx.padding
-        taps, length = weight.shape[-1], x.shape[1]
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _correlate(grad, weight.flip(-1), taps - 1 - left, taps - 1 - right).to(x.dtype)
-        if ctx.needs_input_grad[1]:
-            grad_weight = weight.new_zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
-            for tap in range(taps):
-                shift = tap - left  # output t reads input t + shift
-                start, stop = max(0, -shift), min(length, length - shift)
-                if start < stop:
-                    products = grad[:, start:stop] * x[:, start + shift : stop + shift]
-                    grad_weight[:, 0, tap] = products.sum((0, 1), dtype=grad_weight.dtype)
-            grad_weight = grad_weight.to(weight.dtype)
-        return grad_x, grad_weight, None, None
+from mmvim.ops.conv_silu.operators import Implementation
+from mmvim.ops.define import without_autocast
 
 
-def _correlate(x: Tensor, weight: Tensor, left: int, right: int) -> Tensor:
-    channels, length = x.shape[2], x.shape[1]
-    pad = max(left, right)
+def _correlate(x: Tensor, weight: Tensor, left: int) -> Tensor:
+    """Correlate the channels of tokens (B, L, D) with filters (D, I) along the tokens, zeros outside; (B, L, D)."""
+    taps, length = weight.shape[1], x.shape[1]
+    pad = max(left, taps - 1 - left)
     rows = x.contiguous().transpose(1, 2).unsqueeze(2)  # (B, D, 1, L), channels last in memory
-    y = F.conv2d(rows, weight.unsqueeze(2), padding=(0, pad), groups=channels)
+    y = F.conv2d(rows, weight[:, None, None], padding=(0, pad), groups=x.shape[2])  # (B, D, 1, L + 2 pad - I + 1)
     return y[..., pad - left : pad - left + length].squeeze(2).transpose(1, 2)
 
 
-def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, left: int) -> Tensor:
-    """Correlate every channel of `x` with its own filter along the tokens, zeros outside, length kept.
+def _before_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], k: int) -> Tensor:
+    y = _correlate(x, weight[k].to(x.dtype), left[k])
+    return y if bias is None else y + bias[k].to(x.dtype)
 
-    ``y[b, t, d] = bias[d] + sum_k weight[d, 0, k] * x[b, t + k - left, d]``
 
-    Args:
-        x: Tokens (B, L, D), any floating dtype.
-        weight: Filters (D, 1, K), as ``nn.Conv1d(D, D, K, groups=D)`` stores them.
-        bias: (D,) or None. Defaults to None.
-        left: Number of past tokens a filter sees, 0 to K - 1: K - 1 is causal, 0 anti-causal (the causal filter of
-            the reversed sequence if `weight` is flipped too), (K - 1) // 2 is PyTorch's ``padding='same'``.
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> Tensor:
+    """Run the forward pass; arguments and result as of :func:`mmvim.ops.conv_silu.conv1d_silu`."""
+    with without_autocast(x):
+        return torch.stack([F.silu(_before_silu(x, weight, bias, left, k)) for k in range(len(left))], dim=1)
 
-    Returns:
-        (B, L, D) of the dtype that `x` and `weight` promote to (autocast applies as it does to a convolution).
 
-    Raises:
-        ValueError: If the shapes do not fit, or `left` lies outside the filter.
+def backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the backward pass: gradients of x, weight and bias (empty where there is none).
+
+    The convolution is computed again rather than kept. PyTorch's own CPU backward of a depthwise convolution takes many
+    times its forward's time; here the gradients of x and of the weight cost about one forward pass each.
     """
-    if x.ndim != 3 or weight.ndim != 3 or weight.shape[:2] != (x.shape[-1], 1):
-        raise ValueError(f'x must be (B, L, D) and weight (D, 1, K); got {tuple(x.shape)} and {tuple(weight.shape)}')
-    taps = weight.shape[-1]
-    if not 0 <= left < taps:
-        raise ValueError(f'left={left} must lie in 0..{taps - 1} for a filter of {taps} taps')
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-    else:
-        dtype = torch.promote_types(x.dtype, weight.dtype)
-    y = _DepthwiseConv1d.apply(x.to(dtype), weight.to(dtype), left, taps - 1 - left)
-    return y if bias is None else y + bias.to(y.dtype)
+    taps, length = weight.shape[-1], x.shape[1]
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    grad_x = x.new_zeros(x.shape)
+    grad_weight = weight.new_zeros(weight.shape, dtype=exact)
+    grad_bias = weight.new_empty(0 if bias is None else bias.shape, dtype=exact)
+    with without_autocast(x):
+        for k, past in enumerate(left):
+            y = _before_silu(x, weight, bias, left, k)
+            gate = torch.sigmoid(y)
+            dy = grad[:, k] * (gate * (1 + y * (1 - gate)))  # (B, L, D)
+            grad_x += _correlate(dy, weight[k].to(x.dtype).flip(-1), taps - 1 - past)
+            if bias is not None:
+                grad_bias[k] = dy.sum((0, 1), dtype=exact)
+            for i in range(taps):
+                shift = i - past  # output t reads input t + shift
+                start, stop = max(0, -shift), min(length, length - shift)
+                if start < stop:
+                    products = dy[:, start:stop] * x[:, start + shift : stop + shift]
+                    grad_weight[k, :, i] = products.sum((0, 1), dtype=exact)
+    return grad_x, grad_weight.to(weight.dtype), grad_bias if bias is None else grad_bias.to(bias.dtype)
+
+
+IMPLEMENTATION = Implementation(forward, backward)

@@ -1,13 +1,14 @@
-"""The torch.library operators of the short convolution with SiLU on GPUs; `mmvim.ops.conv_silu` calls them."""
+"""The short convolution with SiLU in Triton, for GPUs; the kernels are in ``kernels.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmvim.ops.conv_silu.operators import Implementation
 from mmvim.ops.triton_host.device import device_guard
 from mmvim.ops.triton_host.launch import Launch
 
@@ -18,17 +19,8 @@ _WARPS = 4
 _BLOCK_L = {'forward': 16, 'backward': 32, 'transposed': 16}
 
 
-@torch.library.custom_op('mmvim::conv1d_silu_fwd', mutates_args=())
-def conv_fwd(x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]) -> Tensor:
-    """SiLU of K convolutions of tokens (B, L, D) with filters (K, D, I); (B, K, L, D) in x's dtype."""
-    with device_guard(x.device):
-        launch, y = plan_forward(x, weight, bias, left)
-        launch.run()
-    return y
-
-
-def plan_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> tuple[Launch, Tensor]:
-    """The launch of the forward pass, and the output that it fills."""
+def forward_launch(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> tuple[Launch, Tensor]:
+    """Return the launch of the forward pass, and the output that it fills."""
     from mmvim.ops.conv_silu.kernels import conv_forward
 
     x = _rows(x)
@@ -37,31 +29,10 @@ def plan_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[
     return Launch(conv_forward, _programs('forward', x, len(left)), arguments, _WARPS, 'conv forward'), y
 
 
-@conv_fwd.register_fake
-def _(x, weight, bias, left):
-    return x.new_empty((x.shape[0], len(left), *x.shape[1:]))
-
-
-@torch.library.custom_op('mmvim::conv1d_silu_bwd', mutates_args=())
-def conv_bwd(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], left: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias (empty where there is none)."""
-    with device_guard(x.device):
-        launches, dx, dweight, dbias = plan_backward(dy, x, weight, bias, left)
-        for launch in launches:
-            launch.run()
-        return (
-            dx,
-            dweight.sum((0, 1)).to(weight.dtype),
-            x.new_empty(0) if bias is None else dbias.sum((0, 1)).to(bias.dtype),
-        )
-
-
-def plan_backward(
+def backward_launches(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
 ) -> tuple[list[Launch], Tensor, Tensor, Tensor | None]:
-    """The launches of the backward pass, and what they fill: dx, and the shares of dweight and dbias to be summed."""
+    """Return the launches of the backward pass and what they fill: dx, and shares of dweight and dbias to be summed."""
     from mmvim.ops.conv_silu.kernels import conv_backward, conv_transposed
 
     x = _rows(x)
@@ -96,36 +67,15 @@ def plan_backward(
     return launches, dx, dweight, dbias
 
 
-@conv_bwd.register_fake
-def _(dy, x, weight, bias, left):
-    return (
-        x.new_empty(x.shape),
-        weight.new_empty(weight.shape),
-        x.new_empty(0) if bias is None else bias.new_empty(bias.shape),
-    )
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    x, weight, bias, ctx.left = inputs
-    ctx.save_for_backward(x, weight, bias)
-
-
-def _backward(ctx, dy):
-    x, weight, bias = ctx.saved_tensors
-    dx, dweight, dbias = torch.ops.mmvim.conv1d_silu_bwd(dy, x, weight, bias, ctx.left)
-    return dx, dweight, None if bias is None else dbias, None
-
-
-conv_fwd.register_autograd(_backward, setup_context=_setup_context)
-
-
-def takes(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the kernels can run this convolution."""
-    return dtype != torch.float64 and x.numel() > 0 and weight.shape[-1] <= MAX_TAPS and weight.shape[0] <= MAX_FILTERS
+def can_run(x: Tensor, weight: Tensor) -> bool:
+    """Return whether the kernels take a call."""
+    filters, _, taps = weight.shape
+    narrow = torch.float64 not in (x.dtype, weight.dtype)
+    return narrow and x.numel() > 0 and taps <= MAX_TAPS and filters <= MAX_FILTERS
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`x` (B, L, D) with channels contiguous; a part of a wider tensor is taken as it is."""
+    """Return ``x`` (B, L, D) with channels contiguous; a part of a wider tensor is taken as it is."""
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
@@ -134,7 +84,7 @@ def _packed(left: Sequence[int]) -> int:
 
 
 def _inputs(kernel: str, x: Tensor | None, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> dict[str, Any]:
-    """What a kernel reads, as its arguments."""
+    """Return what a kernel reads, as its arguments."""
     dim, taps = weight.shape[1:]
     found = {
         'weight_ptr': weight.contiguous(),
@@ -163,3 +113,26 @@ def _block_d(dim: int) -> int:
 def _programs(kernel: str, x: Tensor, filters: int) -> int:
     batch, length, dim = x.shape
     return batch * filters * -(-length // _BLOCK_L[kernel]) * -(-dim // _block_d(dim))
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> Tensor:
+    """Run the forward pass; arguments and result as of :func:`mmvim.ops.conv_silu.conv1d_silu`."""
+    with device_guard(x.device):
+        launch, y = forward_launch(x, weight, bias, left)
+        launch.run()
+    return y
+
+
+def backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the backward pass: gradients of x, weight and bias (empty where there is none)."""
+    with device_guard(x.device):
+        launches, grad_x, weight_parts, bias_parts = backward_launches(grad, x, weight, bias, left)
+        for launch in launches:
+            launch.run()
+        grad_bias = x.new_empty(0) if bias_parts is None else bias_parts.sum((0, 1)).to(bias.dtype)
+        return grad_x, weight_parts.sum((0, 1)).to(weight.dtype), grad_bias
+
+
+IMPLEMENTATION = Implementation(forward, backward)

@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from mmvim.ops.backends import Backend, Backends
 from mmvim.ops.rms_norm.reference import add_rms_norm_reference
-from mmvim.ops.rms_norm.triton import MAX_CHANNELS
-from mmvim.ops.triton_host.device import on_triton
+from mmvim.ops.rms_norm.triton import add_rms_norm_triton, can_run
+from mmvim.ops.triton_host import device
+
+# On CPUs PyTorch's own norm serves, which its compiler can fuse with what stands around it.
+BACKENDS = Backends('RMS norm')
+BACKENDS.register('torch', Backend(add_rms_norm_reference, lambda: (True, 'plain PyTorch, any device')))
+BACKENDS.register('triton', Backend(add_rms_norm_triton, device.available, device.default_for, device.why_not, can_run))
+BACKENDS.register('reference', Backend(add_rms_norm_reference, lambda: (True, 'the definition, any device')))
 
 
-def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+def add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float = 1e-5, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
     """Add, and normalise the sum.
 
     Args:
         x: (..., C), any floating dtype.
-        residual: The stream that `x` is added to, (..., C), or None. Defaults to None.
+        residual: The stream that ``x`` is added to, (..., C), or None.
         weight: (C,).
         eps: Added to the mean square. Defaults to 1e-5.
+        backend: As of :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
 
     Returns:
         ``s / sqrt(mean(s^2) + eps) * weight`` and ``s = residual + x``, which has the dtype that the two promote to.
-        The first is computed in float32 (float64 for such inputs) and has the dtype of `weight`; under autocast on a
+        The first is computed in float32 (float64 for such inputs) and has the dtype of ``weight``; under autocast on a
         GPU that of autocast, which its consumers would round it to.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, or the backend is unknown or cannot run here.
+
+    Examples:
+        >>> y, total = add_rms_norm(torch.full((1, 4), 2.0), torch.ones(1, 4), torch.ones(4))
+        >>> y, total
+        (tensor([[1., 1., 1., 1.]]), tensor([[3., 3., 3., 3.]]))
     """
     if weight.shape != x.shape[-1:] or (residual is not None and residual.shape != x.shape):
         raise ValueError(
             f'x and residual must have one shape (..., C) and weight (C,); got {tuple(x.shape)}, '
             f'{None if residual is None else tuple(residual.shape)} and {tuple(weight.shape)}'
         )
-    wide = torch.float64 in (x.dtype, weight.dtype, x.dtype if residual is None else residual.dtype)
-    if not on_triton(x) or wide or x.numel() == 0 or x.shape[-1] > MAX_CHANNELS:
-        return add_rms_norm_reference(x, residual, weight, eps)
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if kind != 'cpu' and torch.is_autocast_enabled(kind) else weight.dtype
-    y, total, _ = torch.ops.mmvim.rms_norm_fwd(x, residual, weight, eps, dtype)
-    return y, x if residual is None else total
+    name = BACKENDS.select(backend, x.device.type, x, residual, weight)
+    return BACKENDS[name].implementation(x, residual, weight, eps)
+
+
+def fuses_add(x: Tensor) -> bool:
+    """Return whether the residual add costs nothing beside the norm where ``x`` is: in Triton, on a GPU.
+
+    Examples:
+        >>> fuses_add(torch.zeros(1, 4))
+        False
+    """
+    return BACKENDS.select(None, x.device.type) == 'triton'

@@ -155,3 +155,17 @@ def _backward(ctx, dy, dtotal, _dscale):
 
 
 rms_norm_fwd.register_autograd(_backward, setup_context=_setup_context)
+
+
+def can_run(x: Tensor, residual: Tensor | None, weight: Tensor) -> bool:
+    """Return whether the kernels take a call."""
+    wide = torch.float64 in (x.dtype, weight.dtype, x.dtype if residual is None else residual.dtype)
+    return not wide and x.numel() > 0 and x.shape[-1] <= MAX_CHANNELS
+
+
+def add_rms_norm_triton(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Run :func:`mmvim.ops.rms_norm.add_rms_norm` in Triton."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if kind != 'cpu' and torch.is_autocast_enabled(kind) else weight.dtype
+    y, total, _ = torch.ops.mmvim.rms_norm_fwd(x, residual, weight, eps, dtype)
+    return y, x if residual is None else total

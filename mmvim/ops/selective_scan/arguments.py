@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,8 @@ FOLLOWERS = ('u', 'delta', 'B', 'C')
 COMBINE = ('sum', 'stack')
 
 
-@dataclass(frozen=True)
-class ScanArguments:
-    """K scans over L tokens of a batch (b), in the shapes that the backends take.
+class ScanArguments(NamedTuple):
+    """K scans over L tokens of a batch (b), in the shapes that the backends take; the operators' arguments, in order.
 
     An axis "1|K" has size K, or 1 where all paths share the tensor. Gradients of shared tensors are sums over paths.
 
@@ -32,7 +31,7 @@ class ScanArguments:
         z: (b, D, L) or None.
         initial_state: (b, K, D, N) or None, state dtype.
         maps: Index maps, int64 (M, L), or None.
-        map_ids: Row of `maps` that each path walks, -1 for the raster order; K numbers.
+        map_ids: Row of ``maps`` that each path walks, -1 for the raster order; K numbers.
         reverse: Whether each path walks its map backwards; K flags.
         follow: Whether u, delta, B, C are read through the path (else at the step's own number); 4 flags.
         delta_softplus: Apply softplus to delta + delta_bias.
@@ -50,19 +49,42 @@ class ScanArguments:
     delta_bias: Tensor | None
     initial_state: Tensor | None
     maps: Tensor | None
-    map_ids: tuple[int, ...]
-    reverse: tuple[bool, ...]
-    follow: tuple[bool, bool, bool, bool]
+    map_ids: Sequence[int]
+    reverse: Sequence[bool]
+    follow: Sequence[bool]
     delta_softplus: bool
     stack: bool
     out_dtype: torch.dtype
 
     @property
     def num_paths(self) -> int:
+        """Number of paths, K."""
         return len(self.map_ids)
 
+    @property
+    def groups(self) -> int:
+        """Number of groups of B and C, G."""
+        return max([x.shape[2] for x in (self.B, self.C) if x.dim() == 5], default=1)
+
     def tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+        """Return the tensors that there are, by name."""
+        return {name: x for name, x in zip(TENSORS, self, strict=False) if x is not None}
+
+
+def empty_rows(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Return an empty tensor laid out as all results of all backends are.
+
+    The last axis but one (channels, or the states of B and C) is contiguous, the last one (tokens, or the states of A)
+    is slower; a vector a path, (K, D), is contiguous as usual.
+
+    Args:
+        like: Where the dtype and the device come from.
+        shape: (..., D, L), (..., N, L), (..., D, N), or (K, D).
+        dtype: Defaults to None, that of ``like``.
+    """
+    if len(shape) < 3:
+        return like.new_empty(shape, dtype=dtype)
+    return like.new_empty((*shape[:-2], shape[-1], shape[-2]), dtype=dtype).transpose(-1, -2)
 
 
 def single_path(

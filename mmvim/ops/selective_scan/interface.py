@@ -1,4 +1,4 @@
-"""The two public functions."""
+"""The two public functions of the selective scan."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmvim.ops.backends import choose
 from mmvim.ops.scan_paths import ScanPath
 from mmvim.ops.selective_scan.arguments import FOLLOWERS, several_paths, single_path
+from mmvim.ops.selective_scan.operators import run
 
 
 def selective_scan(
@@ -29,7 +29,7 @@ def selective_scan(
     out_dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Selective scan (Mamba-1, S6), a superset of ``mamba_ssm``'s ``selective_scan_fn``.
+    """Run the selective scan (Mamba-1, S6); a superset of ``mamba_ssm``'s ``selective_scan_fn``.
 
     Gu and Dao, Mamba, https://arxiv.org/abs/2312.00752, Alg. 2. The definition is in ``reference.py``.
 
@@ -67,14 +67,26 @@ def selective_scan(
             ``MMVIM_SCAN_BACKEND`` if set, else the fastest.
 
     Returns:
-        Output (B, D, L), or (output, last state (B, D, N) in the state's dtype).
+        Output (B, D, L), or (output, last state (B, D, N) in the state's dtype). Both, and all gradients, have their
+        channels side by side in memory (those of B and C their states), whatever the inputs' strides.
 
     Raises:
-        TypeError: If an argument is no floating-point tensor.
-        ValueError: If shapes or devices do not fit, or the backend is unknown.
+        TypeError: If an argument is not a floating-point tensor.
+        ValueError: If shapes or devices do not fit, or the backend is unknown or cannot run here.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.ops import selective_scan
+        >>> u, delta = torch.ones(1, 2, 4), torch.full((1, 2, 4), 0.5)  # B = 1, D = 2, L = 4
+        >>> A, B, C = -torch.ones(2, 3), torch.ones(1, 3, 4), torch.ones(1, 3, 4)  # N = 3
+        >>> selective_scan(u, delta, A, B, C)[0, 0]
+        tensor([1.5000, 2.4098, 2.9616, 3.2963])
+        >>> out, last_state = selective_scan(u, delta, A, B, C, return_last_state=True)
+        >>> out.shape, last_state.shape
+        (torch.Size([1, 2, 4]), torch.Size([1, 2, 3]))
     """
     args = single_path(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, out_dtype)
-    out, last_state = choose(backend, u.device.type)(args)
+    out, last_state = run(args, backend)
     return (out, last_state[:, 0]) if return_last_state else out
 
 
@@ -95,7 +107,7 @@ def selective_scan_paths(
     out_dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """K = len(paths) selective scans of the same tokens along different orders, in one call.
+    """Run K = len(paths) selective scans of the same tokens along different orders, in one call.
 
     All tensors stand in raster order; path k visits raster position ``order[t]`` at step t, and its outputs are put
     back to raster order. No flipped, permuted or merged copy of a tensor is made: the scan reads through the path.
@@ -111,19 +123,39 @@ def selective_scan_paths(
     ============= ===============================================================
 
     Args:
-        u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, backend: See :func:`selective_scan`.
+        u: Input; what is not said here is as in :func:`selective_scan`.
+        delta: Step size.
+        A: State decay.
+        B: Input projection.
+        C: Output projection.
+        D: Skip connection. Defaults to None.
         z: Gate of the combined output (of each one if stacked). Defaults to None.
+        delta_bias: Added to delta before softplus. Defaults to None.
+        delta_softplus: Pass delta through softplus. Defaults to False.
         paths: A :class:`ScanPath` each (see :func:`scan_paths`), an index tensor int64 (L,), 'forward' or 'reverse'.
         follow: Which of u, delta, B, C are read through the path; the others are read in raster order at every step.
             PlainMamba permutes u alone: ``('u',)``. Defaults to all.
         combine: 'sum' adds the K outputs, 'stack' returns each. Defaults to 'sum'.
+        out_dtype: dtype of the output. Defaults to None, u's.
+        backend: A name out of :func:`backends`. Defaults to None, 'auto'.
 
     Returns:
         (B, D, L), or (B, K, D, L) if stacked, in raster order.
 
     Raises:
-        TypeError: If an argument is no floating-point tensor, or a path is none.
-        ValueError: If shapes, devices, paths, `follow` or `combine` do not fit, or the backend is unknown.
+        TypeError: If an argument is not a floating-point tensor, or a path is not a path.
+        ValueError: If shapes, devices, paths, ``follow`` or ``combine`` do not fit, or the backend is unknown or cannot
+            run here.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.ops import cross_scan, selective_scan_paths
+        >>> u, delta = torch.ones(1, 2, 6), torch.full((1, 2, 6), 0.5)  # B = 1, D = 2, a map of 2 x 3 tokens
+        >>> A, B, C = -torch.ones(2, 3), torch.ones(1, 3, 6), torch.ones(1, 3, 6)  # N = 3
+        >>> selective_scan_paths(u, delta, A, B, C, paths=cross_scan(2, 3)).shape
+        torch.Size([1, 2, 6])
+        >>> selective_scan_paths(u, delta, A, B, C, paths=['forward', 'reverse'], combine='stack').shape
+        torch.Size([1, 2, 2, 6])
     """
     args = several_paths(u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, follow, combine, out_dtype)
-    return choose(backend, u.device.type)(args)[0]
+    return run(args, backend)[0]

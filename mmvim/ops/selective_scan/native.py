@@ -1,66 +1,70 @@
-"""The C++ scan as a backend."""
+"""The C++ scan as a backend; the kernels are in ``mmvim/ops/native``."""
 
 from __future__ import annotations
 
 import functools
-import warnings
 
 import torch
 from torch import Tensor
 
-from mmvim.ops.native.build import load_library
-from mmvim.ops.native.operators import register
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
-from mmvim.ops.selective_scan.operator import run_operator
+from mmvim.ops.selective_scan.operators import Implementation
 
 
-def prepare() -> str:
-    """Load the library and describe its operators; what went wrong, or an empty text."""
-    reason = load_library()
-    if not reason:
-        register()
-    return reason
+def can_run(args: ScanArguments) -> bool:
+    """Return whether C++ takes a call: float32 states on a CPU, and B and C that vary in time."""
+    return (
+        args.u.device.type == 'cpu'
+        and args.A.dtype == torch.float32
+        and args.B.dim() == args.C.dim() == 5
+        and 0 not in args.u.shape
+        and (args.z is None or args.z.dtype != torch.float64)
+        and args.out_dtype != torch.float64
+    )
 
 
-def serves(device_type: str) -> bool:
-    """Whether 'auto' is to take this backend; warns once where it would, but cannot."""
-    if device_type != 'cpu':
-        return False
-    reason = prepare()
-    if reason:
-        warned(reason)
-    return not reason
+def _flags(args: ScanArguments) -> tuple:
+    reverse, follow = [int(flag) for flag in args.reverse], [int(flag) for flag in args.follow]
+    return list(args.map_ids), reverse, follow, args.delta_softplus, args.stack
+
+
+def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the forward pass: output, last state and, if ``save``, the states before the chunks."""
+    out, last_state, boundaries = torch.ops.mmvim_native.scan_forward(
+        *args[: len(TENSORS)], *_flags(args), args.out_dtype, save
+    )
+    return out, last_state, boundaries.view(-1)
+
+
+def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
+    """Run the backward pass: gradients by name."""
+    grads = torch.ops.mmvim_native.scan_backward(
+        grad_out, grad_last_state, *args[: len(TENSORS)], *_flags(args), saved.view(_boundaries_shape(args))
+    )
+    inputs = zip(TENSORS, args, strict=False)
+    return {name: grad.to(x.dtype) for (name, x), grad in zip(inputs, grads, strict=False) if x is not None}
+
+
+def saved_size(args: ScanArguments) -> int:
+    """Return the number of values of the states before the chunks."""
+    size = 1
+    for n in _boundaries_shape(args):
+        size *= n
+    return size
+
+
+def _boundaries_shape(args: ScanArguments) -> tuple[int, ...]:
+    """Return (b, K, blocks of channels, chunks, N, channels of a block)."""
+    batch, _, dim, length = args.u.shape
+    chunk, lanes = _layout()
+    blocks = args.groups * -(-(dim // args.groups) // lanes)
+    return batch, args.num_paths, blocks, -(-length // chunk), args.A.shape[-1], lanes
 
 
 @functools.cache
-def warned(reason: str) -> None:
-    """Warn, once a process."""
-    warnings.warn(
-        f"the C++ selective scan cannot be used, the slower backend 'torch' runs instead: {reason}. "
-        'MMVIM_SCAN_BACKEND=torch chooses it without this warning.',
-        RuntimeWarning,
-        stacklevel=4,
-    )
+def _layout() -> tuple[int, int]:
+    """Return how the library cuts its work: steps of a chunk, and channels of a block."""
+    return tuple(torch.ops.mmvim_native.layout())
 
 
-def run_native(args: ScanArguments) -> tuple[Tensor, Tensor]:
-    """Run the scan in C++: output and last state.
-
-    What it does not take goes to 'torch': float64, other devices, B or C constant in time, and empty inputs.
-    """
-    constant = args.B.dim() != 5 or args.C.dim() != 5
-    if args.u.device.type != 'cpu' or args.A.dtype != torch.float32 or constant or 0 in args.u.shape:
-        return run_operator(args)
-    tensors = [getattr(args, name) for name in TENSORS]
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    out, last_state, _ = torch.ops.mmvim_native.scan_forward(
-        *tensors,
-        list(args.map_ids),
-        [int(r) for r in args.reverse],
-        [int(f) for f in args.follow],
-        args.delta_softplus,
-        args.stack,
-        args.out_dtype,
-        keep,
-    )
-    return out, last_state
+IMPLEMENTATION = Implementation(forward, backward, saved_size)

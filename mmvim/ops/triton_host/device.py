@@ -8,7 +8,8 @@ import importlib.util
 import os
 
 import torch
-from torch import Tensor
+
+DEVICES = ('cuda', 'xpu')
 
 
 def installed() -> bool:
@@ -25,9 +26,6 @@ def installed() -> bool:
         return False
 
 
-_INSTALLED = installed()
-
-
 @torch.compiler.assume_constant_result
 def interpreting() -> bool:
     """Check whether Triton interprets its kernels, on CPU tensors.
@@ -39,21 +37,6 @@ def interpreting() -> bool:
         True
     """
     return os.environ.get('TRITON_INTERPRET') == '1'
-
-
-def on_triton(x: Tensor) -> bool:
-    """Check whether Triton can reach a tensor: on a GPU, or anywhere if it interprets its kernels.
-
-    Args:
-        x: Any tensor.
-
-    Examples:
-        >>> import torch
-        >>> from mmvim.ops.triton_host.device import installed, interpreting, on_triton
-        >>> on_triton(torch.zeros(1)) == (installed() and interpreting())
-        True
-    """
-    return _INSTALLED and (x.device.type in ('cuda', 'xpu') or interpreting())
 
 
 def device_guard(device: torch.device) -> contextlib.AbstractContextManager:
@@ -68,7 +51,7 @@ def device_guard(device: torch.device) -> contextlib.AbstractContextManager:
         >>> with device_guard(torch.device('cpu')):
         ...     pass
     """
-    if device.type in ('cuda', 'xpu'):
+    if device.type in DEVICES:
         return getattr(torch, device.type).device(device)
     return contextlib.nullcontext()
 
@@ -108,3 +91,29 @@ def processors(device: torch.device) -> int:
     if device.type != 'cuda' or not torch.cuda.is_available():
         return 132
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def available() -> tuple[bool, str]:
+    """Return whether Triton can run here, and why (not); import nothing."""
+    if not installed():
+        return False, 'Triton is not installed: pip install triton'
+    if interpreting():
+        return True, 'Triton, interpreted on the CPU (TRITON_INTERPRET=1); slow'
+    if not any(getattr(torch, name).is_available() for name in DEVICES):
+        return False, 'PyTorch finds no GPU'
+    return True, 'Triton, GPUs'
+
+
+def default_for(device_type: str) -> bool:
+    """Return True for GPUs, where Triton is installed."""
+    return device_type in DEVICES and installed()
+
+
+def why_not(device_type: str) -> str | None:
+    """Return what prevents a run on tensors of a device type, or None."""
+    usable, reason = available()
+    if not usable:
+        return reason
+    if device_type not in DEVICES and not interpreting():
+        return f"it cannot reach tensors on {device_type}: move them to a GPU, or pass backend='auto'"
+    return None

@@ -34,7 +34,7 @@ def can_run(args: ScanArguments) -> bool:
 
 def forward(
     args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = None, segments: int | None = None
-) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
     """Return the launches of the forward pass, and what they fill, see :func:`allocate`.
 
     Args:
@@ -51,7 +51,8 @@ def forward(
     z = None if args.z is None else channels_last(args.z)
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
     count, steps = sizes.segments(blocks) if segments is None else sizes.divide(segments)
-    out, last_state, y, boundaries = allocate(args, save)
+    out, last_state, saved = allocate(args, save)
+    boundaries, y = split_saved(args, saved) if save else (None, None)
     # Paths that are summed leave an output each, which another kernel adds up and gates.
     merge = sizes.paths > 1 and not args.stack
     paths_out = out.new_empty((sizes.batch, sizes.paths, sizes.length, sizes.dim)) if merge else out
@@ -86,10 +87,10 @@ def forward(
     launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward', blocks.options(u.device)))
     if merge:
         launches.append(launch_merge(paths_out, out, z, y))
-    return launches, (out, last_state, y, boundaries)
+    return launches, (out, last_state, saved)
 
 
-def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Allocate what the forward pass fills, in the kernels' order.
 
     Args:
@@ -99,24 +100,61 @@ def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor | 
     Returns:
         - out: (b, 1|K, L, D) in ``args.out_dtype``.
         - last_state: (b, K, N, D) float32.
-        - y: The output before gating, as ``out``, if there is z and ``save``, else None.
-        - boundaries: (b, K, ceil(L / CHUNK), N, D) float32, if ``save``, else None.
+        - saved: What :func:`split_saved` takes apart, one axis, float32; empty if not ``save``.
     """
-    batch, _, dim, length = args.u.shape
-    paths, d_state = args.num_paths, args.A.shape[-1]
-    shape = (batch, paths if args.stack else 1, length, dim)
-    out = args.u.new_empty(shape, dtype=args.out_dtype)
-    y = args.u.new_empty(shape, dtype=args.out_dtype) if save and args.z is not None else None
-    boundaries = args.A.new_empty((batch, paths, -(-length // CHUNK), d_state, dim)) if save else None
-    return out, args.A.new_empty((batch, paths, d_state, dim)), y, boundaries
+    batch, paths, d_state, dim = _states_shape(args)
+    out = args.u.new_empty(_out_shape(args), dtype=args.out_dtype)
+    saved = args.A.new_empty(saved_size(args) if save else 0)
+    return out, args.A.new_empty((batch, paths, d_state, dim)), saved
+
+
+def saved_size(args: ScanArguments) -> int:
+    """Return the number of float32 values that the forward pass saves; those of y may be two in one."""
+    boundaries, y = _saved_sizes(args)
+    return boundaries + -(-y * args.out_dtype.itemsize // 4)
+
+
+def split_saved(args: ScanArguments, saved: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the parts of what the forward pass saves, as views.
+
+    Returns:
+        - boundaries: (b, K, ceil(L / CHUNK), N, D) float32.
+        - y: The output before gating, (b, 1|K, L, D) in ``args.out_dtype``, if there is z, else None.
+    """
+    batch, paths, d_state, dim = _states_shape(args)
+    chunks = -(-args.u.shape[-1] // CHUNK)
+    boundaries = saved[: batch * paths * chunks * d_state * dim].view(batch, paths, chunks, d_state, dim)
+    start, size = _saved_sizes(args)
+    y = saved[start:].view(args.out_dtype)[:size].view(_out_shape(args)) if size else None
+    return boundaries, y
+
+
+def _states_shape(args: ScanArguments) -> tuple[int, int, int, int]:
+    """Return (b, K, N, D)."""
+    return args.u.shape[0], args.num_paths, args.A.shape[-1], args.u.shape[2]
+
+
+def _out_shape(args: ScanArguments) -> tuple[int, int, int, int]:
+    """Return (b, 1|K, L, D)."""
+    batch, paths, _, dim = _states_shape(args)
+    return batch, paths if args.stack else 1, args.u.shape[-1], dim
+
+
+def _saved_sizes(args: ScanArguments) -> tuple[int, int]:
+    """Return the number of values of the boundary states, filled up to 16 bytes, and of y."""
+    batch, paths, d_state, dim = _states_shape(args)
+    boundaries = batch * paths * -(-args.u.shape[-1] // CHUNK) * d_state * dim
+    outputs = 1
+    for n in _out_shape(args):
+        outputs *= n
+    return -(-boundaries // 4) * 4, 0 if args.z is None else outputs
 
 
 def backward(
     args: ScanArguments,
     grad_out: Tensor,
     grad_last_state: Tensor | None,
-    y: Tensor | None,
-    boundaries: Tensor,
+    saved: Tensor,
     cut: dict[str, Blocks] | None = None,
     segments: int | None = None,
 ) -> tuple[list[Launch], Callable[[], dict[str, Tensor]]]:
@@ -126,14 +164,14 @@ def backward(
         args: The scan.
         grad_out: (b, 1|K, D, L).
         grad_last_state: (b, K, D, N), or None.
-        y: What the forward pass filled, as ``boundaries``.
-        boundaries: See :func:`allocate`.
+        saved: What the forward pass saved.
         cut: Block sizes by kernel. Defaults to None, those of the table.
         segments: Number of segments of L. Defaults to None, as many as fill the device.
     """
     from mmvim.ops.selective_scan.triton.backward import scan_backward
 
     sizes = Sizes(args)
+    boundaries, y = split_saved(args, saved)
     blocks = (cut or {}).get('backward') or sizes.blocks('backward')
     u, delta, B, C, dout = (channels_last(x) for x in (args.u, args.delta, args.B, args.C, grad_out))
     z = None if args.z is None else channels_last(args.z)

@@ -47,7 +47,7 @@ def forward(args: ScanArguments, save: bool) -> dict[str, Blocks] | None:
 
 
 def backward(
-    args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, y: Tensor | None, boundaries: Tensor
+    args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, saved: Tensor
 ) -> dict[str, Blocks] | None:
     """Return the block sizes of the backward pass by kernel, or None for those of the table.
 
@@ -55,12 +55,11 @@ def backward(
         args: The scan.
         grad_out: As in :func:`.launches.backward`, like the rest.
         grad_last_state: Gradient of the last state, or None.
-        y: Output before gating, or None.
-        boundaries: States that the forward pass kept.
+        saved: What the forward pass saved.
     """
     if not is_wanted(args.u.device):
         return None
-    passed = (args, grad_out, grad_last_state, y, boundaries)
+    passed = (args, grad_out, grad_last_state, saved)
     return _measure('backward', args, lambda cut: launches.backward(*passed, cut)[0])
 
 

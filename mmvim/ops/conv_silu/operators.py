@@ -1,0 +1,94 @@
+"""The operators ``mmvim::conv_silu_fwd`` and ``mmvim::conv_silu_bwd``, whichever backend serves them.
+
+Nothing but the inputs is saved for the backward pass, so the backend, named or 'auto', is found when either runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mmvim.ops.backends import Backends
+from mmvim.ops.define import define_operator, refuse_second_derivative, register_derivative
+
+BACKENDS = Backends('short convolution')
+
+_INPUTS = 'Tensor x, Tensor weight, Tensor? bias, int[] left, str backend'
+
+
+class Implementation(NamedTuple):
+    """What a backend of the convolution is made of.
+
+    Attributes:
+        forward: From x (B, L, D), weight (K, D, I), bias (K, D) or None and left (K numbers): (B, K, L, D), contiguous,
+            in the dtype of x.
+        backward: From the gradient and the same: those of x, weight and bias, contiguous, in their dtypes.
+    """
+
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def _serving(backend: str, x: Tensor, weight: Tensor) -> Implementation:
+    return BACKENDS[BACKENDS.select(backend, x.device.type, x, weight)].implementation
+
+
+def _run_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str) -> Tensor:
+    return _serving(backend, x, weight).forward(x, weight, bias, left)
+
+
+def _fake_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0], *x.shape[1:]))
+
+
+def _run_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _serving(backend, x, weight).backward(grad, x, weight, bias, left)
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    none = bias is None
+    return (
+        x.new_empty(x.shape),
+        weight.new_empty(weight.shape),
+        (weight if none else bias).new_empty(0 if none else bias.shape),
+    )
+
+
+conv_silu_fwd = define_operator(f'conv_silu_fwd({_INPUTS}) -> Tensor', _run_forward, _fake_forward)
+conv_silu_bwd = define_operator(
+    f'conv_silu_bwd(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)', _run_backward, _fake_backward
+)
+
+
+def _setup_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    *tensors, ctx.left, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, weight, bias = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = conv_silu_bwd(grad, x, weight, bias, ctx.left, ctx.backend)
+    return grad_x, grad_weight, None if bias is None else grad_bias, None, None
+
+
+register_derivative('conv_silu_fwd', _differentiate, _setup_context)
+refuse_second_derivative('conv_silu_bwd', 'short convolution')
+
+
+# As PyTorch counts convolutions: two operations a tap; activations are not counted.
+@register_flop_formula(torch.ops.mmvim.conv_silu_fwd)
+def _count_forward(x, weight, *_, out_shape=None, **__) -> int:
+    return 2 * x[0] * x[1] * weight[0] * weight[1] * weight[2]
+
+
+@register_flop_formula(torch.ops.mmvim.conv_silu_bwd)
+def _count_backward(grad, *inputs, out_shape=None, **__) -> int:
+    return 2 * _count_forward(*inputs)

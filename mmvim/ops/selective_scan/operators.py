@@ -1,0 +1,160 @@
+"""The operators ``mmvim::selective_scan_fwd`` and ``mmvim::selective_scan_bwd``, whichever backend serves them.
+
+Their arguments are those of :class:`ScanArguments`, in its order. The last one names the backend. Without gradients it
+may be 'auto': the operator then chooses when it runs, so that a program exported on one device runs on another. With
+gradients it is the one that the call found, because it decides what the forward pass saves for the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mmvim.ops.backends import AUTO, REFERENCE, Backends
+from mmvim.ops.define import define_operator, refuse_second_derivative, register_derivative
+from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments, empty_rows
+from mmvim.ops.selective_scan.reference import scan_reference
+
+BACKENDS = Backends('selective scan')
+
+_ARGUMENTS = (
+    'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
+    'Tensor? initial_state, Tensor? maps, int[] map_ids, bool[] reverse, bool[] follow, bool delta_softplus, bool stack'
+)
+_FORWARD = f'selective_scan_fwd({_ARGUMENTS}, ScalarType out_dtype, bool save, str backend) -> (Tensor, Tensor, Tensor)'
+_BACKWARD = (
+    f'selective_scan_bwd(Tensor grad_out, Tensor? grad_last_state, Tensor saved, {_ARGUMENTS}, str backend) -> '
+    '(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)'
+)
+_FIELDS = len(ScanArguments._fields)
+
+
+class Implementation(NamedTuple):
+    """What a backend of the scan is made of.
+
+    Attributes:
+        forward: From the arguments and whether to save: out, last_state and saved, laid out as
+            :func:`fake_forward` says.
+        backward: From the arguments, the gradients of out and last_state and what the forward pass saved: gradients of
+            all tensors but maps, by name, in their dtypes, laid out by :func:`empty_rows`.
+        saved_size: Number of values that the forward pass saves.
+    """
+
+    forward: Callable[[ScanArguments, bool], tuple[Tensor, Tensor, Tensor]]
+    backward: Callable[[ScanArguments, Tensor, Tensor | None, Tensor], dict[str, Tensor]]
+    saved_size: Callable[[ScanArguments], int]
+
+
+def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
+    """Run the scan by a backend: output (b, [K,] D, L) and last state (b, K, D, N).
+
+    Raises:
+        ValueError: If the backend is unknown or cannot run here.
+    """
+    name = BACKENDS.select(backend, args.u.device.type, args)
+    if name == REFERENCE:  # differentiated by autograd, as often as one likes
+        return scan_reference(args)
+    tensors = args[: len(TENSORS)]
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors) and not _exporting():
+        return selective_scan_fwd(*args, True, name)[:2]
+    name = BACKENDS.requested(backend) if backend else AUTO
+    if torch.compiler.is_compiling():
+        return selective_scan_fwd(*args, False, name)[:2]
+    with torch._C._AutoDispatchBelowAutograd():  # nothing to differentiate: half the time of a call
+        return selective_scan_fwd(*args, False, name)[:2]
+
+
+def _exporting() -> bool:
+    """Return whether a program is being exported.
+
+    It is to serve inference. Where it is trained all the same, the backward pass runs the forward pass again.
+    """
+    return torch.compiler.is_exporting()
+
+
+def _serving(backend: str, args: ScanArguments) -> Implementation:
+    return BACKENDS[BACKENDS.select(backend, args.u.device.type, args)].implementation
+
+
+def _run_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    args, (save, backend) = ScanArguments(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    return _serving(backend, args).forward(args, save)
+
+
+def fake_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return empty results of the forward operator.
+
+    Returns:
+        out: (b, [K,] D, L) in ``out_dtype``, by :func:`empty_rows`; K if stacked.
+        last_state: (b, K, D, N) in the state's dtype, by :func:`empty_rows`.
+        saved: What the backward pass of the backend needs, one axis of the state's dtype; empty if not ``save``.
+    """
+    args, (save, backend) = ScanArguments(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    batch, _, dim, length = args.u.shape
+    lead = (batch, args.num_paths) if args.stack else (batch,)
+    saved = args.A.new_empty(_serving(backend, args).saved_size(args) if save else 0)
+    out = empty_rows(args.u, (*lead, dim, length), args.out_dtype)
+    return out, empty_rows(args.A, (batch, args.num_paths, dim, args.A.shape[-1])), saved
+
+
+def _run_backward(grad_out: Tensor, grad_last: Tensor | None, saved: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    args = ScanArguments(*inputs[:-1], out_dtype=grad_out.dtype)
+    grads = _serving(inputs[-1], args).backward(args, grad_out, grad_last, saved)
+    absent = args.A.new_empty(0)
+    return tuple(grads.get(name, absent) for name in TENSORS[:-1])
+
+
+def _fake_backward(grad_out: Tensor, grad_last: Tensor | None, saved: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    A = inputs[2]
+    return tuple(A.new_empty(0) if x is None else empty_rows(x, x.shape) for x in inputs[: len(TENSORS) - 1])
+
+
+selective_scan_fwd = define_operator(_FORWARD, _run_forward, fake_forward)
+selective_scan_bwd = define_operator(_BACKWARD, _run_backward, _fake_backward)
+
+
+def _setup_context(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    count = len(TENSORS)
+    ctx.save_for_backward(output[2], *inputs[:count])
+    ctx.flags, (ctx.out_dtype, ctx.saves, ctx.backend) = inputs[count : _FIELDS - 1], inputs[_FIELDS - 1 :]
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | None, _: None) -> tuple[Any, ...]:
+    count = _FIELDS + 2
+    if grad_out is None and grad_last_state is None:
+        return (None,) * count
+    saved, *tensors = ctx.saved_tensors  # once: asking again fails under activation checkpointing
+    args, backend = ScanArguments(*tensors, *ctx.flags, ctx.out_dtype), ctx.backend
+    if not ctx.saves:  # of an exported program
+        backend = BACKENDS.select(backend, args.u.device.type, args)
+        saved = selective_scan_fwd(*(x.detach() if isinstance(x, Tensor) else x for x in args), True, backend)[2]
+    if grad_out is None:  # the output was not used
+        batch, _, *rest = args.u.shape
+        grad_out = args.u.new_zeros(()).expand(batch, *([args.num_paths] if args.stack else []), *rest)
+    grads = selective_scan_bwd(grad_out, grad_last_state, saved, *args[:-1], backend)
+    grads = [None if x is None else grad for grad, x in zip(grads, tensors, strict=False)]
+    return (*grads, *(None,) * (count - len(grads)))
+
+
+register_derivative('selective_scan_fwd', _differentiate, _setup_context)
+refuse_second_derivative('selective_scan_bwd', 'selective scan')
+
+
+# The convention of the field (https://github.com/state-spaces/mamba/issues/110): 9 operations for each path, batch
+# element, channel, token and state, and one more a token and channel for each of the skip D and the gate z. The
+# backward pass counts as twice that, and once more for the states that it computes again.
+@register_flop_formula(torch.ops.mmvim.selective_scan_fwd)
+def _count_forward(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None, **__) -> int:
+    batch, _, dim, length = u
+    return batch * dim * length * (len(map_ids) * (9 * A[-1] + (D is not None)) + (z is not None))
+
+
+@register_flop_formula(torch.ops.mmvim.selective_scan_bwd)
+def _count_backward(grad_out, grad_last_state, saved, *inputs, out_shape=None, **__) -> int:
+    return 3 * _count_forward(*inputs)

@@ -1,0 +1,299 @@
+"""The selective scan in plain PyTorch, chunk by chunk: exact on any device, without a tensor of L x N values.
+
+All paths, batch elements and channels take a step together. A chunk of T steps is gathered along the paths, scanned in
+place and put back. The forward pass saves the state before every chunk; the backward pass takes the chunks from the
+last to the first and computes their states again. With a = exp(delta * A), v = delta * u and g the gradient of h,
+
+    g[t]   = C[t] * dy[t] + a[t+1] * g[t+1]         dC[t] = sum over channels of h[t] * dy[t]
+    dv[t]  = sum over n of B[t] * g[t]              dB[t] = sum over channels of g[t] * v[t]
+    q[t]   = g[t] * a[t] * h[t-1]                   dA    = sum over t of delta * q
+    ddelta = u * dv + sum over n of A * q           du    = delta * dv + D * dy
+
+Shapes: T steps, K paths, b batch, G groups, N states, C channels of a group.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmvim.ops.define import without_autocast
+from mmvim.ops.selective_scan.arguments import FOLLOWERS, ScanArguments, empty_rows
+from mmvim.ops.selective_scan.operators import Implementation
+
+# By device type: state values of a chunk, and of a step below which segments of a chunk take their steps together. On a
+# CPU a chunk's buffers stay in the second-level cache, and segments gain nothing; elsewhere few operations count.
+TUNING = {'cpu': (1 << 17, 0), 'others': (1 << 25, 1 << 18)}
+
+
+class Chunk(NamedTuple):
+    """Steps ``start`` to ``start + steps * segments - 1``; step t of segment s is ``start + s * steps + t``."""
+
+    start: int
+    steps: int
+    segments: int
+
+    @property
+    def size(self) -> int:
+        """Number of steps, T."""
+        return self.steps * self.segments
+
+
+def cut(args: ScanArguments) -> list[Chunk]:
+    """Cut L into chunks, by shapes and device type alone, so that results repeat bit for bit.
+
+    A chunk has at least N steps, or the states before the chunks would take more memory than u does.
+    """
+    (batch, _, dim, length), d_state = args.u.shape, args.A.shape[-1]
+    step = max(1, args.num_paths * batch * dim * d_state)
+    values, join = TUNING.get(args.u.device.type, TUNING['others'])
+    longest = max(4, d_state, values // step)
+    chunks, start = [], 0
+    while start < length:
+        size = min(longest, length - start)
+        # A step and a segment cost one operation each, so about equally many of both are fewest.
+        segments = max(1, min(join // step, isqrt(size)))
+        chunks.append(Chunk(start, size // segments, segments))
+        start += chunks[-1].size
+    return chunks
+
+
+class Scan:
+    """One call: reading along the paths, the arithmetic of a chunk, and writing back."""
+
+    def __init__(self, args: ScanArguments) -> None:
+        self.args, self.chunks = args, cut(args)
+        self.batch, _, self.dim, self.length = args.u.shape
+        self.paths, self.d_state, self.groups = args.num_paths, args.A.shape[-1], args.groups
+        self.A = self.constant(args.A).contiguous()
+        self.D, self.bias = (None if x is None else self.vector(x) for x in (args.D, args.delta_bias))
+        self.follow = {**dict(zip(FOLLOWERS, args.follow, strict=True)), 'y': True}
+        self.rows = {name: self.as_rows(getattr(args, name)) for name in FOLLOWERS if getattr(args, name).dim() > 3}
+        steps = torch.arange(self.length, device=args.u.device)
+        orders = [steps if m < 0 or args.maps is None else args.maps[m] for m in args.map_ids]
+        orders = [order.flip(0) if back else order for order, back in zip(orders, args.reverse, strict=True)]
+        # Position at each step of each path, int64 (L, K): along the paths, and of what does not follow them.
+        self.raster = steps[:, None].expand(-1, self.paths)
+        self.order = self.raster if args.maps is None and not any(args.reverse) else torch.stack(orders, dim=1)
+        self.offsets = torch.arange(self.paths, device=args.u.device) * self.length
+
+    def constant(self, x: Tensor) -> Tensor:
+        """Return (1|K, D, N) as (1|K, 1, G, N, C), a view."""
+        return x.unflatten(1, (self.groups, -1)).transpose(2, 3)[:, None]
+
+    def vector(self, x: Tensor) -> Tensor:
+        """Return (1|K, D) as (1|K, 1, G, C), a view."""
+        return x.unflatten(1, (self.groups, -1))[:, None]
+
+    def state(self, x: Tensor) -> Tensor:
+        """Return (b, K, D, N) as (K, b, G, N, C), a view."""
+        return x.unflatten(2, (self.groups, -1)).permute(1, 0, 2, 4, 3)
+
+    def as_rows(self, x: Tensor) -> Tensor:
+        """Return (b, 1|K, D, L) or (b, 1|K, G, N, L) as (1|K * L, b, G, C or N), a view of what :func:`empty_rows` made.
+
+        Anything else whose rows are not dense is copied, once a call: a row is then read at the speed of memory.
+        """
+        x = (x.unflatten(2, (self.groups, -1)) if x.dim() == 4 else x).permute(1, 4, 0, 2, 3)  # (1|K, L, b, G, C or N)
+        x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+        return x.flatten(0, 1)
+
+    def places(self, name: str, rows: Tensor, chunk: Chunk) -> Tensor:
+        """Return the rows that a chunk's steps read or write, int64 (T * K,)."""
+        order = (self.order if self.follow[name] else self.raster)[chunk.start : chunk.start + chunk.size]
+        return (order if len(rows) == self.length else order + self.offsets).flatten()
+
+    def read(self, name: str, rows: Tensor, chunk: Chunk) -> Tensor:
+        """Return a chunk along the paths, (T, K, b, G, C or N), in the state's dtype."""
+        if self.order is self.raster or not self.follow[name]:  # (T, 1|K, b, G, C or N), a view of neighbouring rows
+            part = rows.unflatten(0, (-1, self.length))[:, chunk.start : chunk.start + chunk.size].transpose(0, 1)
+            return part.to(self.args.A.dtype)
+        part = rows.index_select(0, self.places(name, rows, chunk)).to(self.args.A.dtype)
+        return part.unflatten(0, (chunk.size, self.paths))
+
+    def write(self, name: str, rows: Tensor, chunk: Chunk, values: Tensor) -> None:
+        """Add a chunk (T, K, b, G, C or N) to rows, over the paths too where they share it, always in one order."""
+        if self.paths == 1 or len(rows) != self.length:  # each row is written once
+            rows.index_copy_(0, self.places(name, rows, chunk), values.flatten(0, 1).to(rows.dtype))
+        elif not self.follow[name]:
+            rows[chunk.start : chunk.start + chunk.size] += values.sum(1)
+        elif rows.device.type == 'cpu':  # one row after the other
+            rows.index_add_(0, self.places(name, rows, chunk), values.flatten(0, 1))
+        else:  # no row twice in an operation
+            places = self.places(name, rows, chunk).unflatten(0, (-1, self.paths))
+            for k in range(self.paths):
+                rows.index_add_(0, places[:, k], values[:, k])
+
+    def load(self, chunk: Chunk, carry: Tensor) -> tuple[Tensor, ...]:
+        """Return u, delta before and after softplus, B, C, decay (T, K, b, G, N, C), states (T + 1, ...) from carry."""
+        u, raw = self.read('u', self.rows['u'], chunk), self.read('delta', self.rows['delta'], chunk)
+        if self.bias is not None:
+            raw = raw + self.bias
+        delta = F.softplus(raw) if self.args.delta_softplus else raw  # (T, K, b, G, C)
+        B, C = (
+            self.read(name, self.rows[name], chunk).unsqueeze(-1)  # (T, K, b, G, N, 1)
+            if name in self.rows
+            else self.constant(getattr(self.args, name))  # (1, 1, G, N, C)
+            for name in ('B', 'C')
+        )
+        shape = (chunk.size, self.paths, self.batch, *self.A.shape[2:])
+        decay = torch.mul(delta.unsqueeze(-2), self.A).exp_().expand(shape)
+        states = decay.new_empty((chunk.size + 1, *shape[1:]))
+        states[0] = carry
+        torch.mul((delta * u).unsqueeze(-2), B, out=states[1:])
+        self.recur(states[1:], decay, delta, chunk, carry)
+        return u, raw, delta, B, C, decay, states
+
+    def recur(self, x: Tensor, decay: Tensor, delta: Tensor, chunk: Chunk, carry: Tensor, back: bool = False) -> Tensor:
+        """Add ``decay[t] * x[t-1]`` to ``x[t]`` in place, from ``carry`` on; or, back, ``decay[t+1] * x[t+1]``.
+
+        Where several segments take their steps together, from zero, what each lacks is added afterwards: the state that
+        reaches it times its decay since.
+
+        Returns:
+            What leaves the chunk: ``x[-1]``, or, back, ``decay[0] * x[0]``.
+        """
+        cut_up = (chunk.segments, chunk.steps)
+        x, decay = x.unflatten(0, cut_up), decay.unflatten(0, cut_up)  # (segments, steps, K, b, G, N, C)
+        values, decays = x.unbind(1), decay.unbind(1)
+        if chunk.segments == 1:
+            values[-1 if back else 0].add_(carry if back else decays[0] * carry)
+        if back:
+            for t in range(chunk.steps - 1, 0, -1):
+                values[t - 1].addcmul_(decays[t], values[t])
+        else:
+            for t in range(1, chunk.steps):
+                values[t].addcmul_(decays[t], values[t - 1])
+        if chunk.segments > 1:
+            since = delta.unflatten(0, cut_up).cumsum(1)
+            since = since[:, -1:] - since if back else since
+            passed = torch.mul(since.unsqueeze(-2), self.A).exp_()
+            for s in reversed(range(chunk.segments)) if back else range(chunk.segments):
+                x[s].addcmul_(passed[s], carry)
+                carry = x[s, 0] * decay[s, 0] if back else x[s, -1]
+            return carry
+        return decays[0][0] * values[0][0] if back else values[-1][0]
+
+    def forward(self, y: Tensor, last_state: Tensor, boundaries: Tensor | None) -> None:
+        """Fill ``y`` (b, 1|K, D, L), ``last_state`` (b, K, D, N) and ``boundaries`` (chunks, K, b, G, N, C)."""
+        rows = self.as_rows(y)
+        if self.paths > 1 and len(rows) == self.length:
+            rows.zero_()
+        carry = self.A.new_zeros((self.paths, self.batch, *self.A.shape[2:]))
+        if self.args.initial_state is not None:
+            carry.copy_(self.state(self.args.initial_state))
+        for i, chunk in enumerate(self.chunks):
+            if boundaries is not None:
+                boundaries[i] = carry
+            u, _, _, _, C, _, states = self.load(chunk, carry)
+            part = sum_states(C, states[1:])
+            self.write('y', rows, chunk, part if self.D is None else part.addcmul_(u, self.D))
+            carry = states[-1]
+        self.state(last_state).copy_(carry)
+
+    def backward(self, grad_out: Tensor, grad_last_state: Tensor | None, boundaries: Tensor) -> dict[str, Tensor]:
+        """Return the gradients of all tensors, in the state's dtype, laid out by :func:`empty_rows`."""
+        args, grad_y, slope = self.args, grad_out.to(self.args.A.dtype), None
+        grads = {
+            name: empty_rows(x, x.shape, args.A.dtype).zero_() for name, x in args.tensors().items() if name != 'maps'
+        }
+        rows = {name: self.as_rows(grads[name]) for name in self.rows}
+        if args.z is not None:
+            z = args.z.to(args.A.dtype)[:, None]
+            gate = torch.sigmoid(z)
+            slope = self.as_rows(grad_y * gate * (1 + z * (1 - gate)))  # of the output by z, but for the factor y
+            grad_y, rows['z'] = grad_y * z * gate, self.as_rows(grads['z'][:, None])
+        groups, _, channels = self.A.shape[2:]
+        sums = {name: self.A.new_zeros((self.paths, 1, *self.A.shape[2:])) for name in ('A', 'B', 'C')}
+        sums |= {name: self.A.new_zeros((self.paths, 1, groups, channels)) for name in ('D', 'delta_bias')}
+        grad_rows = self.as_rows(grad_y)
+        carry = self.A.new_zeros((self.paths, self.batch, *self.A.shape[2:]))
+        if grad_last_state is not None:
+            carry.copy_(self.state(grad_last_state))
+        for i, chunk in reversed(list(enumerate(self.chunks))):
+            u, raw, delta, B, C, decay, states = self.load(chunk, boundaries[i])
+            dy = self.read('y', grad_rows, chunk)
+            if slope is not None:
+                y = sum_states(C, states[1:])
+                y = y if self.D is None else y.addcmul_(u, self.D)
+                self.write('y', rows['z'], chunk, y.mul_(self.read('y', slope, chunk)))
+            g = (C * dy.unsqueeze(-2)).expand(decay.shape).contiguous()
+            carry = self.recur(g, decay, delta, chunk, carry, back=True)
+            for name, weight, x in (('C', states[1:], dy), ('B', g, delta * u)):
+                if name in rows:
+                    self.write(name, rows[name], chunk, torch.matmul(weight, x.unsqueeze(-1)).squeeze(-1))
+                else:
+                    sums[name] += torch.mul(weight, x.unsqueeze(-2)).sum((0, 2)).unsqueeze(1)
+            dv = sum_states(B, g)
+            q = g.mul_(decay).mul_(states[:-1])
+            ddelta = sum_states(self.A, q).addcmul_(u, dv)
+            sums['A'] += torch.mul(q, delta.unsqueeze(-2)).sum((0, 2)).unsqueeze(1)
+            if args.delta_softplus:
+                ddelta *= torch.sigmoid(raw)
+            sums['delta_bias'] += ddelta.sum((0, 2)).unsqueeze(1)
+            sums['D'] += (dy * u).sum((0, 2)).unsqueeze(1)
+            self.write('delta', rows['delta'], chunk, ddelta)
+            du = dv.mul_(delta)
+            self.write('u', rows['u'], chunk, du if self.D is None else du.addcmul_(dy, self.D))
+        for name, total in sums.items():
+            if name in grads and name not in rows:
+                own = (self.vector if grads[name].dim() == 2 else self.constant)(grads[name])
+                own.copy_(total if len(own) == self.paths else total.sum(0, keepdim=True))
+        if 'initial_state' in grads:
+            self.state(grads['initial_state']).copy_(carry)
+        return grads
+
+
+def sum_states(weights: Tensor, states: Tensor) -> Tensor:
+    """Return the sum over n of weights (..., N, 1 or C) * states (..., N, C), (..., C)."""
+    if states.shape[-2] == 1:
+        return (weights * states).squeeze(-2)
+    if weights.shape[-1] == 1 and states.shape[-1] > 1 and weights.shape[0] == states.shape[0]:
+        return torch.matmul(weights.transpose(-1, -2), states).squeeze(-2)
+    return (weights * states).sum(-2)
+
+
+def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the forward pass: output, last state and, if ``save``, the states before the chunks."""
+    with without_autocast(args.u):
+        scan = Scan(args)
+        batch, _, dim, length = args.u.shape
+        shape = (batch, args.num_paths if args.stack else 1, dim, length)
+        out = empty_rows(args.u, shape, args.out_dtype)
+        last_state = empty_rows(args.A, (batch, args.num_paths, dim, scan.d_state))
+        saved = args.A.new_empty(saved_size(args) if save else 0)
+        # Sums and what a gate is to multiply need the state's precision.
+        written_once = args.z is None and (args.stack or args.num_paths == 1)
+        y = out if written_once or out.dtype == args.A.dtype else empty_rows(args.A, shape)
+        scan.forward(y, last_state, _boundaries(args, saved) if save else None)
+        if args.z is not None:
+            y.mul_(F.silu(args.z.to(args.A.dtype))[:, None])
+        if y is not out:
+            out.copy_(y)
+    return out if args.stack else out.squeeze(1), last_state, saved
+
+
+def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
+    """Run the backward pass: gradients by name."""
+    grad_out = grad_out if args.stack else grad_out.unsqueeze(1)
+    with without_autocast(args.u):
+        grads = Scan(args).backward(grad_out, grad_last_state, _boundaries(args, saved))
+    return {name: grad.to(getattr(args, name).dtype) for name, grad in grads.items()}
+
+
+def saved_size(args: ScanArguments) -> int:
+    """Return the number of values of the states before the chunks."""
+    return len(cut(args)) * args.num_paths * args.u.shape[0] * args.A.shape[1] * args.A.shape[2]
+
+
+def _boundaries(args: ScanArguments, saved: Tensor) -> Tensor:
+    """Return the states before the chunks, (chunks, K, b, G, N, C), a view of what is saved."""
+    rows = (args.num_paths, args.u.shape[0], args.groups, args.A.shape[-1], args.u.shape[2] // args.groups)
+    return saved.view(len(cut(args)), *rows)
+
+
+IMPLEMENTATION = Implementation(forward, backward, saved_size)
