@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmvim.ops.scan_orders import available_scan_paths, find_order, scan_order
+from mmvim.ops.scan_orders import PUBLISHED, available_scan_paths, find_order, scan_order
 
 __all__ = ['ScanPath', 'available_scan_paths', 'cross_scan', 'scan_order', 'scan_paths', 'zigzag_scan']
 
@@ -274,7 +274,7 @@ def _kept_map(stem: str, H: int, W: int, device: torch.device) -> Tensor:
     # A map made under inference_mode could not be saved for a later backward.
     with torch.inference_mode(False), torch.no_grad():
         index = order.function(H, W, device, **parameters)
-        if not order.published:  # the check waits for the device
+        if order not in PUBLISHED:  # the check waits for the device
             _check_map(index, f'what scan order {stem!r} returns at H={H}, W={W}', H * W, device)
     if type(index) is Tensor:  # neither a fake tensor nor another subclass that a mode may have produced
         with _cache_lock:

@@ -17,7 +17,8 @@ ARITHMETIC |= {'floordiv', 'mod'}  # as TorchDynamo calls them
 
 def test_the_table_has_every_order():
     table = re.findall(r'^``(\S+)``', scan_orders.__doc__, re.MULTILINE)
-    assert {name.removesuffix('_reverse') for name in table} - {'<name>'} == set(scan_orders._ORDERS)
+    published = {name for name, order in scan_orders._ORDERS.items() if order in scan_orders.PUBLISHED}
+    assert {name.removesuffix('_reverse') for name in table} - {'<name>'} == published
 
 
 @pytest.fixture

@@ -203,7 +203,8 @@ def _resolve_paths(
     paths: Sequence[ScanPath | Tensor | str], length: int, device: torch.device
 ) -> tuple[Tensor | None, tuple[int, ...], tuple[bool, ...]]:
     """Return the distinct index maps (M, L), and each path's row of them (-1 for raster order) and direction."""
-    mapped: list[ScanPath] = []  # one path a map
+    maps: list[Tensor] = []
+    owners: list[ScanPath] = []  # the path that each map came with
     map_ids, reverse = [], []
     for k, path in enumerate(paths):
         if isinstance(path, Tensor):
@@ -232,16 +233,16 @@ def _resolve_paths(
         # A trace builds a new tensor for each path, so identity alone would miss that two share a map.
         known = [
             i
-            for i, other in enumerate(mapped)
+            for i, other in enumerate(owners)
             if path.index is other.index or (path.key is not None and path.key == other.key)
         ]
         if not known:
-            known = [len(mapped)]
-            mapped.append(path)
+            known = [len(maps)]
+            maps.append(path.index)
+            owners.append(path)
         map_ids.append(known[0])
-    if not mapped:
+    if not maps:
         return None, tuple(map_ids), tuple(reverse)
-    maps = [path.index for path in mapped]
     return maps[0][None] if len(maps) == 1 else torch.stack(maps), tuple(map_ids), tuple(reverse)
 
 
