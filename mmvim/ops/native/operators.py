@@ -41,12 +41,9 @@ def register() -> None:
         batch, _, dim, length = u.shape
         paths, d_state, groups = len(map_ids), A.shape[-1], B.shape[2]
         lead = (batch, paths) if stack else (batch,)
-        if u.stride(2) == 1 and dim > 1:
-            out = u.new_empty((*lead, length, dim), dtype=out_dtype).transpose(-1, -2)
-        else:
-            out = u.new_empty((*lead, dim, length), dtype=out_dtype)
+        out = u.new_empty((*lead, length, dim), dtype=out_dtype).transpose(-1, -2)
         blocks = groups * -(-(dim // groups) // lanes)
-        last_state = A.new_empty((batch, paths, dim, d_state), dtype=torch.float32)
+        last_state = A.new_empty((batch, paths, d_state, dim), dtype=torch.float32).transpose(-1, -2)
         kept = (batch if keep else 0, paths, blocks, -(-length // chunk), d_state, lanes)
         return out, last_state, A.new_empty(kept, dtype=torch.float32)
 
@@ -85,8 +82,7 @@ def _gradient_of(name: str, x: Tensor | None) -> Tensor:
     """An empty tensor laid out as the operator lays out that gradient."""
     if x is None:
         return torch.empty(0)
-    fastest = name in ('B', 'C') or (name in ('u', 'delta', 'z') and x.stride(-2) == 1 and x.shape[-2] > 1)
-    if fastest:  # the axis before the tokens', channels or states, is the fastest
+    if name not in ('D', 'delta_bias'):  # the last axis but one, channels or states, is contiguous
         return x.new_empty((*x.shape[:-2], x.shape[-1], x.shape[-2]), dtype=torch.float32).transpose(-1, -2)
     return x.new_empty(x.shape, dtype=torch.float32)
 

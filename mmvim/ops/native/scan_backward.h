@@ -145,35 +145,33 @@ inline void write_rows(std::vector<vf>& sums, int64_t states, float* rows, const
   });
 }
 
-// Gradients of u, delta, A, B, C, D, z, bias, initial, each float32 and in the shape of its input.
+// Gradients of u, delta, A, B, C, D, z, bias, initial, each float32 and in the shape of its input. Of three axes or more,
+// the last but one is contiguous: channels, or the states of dB and dC.
 inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> scan_backward(
     const Tensor& grad_out, const Opt& grad_last, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
     const Tensor& C, const Opt& D, const Opt& z, const Opt& bias, const Opt& initial, const Opt& maps,
     at::IntArrayRef map_ids, at::IntArrayRef reverse, at::IntArrayRef follow, bool softplus, bool stack, const Tensor& kept) {
   const Problem p = prepare(u, delta, A, B, C, D, z, bias, maps, map_ids, reverse, follow, softplus);
   const auto real = u.options().dtype(at::kFloat);
-  auto like = [&](const Tensor& t, bool zero) {  // channels fastest where the input has them so
-    const bool swap = t.stride(-2) == 1 && t.size(-2) > 1;
+  auto like = [&](const Tensor& t, bool zero) {  // (..., D, L) with the channels contiguous
     auto sizes = t.sizes().vec();
-    if (swap) std::swap(sizes[sizes.size() - 1], sizes[sizes.size() - 2]);
-    Tensor g = zero ? at::zeros(sizes, real) : at::empty(sizes, real);
-    return swap ? g.transpose(-1, -2) : g;
+    std::swap(sizes[sizes.size() - 1], sizes[sizes.size() - 2]);
+    return (zero ? at::zeros(sizes, real) : at::empty(sizes, real)).transpose(-1, -2);
   };
   const bool shared_u = p.paths > 1 && u.size(1) == 1, shared_delta = p.paths > 1 && delta.size(1) == 1;
   Tensor du = like(u, shared_u), ddelta = like(delta, shared_delta), dz = z ? like(*z, true) : at::empty({0}, real);
-  Tensor dinitial = initial ? at::empty({p.batch, p.paths, p.dim, p.states}, real) : at::empty({0}, real);
+  Tensor dinitial = initial ? make_states(p, real) : at::empty({0}, real);
   const Cut cut(p, p.blocks_per_group);  // long runs: each has buffers of its own for dB and dC
   const int64_t n_blocks = p.blocks.size(), parts = cut.parts;
   Tensor dA = at::zeros({parts, p.batch, p.paths, p.states, p.padded}, real);
   Tensor dD = at::zeros({parts, p.batch, p.paths, p.padded}, real), dbias = at::zeros_like(dD);
   Tensor dB = at::empty({cut.runs, p.batch, p.paths, p.groups, p.length, p.states}, real), dC = at::empty_like(dB);
   const View gu(du), gd(ddelta), gz = z ? View(dz) : View(), go(stack ? grad_out : grad_out.unsqueeze(1));
-  Tensor end_grad = grad_last ? grad_last->to(at::kFloat).contiguous() : Tensor();
+  Tensor end_grad = grad_last ? as_states(*grad_last) : Tensor();
   const float* kept_from = kept.const_data_ptr<float>();
 
   auto end_carry = [&](int64_t b, int64_t k, int64_t j, vf* carry) {
-    const Block& block = p.blocks[j];
-    if (grad_last) load_state(end_grad.const_data_ptr<float>() + ((b * p.paths + k) * p.dim + block.channel) * p.states, p.states, block.lanes, carry);
+    if (grad_last) load_state(p, p.blocks[j], b, k, end_grad, carry);
     else std::fill(carry, carry + p.states, vf{});
   };
   // Inputs of a chunk, and the gradient of the output before the gate; the gate's derivative in `gate`.
@@ -242,8 +240,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
     }
     if (initial && begin == 0)
       for (int64_t j = task.first; j < task.stop; ++j)
-        store_state(dinitial.data_ptr<float>() + ((task.b * p.paths + k) * p.dim + p.blocks[j].channel) * p.states, p.states,
-                    p.blocks[j].lanes, carry + (j - task.first) * p.states);
+        store_state(p, p.blocks[j], task.b, k, dinitial, carry + (j - task.first) * p.states);
   };
 
   if (parts == 1) {
@@ -316,7 +313,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
     s = s.narrow(-1, 0, p.dim / p.groups).flatten(-2);
     return (paths == 1 ? s.sum(0, true) : s).contiguous();
   };
-  Tensor A_grad = per_channel(dA, A.size(0)).transpose(1, 2).contiguous();
+  Tensor A_grad = per_channel(dA, A.size(0)).transpose(1, 2);
   Tensor D_grad = D ? per_channel(dD, D->size(0)) : at::empty({0}, real);
   Tensor bias_grad = bias ? per_channel(dbias, bias->size(0)) : at::empty({0}, real);
   return {du, ddelta, A_grad, rows_back(dB, B), rows_back(dC, C), D_grad, dz, bias_grad, dinitial};

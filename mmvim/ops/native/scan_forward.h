@@ -47,13 +47,11 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
     at::IntArrayRef follow, bool softplus, bool stack, at::ScalarType out_dtype, bool keep) {
   const Problem p = prepare(u, delta, A, B, C, D, z, bias, maps, map_ids, reverse, follow, softplus);
   const auto real = u.options().dtype(at::kFloat);
-  // Channels fastest if the input has them so: then tiles are read and written without a transposition.
-  auto make_out = [&](at::ScalarType dtype) {  // (b, 1|K, D, L)
-    const int64_t paths = stack ? p.paths : 1;
-    if (u.stride(2) != 1 || p.dim == 1) return at::empty({p.batch, paths, p.dim, p.length}, u.options().dtype(dtype));
-    return at::empty({p.batch, paths, p.length, p.dim}, u.options().dtype(dtype)).transpose(-1, -2);
+  // (b, 1|K, D, L) with the channels contiguous, whatever the layout of u: blocks of channels are written as vectors.
+  auto make_out = [&](at::ScalarType dtype) {
+    return at::empty({p.batch, stack ? p.paths : 1, p.length, p.dim}, u.options().dtype(dtype)).transpose(2, 3);
   };
-  Tensor out = make_out(out_dtype), last = at::empty({p.batch, p.paths, p.dim, p.states}, real);
+  Tensor out = make_out(out_dtype), last = make_states(p, real);
   const bool added = !stack && p.paths > 1;
   // Sums over paths are float32, and gated when they are complete.
   const bool finish = added && (p.z || out_dtype != at::kFloat);
@@ -61,9 +59,9 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
   const Cut cut(p, 8);
   const int64_t n_blocks = p.blocks.size(), parts = cut.parts;
   Tensor kept = at::empty({keep ? p.batch : 0, p.paths, n_blocks, p.chunks, p.states, W}, real);
-  Tensor start = initial ? initial->to(at::kFloat).contiguous() : Tensor();
+  Tensor start = initial ? as_states(*initial) : Tensor();
   const View out_view(out), sums_view(sums);
-  float *kept_to = kept.data_ptr<float>(), *last_to = last.data_ptr<float>();
+  float* kept_to = kept.data_ptr<float>();
 
   auto gate = [&](Tiles& tile, const Block& block, int64_t b, const Places& places) {
     gather(tile.z, p.row_of_z(p.z, block, b), places.path, places.steps);
@@ -72,11 +70,8 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
       store(tile.y + t * W, load(tile.y + t * W) * x * sigmoid(x));
     }
   };
-  auto state_of = [&](const Task& task, int64_t j, int64_t k) {  // offset in the last state and the initial one
-    return ((task.b * p.paths + k) * p.dim + p.blocks[j].channel) * p.states;
-  };
   auto begin_state = [&](const Task& task, int64_t j, int64_t k, vf* state) {
-    if (initial) load_state(start.const_data_ptr<float>() + state_of(task, j, k), p.states, p.blocks[j].lanes, state);
+    if (initial) load_state(p, p.blocks[j], task.b, k, start, state);
     else std::fill(state, state + p.states, vf{});
   };
   // Chunks `begin` to `end` of path k; `state` (blocks of the task, N). Without `sum_delta` outputs are written; with it
@@ -125,7 +120,7 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
   };
   auto end_states = [&](const Task& task, int64_t k, const vf* state) {
     for (int64_t j = task.first; j < task.stop; ++j)
-      store_state(last_to + state_of(task, j, k), p.states, p.blocks[j].lanes, state + (j - task.first) * p.states);
+      store_state(p, p.blocks[j], task.b, k, last, state + (j - task.first) * p.states);
   };
   auto finish_sums = [&](Tiles& tile, const Task& task) {
     Places places;

@@ -140,17 +140,25 @@ void in_pieces(int64_t n_states, F f) {
   for (; n < n_states; ++n) f(n, std::integral_constant<int, 1>{});
 }
 
-inline void load_state(const float* from, int64_t n_states, int lanes, vf* state) {
-  for (int64_t n = 0; n < n_states; ++n) {
-    vf v{};
-    for (int i = 0; i < lanes; ++i) v[i] = from[i * n_states + n];
-    state[n] = v;
-  }
+// State tensors (b, K, D, N) have the channels contiguous: their memory is (b, K, N, D), and a block's lanes are a row of it.
+inline Tensor make_states(const Problem& p, const at::TensorOptions& options) {
+  return at::empty({p.batch, p.paths, p.states, p.dim}, options).transpose(2, 3);
+}
+inline Tensor as_states(const Tensor& t) {  // float32, copied only if it has another layout
+  return t.to(at::kFloat).transpose(2, 3).contiguous().transpose(2, 3);
 }
 
-inline void store_state(float* to, int64_t n_states, int lanes, const vf* state) {
-  for (int64_t n = 0; n < n_states; ++n)
-    for (int i = 0; i < lanes; ++i) to[i * n_states + n] = state[n][i];
+// The states of one block's channels: from such a tensor to (N, W), zero beyond the block's lanes; and back.
+inline void load_state(const Problem& p, const Block& block, int64_t b, int64_t k, const Tensor& from, vf* state) {
+  const float* row = from.const_data_ptr<float>() + (b * p.paths + k) * p.states * p.dim + block.channel;
+  for (int64_t n = 0; n < p.states; ++n) {
+    state[n] = vf{};
+    std::memcpy(&state[n], row + n * p.dim, block.lanes * sizeof(float));
+  }
+}
+inline void store_state(const Problem& p, const Block& block, int64_t b, int64_t k, const Tensor& to, const vf* state) {
+  float* row = to.data_ptr<float>() + (b * p.paths + k) * p.states * p.dim + block.channel;
+  for (int64_t n = 0; n < p.states; ++n) std::memcpy(row + n * p.dim, &state[n], block.lanes * sizeof(float));
 }
 
 // How the work is shared: a task is a run of blocks of one group and batch element. The cut depends on shapes and on the
