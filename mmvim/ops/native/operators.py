@@ -33,10 +33,10 @@ def register() -> None:
         map_ids,
         reverse,
         follow,
-        softplus,
+        delta_softplus,
         stack,
         out_dtype,
-        keep,
+        save,
     ):
         batch, _, dim, length = u.shape
         paths, d_state, groups = len(map_ids), A.shape[-1], B.shape[2]
@@ -44,8 +44,8 @@ def register() -> None:
         out = u.new_empty((*lead, length, dim), dtype=out_dtype).transpose(-1, -2)
         blocks = groups * -(-(dim // groups) // lanes)
         last_state = A.new_empty((batch, paths, d_state, dim), dtype=torch.float32).transpose(-1, -2)
-        kept = (batch if keep else 0, paths, blocks, -(-length // chunk), d_state, lanes)
-        return out, last_state, A.new_empty(kept, dtype=torch.float32)
+        boundaries = (batch if save else 0, paths, blocks, -(-length // chunk), d_state, lanes)
+        return out, last_state, A.new_empty(boundaries, dtype=torch.float32)
 
     @torch.library.register_fake('mmvim_native::scan_backward')
     def _(grad_out, grad_last, *inputs):
