@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Run the scan's tests on other builds of its C++: with AddressSanitizer and UndefinedBehaviorSanitizer, for AVX2, and for
-# any 64-bit x86. `tools/check_native_scan.sh --help` tells how.
+# Run the tests of the C++ ops on other builds of their library: with AddressSanitizer and UndefinedBehaviorSanitizer, for
+# AVX2, and for any 64-bit x86. See `tools/check_native_scan.sh --help`.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
 usage: tools/check_native_scan.sh [BUILD...]
 
-BUILD is sanitize, avx2 or portable; without one, all that this processor can run. Each takes one to two minutes. The
-libraries are built in a folder that is removed afterwards. Environment variables:
+BUILD is sanitize, avx2 or portable; by default, all that this processor can run. Each takes one to two minutes. The
+libraries are built in a temporary folder, which is removed afterwards. Environment variables:
   PYTHON   the interpreter of an environment with mmvim and pytest (default: python)
-  CXX      the compiler (default: g++); AddressSanitizer's library must belong to it
+  CXX      the compiler (default: g++), with its AddressSanitizer library for the build 'sanitize'
 TEXT
 }
 
@@ -29,7 +29,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export TORCH_EXTENSIONS_DIR=$folder PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
-check() { # flags of the compiler, variables for the tests
+check() { # compiler flags, then environment variables for the tests
   local flags=$1
   shift
   env MMVIM_NATIVE_FLAGS="$flags" "$@" "$python" -m pytest -q --durations=0 --durations-min=60 -p no:cacheprovider \
@@ -42,8 +42,8 @@ for build in "$@"; do
     sanitize)
       library=$("${CXX:-g++}" -print-file-name=libasan.so)
       [ -e "$library" ] || { echo "error: ${CXX:-g++} has no AddressSanitizer ($library); install its libasan" >&2; exit 1; }
-      # With libstdc++ loaded before Python loads it, exceptions pass through the sanitizer. Python and PyTorch leak on
-      # purpose; a wrong access or an undefined operation ends the run.
+      # libstdc++ is loaded first, so that the sanitizer sees its exceptions. Leaks are not reported, because Python and
+      # PyTorch leak on purpose; a wrong access or an undefined operation ends the run.
       library="$library $("${CXX:-g++}" -print-file-name=libstdc++.so)"
       check '-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all' \
         LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 ;;
@@ -51,7 +51,7 @@ for build in "$@"; do
       if ! grep -qw avx2 /proc/cpuinfo 2>/dev/null; then echo 'left out: this processor has no AVX2'; continue; fi
       check '-march=x86-64-v3' ;;
     portable)
-      if [ "$(uname -m)" != x86_64 ]; then echo 'left out: the processor is no x86, and the ordinary build is portable'; continue; fi
+      if [ "$(uname -m)" != x86_64 ]; then echo 'left out: the processor is not an x86, and the ordinary build is portable'; continue; fi
       check '-march=x86-64' ;;
   esac
 done

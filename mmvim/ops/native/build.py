@@ -1,9 +1,9 @@
-"""Compile and load the C++ scan, once for each version of its source, of PyTorch and of the processor.
+"""Compile and load the C++ library, once for each version of its source, of PyTorch and of the processor.
 
-The library is looked for beside this file (a package built beside PyTorch carries it) and in PyTorch's folder of
-compiled extensions. It gets there in one step, complete: whoever builds it holds a lock that ends with the process, and
-works in a folder that the next one removes. Its name says what it was built for, so a changed PyTorch, processor or
-source finds none and builds anew.
+The library is looked for beside this file, where a package that was built beside PyTorch carries it, and in PyTorch's
+folder of compiled extensions. It is built in a temporary folder and moved into place atomically. The builder holds a
+file lock, which the operating system releases if the process dies; the next builder removes what a dead one left. The
+library's name depends on what it was built for, so after a change of PyTorch, processor or source it is built anew.
 """
 
 import contextlib
@@ -28,12 +28,26 @@ FLAGS_ENV = 'MMVIM_NATIVE_FLAGS'
 
 
 def compiler() -> str | None:
-    """The C++ compiler: ``$CXX``, or g++ or clang++ on the path; None if there is none."""
+    """Return the path of the C++ compiler: ``$CXX``, or g++ or clang++ on the path; None if there is none.
+
+    Examples:
+        >>> compiler() is None or os.path.isabs(compiler())
+        True
+    """
     return next(filter(None, map(shutil.which, (os.environ.get('CXX', ''), 'g++', 'clang++'))), None)
 
 
 def available() -> tuple[bool, str]:
-    """Whether the backend can run here, and why (not); compiles nothing."""
+    """Check whether the library is compiled or can be. Compiles nothing.
+
+    Returns:
+        Whether it is, and a sentence that says how it is used or why it cannot be.
+
+    Examples:
+        >>> usable, reason = available()
+        >>> usable == (not obstacle() or find(library_name()) is not None)
+        True
+    """
     if find(library_name()):
         return True, 'C++ on CPUs, compiled'
     reason = obstacle()
@@ -41,7 +55,12 @@ def available() -> tuple[bool, str]:
 
 
 def obstacle() -> str:
-    """What a build would lack, and the remedy; empty if nothing."""
+    """Return what is missing for a build, with the remedy; an empty text if nothing is.
+
+    Examples:
+        >>> isinstance(obstacle(), str)
+        True
+    """
     if compiler() is None:
         return 'no C++ compiler: install g++, or set CXX'
     if _ninja_folder() is None:
@@ -54,7 +73,12 @@ def obstacle() -> str:
 
 
 def cache_folder() -> Path:
-    """PyTorch's folder of compiled extensions."""
+    """Return PyTorch's folder of compiled extensions: ``TORCH_EXTENSIONS_DIR``, or a folder in the user's cache.
+
+    Examples:
+        >>> 'TORCH_EXTENSIONS_DIR' in os.environ or cache_folder().name == 'torch_extensions'
+        True
+    """
     root = os.environ.get('TORCH_EXTENSIONS_DIR')
     if root:
         return Path(root)
@@ -62,18 +86,33 @@ def cache_folder() -> Path:
 
 
 def find(name: str) -> Path | None:
-    """The compiled library of this name, if there is one."""
+    """Return the path of the compiled library of this name, or None if there is none.
+
+    Examples:
+        >>> find('not_built') is None
+        True
+    """
     return next((path for path in (FOLDER / f'{name}.so', cache_folder() / f'{name}.so') if path.is_file()), None)
 
 
 def flags() -> list[str]:
-    """Of the compiler; those in ``MMVIM_NATIVE_FLAGS`` come last and override."""
+    """Return the compiler's flags; those in ``MMVIM_NATIVE_FLAGS`` come last, so they override the others.
+
+    Examples:
+        >>> flags()[:2]
+        ['-O3', '-march=native']
+    """
     return [*FLAGS, *os.environ.get(FLAGS_ENV, '').split()]
 
 
 @functools.cache
 def library_name() -> str:
-    """A name for what the result depends on."""
+    """Return the library's name, a digest of all that the build depends on: sources, PyTorch, flags and processor.
+
+    Examples:
+        >>> library_name().startswith('mmvim_native_')
+        True
+    """
     digest = hashlib.sha256()
     for name in SOURCES:
         digest.update((FOLDER / name).read_bytes())
@@ -88,11 +127,26 @@ def library_name() -> str:
 
 
 def build(name: str, source: Path, folder: Path) -> Path:
-    """Compile one source file to ``folder/name.so`` and load it, unless another process has just done so.
+    """Compile one source file to ``folder/name.so``, unless another process has just done so, and load it.
+
+    Args:
+        name: The library's name.
+        source: The C++ file.
+        folder: Where the library is put; made if it does not exist.
+
+    Returns:
+        The library's path.
 
     Raises:
         OSError: If the folder cannot be written.
         RuntimeError: If the compiler fails; its message is in the text.
+
+    Examples:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     source = Path(folder, 'answer.cpp')
+        ...     _ = source.write_text('extern "C" int answer() { return 42; }')
+        ...     bool(obstacle()) or build('answer', source, Path(folder)).name == 'answer.so'
+        True
     """
     target = folder / f'{name}.so'
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,18 +178,22 @@ def build(name: str, source: Path, folder: Path) -> Path:
 
 
 @functools.cache
-def load_library() -> str:
-    """Make ``torch.ops.mmvim_native`` exist, built where it must be. Asked again it gives the same answer.
+def load_library() -> str | None:
+    """Load ``torch.ops.mmvim_native``, compiling it first if necessary. Later calls return the first one's answer.
 
     Returns:
-        What went wrong, and the remedy; empty if nothing did.
+        What went wrong, with the remedy, or None.
+
+    Examples:
+        >>> bool(load_library()) or hasattr(torch.ops.mmvim_native, 'scan_forward')
+        True
     """
     name = library_name()
     found = find(name)
     if found is not None:
         try:
             torch.ops.load_library(str(found))
-            return ''
+            return None
         except OSError as error:  # not whole, or built on another system with the same processor
             with contextlib.suppress(OSError):
                 found.unlink()
@@ -148,7 +206,7 @@ def load_library() -> str:
         build(name, FOLDER / 'library.cpp', cache_folder())
     except (OSError, RuntimeError) as error:
         return f'it cannot be compiled: {error}'
-    return ''
+    return None
 
 
 def _say(text: str) -> None:
@@ -156,7 +214,7 @@ def _say(text: str) -> None:
 
 
 def _ninja_folder() -> str | None:
-    """Where ninja is: on the path, or beside the interpreter of an environment that is not activated."""
+    """Return ninja's folder: on the path, or beside the interpreter of an environment that is not activated."""
     beside = os.path.dirname(sys.executable)
     found = shutil.which('ninja') or shutil.which('ninja', path=beside)
     return os.path.dirname(found) if found else None

@@ -1,23 +1,23 @@
-// The selective scan and the convolution before it on CPUs, forward and backward, as PyTorch operators.
+// Registers the selective scan and the short convolution on CPUs, forward and backward, as PyTorch operators.
 #include <torch/library.h>
 
 #include "scan_backward.h"
 #include "conv_silu.h"
 #include "scan_forward.h"
 
-// How the kept states are cut: steps between two of them, lanes of a vector.
+// How `boundaries` is cut: steps from one boundary to the next, lanes of a vector.
 static std::vector<int64_t> layout() { return {mmvim::CHUNK, mmvim::W}; }
 
 TORCH_LIBRARY(mmvim_native, m) {
   m.def("layout() -> int[]", layout);
   m.def(
-      "scan_forward(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, "
-      "Tensor? initial, Tensor? maps, int[] map_ids, int[] reverse, int[] follow, bool softplus, bool stack, "
-      "ScalarType out_dtype, bool keep) -> (Tensor, Tensor, Tensor)");
+      "scan_forward(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+      "Tensor? initial_state, Tensor? maps, int[] map_ids, int[] reverse, int[] follow, bool delta_softplus, bool stack, "
+      "ScalarType out_dtype, bool save) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "scan_backward(Tensor grad_out, Tensor? grad_last, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
-      "Tensor? D, Tensor? z, Tensor? bias, Tensor? initial, Tensor? maps, int[] map_ids, int[] reverse, int[] follow, "
-      "bool softplus, bool stack, Tensor kept) -> "
+      "scan_backward(Tensor grad_out, Tensor? grad_last_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
+      "Tensor? D, Tensor? z, Tensor? delta_bias, Tensor? initial_state, Tensor? maps, int[] map_ids, int[] reverse, "
+      "int[] follow, bool delta_softplus, bool stack, Tensor boundaries) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_silu_forward(Tensor x, Tensor weight, Tensor? bias, int[] left) -> Tensor");
   m.def("conv_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, int[] left) -> (Tensor, Tensor, Tensor)");

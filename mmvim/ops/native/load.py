@@ -10,7 +10,7 @@ from mmvim.ops.native.build import load_library
 
 def why_not(device_type: str = 'cpu') -> str | None:
     """Load the library, compiling it first where that must be; return what went wrong, or None."""
-    return load_library() or None
+    return load_library()
 
 
 def default_for(device_type: str) -> bool:

@@ -1,4 +1,5 @@
-// Reading tensors into tiles of steps x lanes, and writing tiles back, through strides and whatever the dtype.
+// Reads tensors into tiles (steps, W), and writes tiles back, whatever the strides and the dtype of the tensor. A tile is
+// float32, one row of W lanes for each step.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -14,8 +15,9 @@ namespace mmvim {
 using at::Tensor;
 using Opt = std::optional<Tensor>;
 
-constexpr int64_t CHUNK = 32;  // steps of a tile, and between two states that are kept
+constexpr int64_t CHUNK = 32;  // steps of a tile, and between two saved boundaries
 
+// A tensor of any dtype and any strides.
 struct View {
   char* base = nullptr;
   at::ScalarType dtype = at::kFloat;
@@ -33,6 +35,7 @@ struct View {
   explicit operator bool() const { return base != nullptr; }
 };
 
+// Calls f with a value of the C++ type that a dtype stands for.
 template <class F>
 void with_type(at::ScalarType dtype, F f) {
   switch (dtype) {
@@ -43,7 +46,7 @@ void with_type(at::ScalarType dtype, F f) {
   }
 }
 
-// W numbers of any dtype.
+// W neighbouring numbers of any dtype, (W,).
 static inline vf load_as(const float* p) { return load(p); }
 static inline vf load_as(const c10::BFloat16* p) { return load_bfloat16(p); }
 static inline void store_as(float* p, vf x) { store(p, x); }
@@ -61,42 +64,43 @@ void store_as(T* p, vf v) {
   for (int i = 0; i < W; ++i) p[i] = static_cast<T>(x[i]);
 }
 
-// A row of lanes in a tensor for each position: element (position, lane) is base[offset + position * step + lane * lane_step].
+// A matrix (positions, lanes) in a tensor: its element (position, lane) is base[offset + position * step + lane * lane_step].
 struct Lanes {
   const View* view;
   int64_t offset, step, lane_step;
-  int lanes;  // of W; the rest of the tile is zero
+  int lanes;  // W or fewer; the other lanes of a tile are zero
 };
 
-// tile[t] = the row at position place[t].
-inline void gather(float* tile, const Lanes& at, const int64_t* place, int64_t steps) {
+// tile (steps, W): row t is the tensor's row at position[t].
+inline void gather(float* tile, const Lanes& at, const int64_t* position, int64_t steps) {
   with_type(at.view->dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* p = reinterpret_cast<const T*>(at.view->base) + at.offset;
-    if (at.lane_step == 1 && at.lanes == W) {
+    if (at.lane_step == 1 && at.lanes == W) {  // channels contiguous: whole vectors
       const int64_t step = at.step;
-      for (int64_t t = 0; t < steps; ++t) store(tile + t * W, load_as(p + place[t] * step));
+      for (int64_t t = 0; t < steps; ++t) store(tile + t * W, load_as(p + position[t] * step));  // (W,)
       return;
     }
-    if (at.lane_step == 0 && at.lanes == W) {  // one value for all, as the gradient of a sum is
-      for (int64_t t = 0; t < steps; ++t) store(tile + t * W, splat(static_cast<float>(p[place[t] * at.step])));
+    if (at.lane_step == 0 && at.lanes == W) {  // one value for all channels, as in the gradient of a sum
+      for (int64_t t = 0; t < steps; ++t) store(tile + t * W, splat(static_cast<float>(p[position[t] * at.step])));  // (W,)
       return;
     }
     if (at.lanes < W) std::memset(tile, 0, steps * W * sizeof(float));
-    for (int i = 0; i < at.lanes; ++i)
-      for (int64_t t = 0; t < steps; ++t) tile[t * W + i] = static_cast<float>(p[place[t] * at.step + i * at.lane_step]);
+    for (int i = 0; i < at.lanes; ++i)  // a column (steps,) at a time: tokens are the likelier neighbours here
+      for (int64_t t = 0; t < steps; ++t) tile[t * W + i] = static_cast<float>(p[position[t] * at.step + i * at.lane_step]);
   });
 }
 
-// Vectors in step order: where they are, in a float32 tensor with whole vectors, else in a tile.
+// Rows (steps, W) in step order, wherever they are: in a float32 tensor whose lanes are neighbours, or else in a tile.
 struct Rows {
   float* base;
   int64_t step;
-  const int64_t* place;
+  const int64_t* position;
 
-  float* at(int64_t t) const { return base + place[t] * step; }
+  float* at(int64_t t) const { return base + position[t] * step; }  // (W,)
 };
 
+// 0, 1, .. CHUNK - 1: the positions of a tile's rows.
 inline const int64_t* counting() {
   static const auto numbers = [] {
     std::array<int64_t, CHUNK> n;
@@ -107,19 +111,19 @@ inline const int64_t* counting() {
 }
 inline Rows rows_of_tile(float* tile) { return {tile, W, counting()}; }
 inline bool in_place(const Lanes& at) { return at.view->dtype == at::kFloat && at.lane_step == 1 && at.lanes == W; }
-inline Rows rows_in_place(const Lanes& at, const int64_t* place) {
-  return {reinterpret_cast<float*>(at.view->base) + at.offset, at.step, place};
+inline Rows rows_in_place(const Lanes& at, const int64_t* position) {
+  return {reinterpret_cast<float*>(at.view->base) + at.offset, at.step, position};
 }
-// To be read; `tile` is filled if the tensor cannot be read where it is.
-inline Rows read_rows(float* tile, const Lanes& at, const int64_t* place, int64_t steps) {
-  if (in_place(at)) return rows_in_place(at, place);
-  gather(tile, at, place, steps);
+// Rows (steps, W) for reading: those of the tensor where possible, else copied to `tile` (steps, W).
+inline Rows read_rows(float* tile, const Lanes& at, const int64_t* position, int64_t steps) {
+  if (in_place(at)) return rows_in_place(at, position);
+  gather(tile, at, position, steps);
   return rows_of_tile(tile);
 }
 
-// The row at position place[t] = tile[t], or += if Add.
+// Writes row t of tile (steps, W) to the tensor's row at position[t], or adds it if Add.
 template <bool Add>
-void scatter(const float* tile, const Lanes& at, const int64_t* place, int64_t steps) {
+void scatter(const float* tile, const Lanes& at, const int64_t* position, int64_t steps) {
   with_type(at.view->dtype, [&](auto zero) {
     using T = decltype(zero);
     T* p = reinterpret_cast<T*>(at.view->base) + at.offset;
@@ -127,32 +131,32 @@ void scatter(const float* tile, const Lanes& at, const int64_t* place, int64_t s
     if (at.lane_step == 1 && at.lanes == W) {
       const int64_t step = at.step;
       for (int64_t t = 0; t < steps; ++t) {
-        T* row = p + place[t] * step;
+        T* row = p + position[t] * step;  // (W,)
         store_as(row, Add ? load_as(row) + load(tile + t * W) : load(tile + t * W));
       }
       return;
     }
-    for (int i = 0; i < at.lanes; ++i)
-      for (int64_t t = 0; t < steps; ++t) put(p + place[t] * at.step + i * at.lane_step, tile[t * W + i]);
+    for (int i = 0; i < at.lanes; ++i)  // a column (steps,) at a time
+      for (int64_t t = 0; t < steps; ++t) put(p + position[t] * at.step + i * at.lane_step, tile[t * W + i]);
   });
 }
 
-// Rows that will be read soon, asked for one by one while others are worked on: paths along columns jump from page to
-// page, and blocks of channels from row to row, which no hardware foresees.
-struct Soon {
-  const char* base[5] = {};  // null: nothing to ask for
-  int64_t step[5];
-  const int64_t* place[5];
+// Rows that are needed next, fetched into the cache one by one while other rows are worked on. The processor cannot foresee
+// them: paths along columns jump from page to page, and blocks of channels from row to row.
+struct Prefetch {
+  const char* base[5] = {};
+  int64_t step[5];  // bytes
+  const int64_t* position[5];
   int count = 0;
 
-  void add(const Lanes& at, const int64_t* place_of) {
+  void add(const Lanes& at, const int64_t* positions) {
     if (at.lane_step != 1) return;
     base[count] = at.view->base + at.offset * at.view->item;
     step[count] = at.step * at.view->item;
-    place[count++] = place_of;
+    position[count++] = positions;
   }
-  void ask(int64_t t) const {
-    for (int i = 0; i < count; ++i) prefetch(base[i] + place[i][t] * step[i]);
+  void fetch(int64_t t) const {  // row t of each
+    for (int i = 0; i < count; ++i) prefetch(base[i] + position[i][t] * step[i]);
   }
 };
 

@@ -1,6 +1,6 @@
-// Vectors of floats and the few functions the scan needs of them. GCC and Clang vector extensions: the same source
-// becomes AVX-512, AVX2, NEON or SSE code by the compiler's target. The two places where an instruction does better than
-// the compiler are here and nowhere else.
+// Vectors of floats and the few functions that the ops need. They are GCC's and Clang's vector extensions, so one source
+// compiles to AVX-512, AVX2, NEON or SSE, whichever the compiler targets. Where AVX-512 has an instruction that the compiler
+// does not find, it is used here and in no other file.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -19,20 +19,22 @@ constexpr int W = 8;
 constexpr int W = 4;
 #endif
 
+// One number in each of the W lanes: float, int32, uint32, uint16. W is the number of lanes of the target's registers.
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
 typedef uint16_t vh __attribute__((vector_size(2 * W)));
 
-constexpr float LOG2E = 1.44269504088896341f, LOG2E_REST = 1.92596299e-8f;  // REST: what the first lacks
+constexpr float LOG2E = 1.44269504088896341f, LOG2E_REST = 1.92596299e-8f;  // REST: what LOG2E lacks
 
+// (W,) neighbouring floats; no alignment is needed.
 static inline vf load(const float* p) {
   vf v;
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof(v)); }
-// bfloat16 is the upper half of a float; rounded to nearest, to even between two.
+// (W,) neighbouring bfloat16, the upper halves of floats. Rounds to the nearest, and to the even one of two equally near.
 static inline vf load_bfloat16(const void* p) {
   vh half;
   std::memcpy(&half, p, sizeof(half));
@@ -54,7 +56,7 @@ static inline vf exp2_fraction(vf r) {
   return (c01 + c23 * z) + (c45 + 1.55946770151e-4f * z) * (z * z);
 }
 
-// 2^x with an error of about one unit in the last place; exact where x is an integer. Infinity and NaN as they must be.
+// 2^x with an error of about one unit in the last place, exact for integers. Infinity and NaN come out as they should.
 #if defined(MMVIM_AVX512)
 // 2^r for 0 <= r < 1.
 static inline vf exp2_above(vf r) {
@@ -66,35 +68,35 @@ static inline vf exp2_above(vf r) {
   return p * r + 1.f;
 }
 static inline vf exp2(vf x) {
-  // x = floor(x) + r; VREDUCEPS gives 0 for infinite x, and VSCALEFPS takes the floor of its exponent itself.
+  // x = floor(x) + r. VREDUCEPS gives r, or 0 for infinite x; VSCALEFPS takes the floor of its second operand itself.
   return (vf)_mm512_scalef_ps((__m512)exp2_above((vf)_mm512_reduce_ps((__m512)x, 1)), (__m512)x);
 }
 #else
 static inline vf exp2(vf x) {
   const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
-  vf top = splat(129.f), bottom = splat(-127.f);  // beyond: infinity, and zero instead of a subnormal number
+  vf top = splat(129.f), bottom = splat(-127.f);  // beyond them: infinity, and zero in place of subnormal numbers
   vf c = x > top ? top : x;
   c = c < bottom ? bottom : c;
   vf shifted = c + magic, r = c - (shifted - magic);
   vf p = exp2_fraction(r);
-  // 2^(k-1), doubled afterwards, so that the largest exponents do not overflow early.
+  // 2^(k-1), doubled afterwards, so that the largest results do not overflow too early.
   vi bits = (vi)shifted - (vi)magic + 126;
   bits = bits < 0 ? vi{} : bits;
   bits = bits > 254 ? vi{} + 254 : bits;
   return p * (vf)(bits << 23) * 2.f;
 }
-// p * 2^k for whole k of at most 250 in size: in two steps, so that neither factor leaves the range of normal numbers.
+// p * 2^k for integers |k| <= 250, in two steps so that neither factor leaves the range of normal numbers.
 static inline vf scale(vf p, vf k) {
   const vi whole = __builtin_convertvector(k, vi), half = whole >> 1;
   return p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
 }
 #endif
 
-// e^x with an error of about one unit in the last place: the remainder is taken off in two parts.
+// e^x with an error of about one unit in the last place. log2(e), or log(2), is split in two to keep the remainder exact.
 static inline vf exp(vf x) {
 #if defined(MMVIM_AVX512)
   const __m512 top = _mm512_set1_ps(89.f), bottom = _mm512_set1_ps(-104.f);
-  const vf c = (vf)_mm512_max_ps(bottom, _mm512_min_ps(top, (__m512)x));  // NaN is the second operand, and stays
+  const vf c = (vf)_mm512_max_ps(bottom, _mm512_min_ps(top, (__m512)x));  // as the second operand, NaN stays
   // x log2(e) as the sum of two numbers.
   const vf k = c * LOG2E, rest = (vf)_mm512_fmsub_ps((__m512)c, _mm512_set1_ps(LOG2E), (__m512)k) + c * LOG2E_REST;
   return (vf)_mm512_scalef_ps((__m512)exp2_above((vf)_mm512_reduce_ps((__m512)k, 1) + rest), (__m512)k);
@@ -110,7 +112,7 @@ static inline vf exp(vf x) {
 #endif
 }
 
-// log(1 + x) for 0 <= x <= 1, with an error of about one unit in the last place (also of small results).
+// log(1 + x) for 0 <= x <= 1, with an error of about one unit in the last place, for small x too.
 static inline vf log1p_unit(vf x) {
   vf p = x * -3.17605809e-3f + 1.95425251e-2f;
   p = p * x - 5.63736117e-2f;
@@ -139,8 +141,8 @@ static inline vf sigmoid(vf x) {
   return x < 0.f ? e * r : r;
 }
 
-// log(1 + exp(x)); as PyTorch's, which takes x itself above 20: what it leaves out there is below half a unit. With
-// Slope also the derivative, which is sigmoid(x).
+// log(1 + exp(x)). PyTorch returns x itself above 20, which is the same: the difference is below half a unit there. With
+// Slope also computes the derivative, sigmoid(x).
 template <bool Slope>
 static inline vf softplus(vf x, vf& slope) {
   const vf e = exp(x < 0.f ? x : -x);
@@ -151,13 +153,13 @@ static inline vf softplus(vf x, vf& slope) {
   return (x > 0.f ? x : vf{}) + log1p_unit(e);
 }
 
-// v[0] becomes the vector of the W vectors' sums: lane i is the sum over the lanes of v[i].
+// Sums each of the vectors v (W, W) over its lanes: lane i of v[0] becomes the sum of v[i]. The others may be overwritten.
 static inline void sum_lanes(vf* v) {
 #if defined(__GNUC__) && !defined(__clang__)
   vi lane;
   for (int i = 0; i < W; ++i) lane[i] = i;
   for (int s = W / 2; s > 0; s /= 2) {
-    vi bit = (lane & s) != 0 ? vi{} + W : vi{};  // lanes of the upper half take from the second vector
+    vi bit = (lane & s) != 0 ? vi{} + W : vi{};  // these lanes take from the second of the two vectors
     for (int i = 0; i < s; ++i)
       v[i] = __builtin_shuffle(v[i], v[i + s], lane + bit) + __builtin_shuffle(v[i], v[i + s], (lane ^ s) + bit);
   }
