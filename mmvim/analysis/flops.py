@@ -73,7 +73,7 @@ _FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_at
 
 def _is_scan(operator: object) -> bool:
     name = str(getattr(operator, '_qualified_op_name', operator))
-    return name.startswith(('mmvim::selective_scan', 'mmvim_native::scan'))
+    return name.startswith('mmvim::selective_scan')
 
 
 def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[str, Complexity]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from triton_resources import build_launches
 
-from mmvim.ops.triton_host.device import installed, interpreting
 from mmvim.ops.selective_scan.triton.blocks import Blocks
+from mmvim.ops.triton_host.device import installed, interpreting
 
 pytestmark = pytest.mark.skipif(
     not installed() or interpreting() or importlib.util.find_spec('triton.backends.amd') is None,

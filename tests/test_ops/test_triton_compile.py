@@ -26,11 +26,11 @@ from triton_resources import (
 )
 
 from mmvim.ops.selective_scan.arguments import single_path
-from mmvim.ops.triton_host.device import installed, interpreting
 from mmvim.ops.selective_scan.triton.block_table import TABLE, Row
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, row_for
 from mmvim.ops.selective_scan.triton.launches import can_run
 from mmvim.ops.selective_scan.triton.sizes import Sizes
+from mmvim.ops.triton_host.device import installed, interpreting
 
 pytestmark = pytest.mark.skipif(not installed() or interpreting(), reason='Triton is not installed, or interprets')
 

@@ -31,8 +31,8 @@ MODELS: dict[str, dict] = {
 }
 # Beginnings of the profiler's names.
 KINDS = {
-    'selective scan': ('mmvim_native::scan', 'mmvim::selective_scan', 'mmvim_native::scan_backward'),
-    'short convolution + SiLU': ('mmvim_native::conv_silu', '_DepthwiseConv1d', 'aten::silu'),
+    'selective scan': ('mmvim::selective_scan', 'mmvim_native::scan'),
+    'short convolution + SiLU': ('mmvim::conv_silu', 'mmvim_native::conv_silu'),
     'matrix products': ('aten::mm', 'aten::addmm', 'aten::bmm', 'aten::linear', 'aten::matmul'),
     'attention': ('aten::_scaled_dot_product', 'aten::scaled_dot_product'),
     'other convolutions': ('aten::convolution', 'aten::_convolution', 'aten::mkldnn_convolution', 'aten::conv'),

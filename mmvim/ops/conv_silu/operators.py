@@ -26,11 +26,12 @@ class Implementation(NamedTuple):
     Attributes:
         forward: From x (B, L, D), weight (K, D, I), bias (K, D) or None and left (K numbers): (B, K, L, D), contiguous,
             in the dtype of x.
-        backward: From the gradient and the same: those of x, weight and bias, contiguous, in their dtypes.
+        backward: From the gradient and the same: those of x, weight and bias, contiguous, in their dtypes. None for the
+            reference, which autograd differentiates.
     """
 
     forward: Callable[..., Tensor]
-    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None
 
 
 def _serving(backend: str, x: Tensor, weight: Tensor) -> Implementation:
@@ -48,18 +49,17 @@ def _fake_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence
 def _run_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _serving(backend, x, weight).backward(grad, x, weight, bias, left)
+    backward = _serving(backend, x, weight).backward
+    if backward is None:
+        raise RuntimeError('autograd differentiates the reference, not this operator: name another backend')
+    return backward(grad, x, weight, bias, left)
 
 
 def _fake_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    none = bias is None
-    return (
-        x.new_empty(x.shape),
-        weight.new_empty(weight.shape),
-        (weight if none else bias).new_empty(0 if none else bias.shape),
-    )
+    grad_bias = weight.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias
 
 
 conv_silu_fwd = define_operator(f'conv_silu_fwd({_INPUTS}) -> Tensor', _run_forward, _fake_forward)

@@ -25,6 +25,6 @@ def conv_silu_reference(x: Tensor, weight: Tensor, bias: Tensor | None, left: Se
     outputs = []
     for k, past in enumerate(left):
         padded = F.pad(x, (0, 0, past, taps - 1 - past))  # (B, L + I - 1, D)
-        y = sum(padded[:, i : i + length] * weight[k, :, i] for i in range(taps))
+        y = torch.stack([padded[:, i : i + length] * weight[k, :, i] for i in range(taps)]).sum(0)  # (B, L, D)
         outputs.append(F.silu(y if bias is None else y + bias[k]))
     return torch.stack(outputs, dim=1)

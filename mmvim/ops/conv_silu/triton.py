@@ -131,7 +131,9 @@ def backward(
         launches, grad_x, weight_parts, bias_parts = backward_launches(grad, x, weight, bias, left)
         for launch in launches:
             launch.run()
-        grad_bias = x.new_empty(0) if bias_parts is None else bias_parts.sum((0, 1)).to(bias.dtype)
+        grad_bias = weight.new_empty(0)
+        if bias is not None and bias_parts is not None:
+            grad_bias = bias_parts.sum((0, 1)).to(bias.dtype)
         return grad_x, weight_parts.sum((0, 1)).to(weight.dtype), grad_bias
 
 

@@ -101,7 +101,7 @@ def single_path(
     reverse: bool,
     out_dtype: torch.dtype | None,
 ) -> ScanArguments:
-    """Arguments of :func:`mmvim.ops.selective_scan` in the common form."""
+    """Check the arguments of :func:`mmvim.ops.selective_scan`; return them in the common form."""
     _check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     _check_dim('u', u, (3,), '(B, D, L)')
     batch, dim, length = u.shape
@@ -151,7 +151,7 @@ def several_paths(
     combine: str,
     out_dtype: torch.dtype | None,
 ) -> ScanArguments:
-    """Arguments of :func:`mmvim.ops.selective_scan_paths` in the common form."""
+    """Check the arguments of :func:`mmvim.ops.selective_scan_paths`; return them in the common form."""
     _check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     if isinstance(paths, (str, ScanPath, Tensor)) or len(paths) == 0:
         raise ValueError(f'paths must be a sequence of at least one scan path, got {paths!r}')
@@ -281,14 +281,17 @@ def _paths_projection(name: str, x: Tensor, num: int, batch: int, dim: int, d_st
 def _one_grouping(B: Tensor, C: Tensor, state: torch.dtype) -> tuple[Tensor, Tensor]:
     """Give B and C one number of groups, and the state dtype where they are constant."""
     groups = math.lcm(*(x.shape[2] for x in (B, C) if x.dim() == 5))
-    return tuple(
-        x.to(state) if x.dim() == 3 else x if x.shape[2] == groups else x.repeat_interleave(groups // x.shape[2], dim=2)
-        for x in (B, C)
-    )
+
+    def regroup(x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            return x.to(state)
+        return x if x.shape[2] == groups else x.repeat_interleave(groups // x.shape[2], dim=2)  # (b, 1|K, G, N, L)
+
+    return regroup(B), regroup(C)
 
 
 def _per_path(name: str, x: Tensor, num: int, before: tuple[int, ...], after: tuple[int, ...], expected: str) -> Tensor:
-    """Put the path axis into `x` where it is shared, and check the shape."""
+    """Put the path axis into ``x`` where it is shared, and check the shape."""
     if x.dim() == len(before) + len(after):
         _check_shape(name, x, (*before, *after), expected)
         return x.unsqueeze(len(before))
@@ -299,9 +302,8 @@ def _per_path(name: str, x: Tensor, num: int, before: tuple[int, ...], after: tu
     return x
 
 
-def _check_tensors(**tensors: Tensor | None) -> None:
-    u = tensors['u']
-    for name, x in tensors.items():
+def _check_tensors(u: Tensor, **others: Tensor | None) -> None:
+    for name, x in {'u': u, **others}.items():
         if x is None and name not in ('u', 'delta', 'A', 'B', 'C'):
             continue
         if not isinstance(x, Tensor):

@@ -41,8 +41,8 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
     grads = torch.ops.mmvim_native.scan_backward(
         grad_out, grad_last_state, *args[: len(TENSORS)], *_flags(args), saved.view(_boundaries_shape(args))
     )
-    inputs = zip(TENSORS, args, strict=False)
-    return {name: grad.to(x.dtype) for (name, x), grad in zip(inputs, grads, strict=False) if x is not None}
+    found, tensors = dict(zip(TENSORS, grads, strict=False)), args.tensors()
+    return {name: grad.to(tensors[name].dtype) for name, grad in found.items() if name in tensors}
 
 
 def saved_size(args: ScanArguments) -> int:

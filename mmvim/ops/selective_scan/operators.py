@@ -40,12 +40,13 @@ class Implementation(NamedTuple):
         forward: From the arguments and whether to save: out, last_state and saved, laid out as
             :func:`fake_forward` says.
         backward: From the arguments, the gradients of out and last_state and what the forward pass saved: gradients of
-            all tensors but maps, by name, in their dtypes, laid out by :func:`empty_rows`.
+            all tensors but maps, by name, in their dtypes, laid out by :func:`empty_rows`. None for the reference,
+            which autograd differentiates.
         saved_size: Number of values that the forward pass saves.
     """
 
     forward: Callable[[ScanArguments, bool], tuple[Tensor, Tensor, Tensor]]
-    backward: Callable[[ScanArguments, Tensor, Tensor | None, Tensor], dict[str, Tensor]]
+    backward: Callable[[ScanArguments, Tensor, Tensor | None, Tensor], dict[str, Tensor]] | None
     saved_size: Callable[[ScanArguments], int]
 
 
@@ -58,8 +59,7 @@ def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
     name = BACKENDS.select(backend, args.u.device.type, args)
     if name == REFERENCE:  # differentiated by autograd, as often as one likes
         return scan_reference(args)
-    tensors = args[: len(TENSORS)]
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors) and not _exporting():
+    if torch.is_grad_enabled() and any(x.requires_grad for x in args.tensors().values()) and not _exporting():
         return selective_scan_fwd(*args, True, name)[:2]
     name = BACKENDS.requested(backend) if backend else AUTO
     if torch.compiler.is_compiling():
@@ -103,7 +103,10 @@ def fake_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _run_backward(grad_out: Tensor, grad_last: Tensor | None, saved: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     args = ScanArguments(*inputs[:-1], out_dtype=grad_out.dtype)
-    grads = _serving(inputs[-1], args).backward(args, grad_out, grad_last, saved)
+    backward = _serving(inputs[-1], args).backward
+    if backward is None:
+        raise RuntimeError('autograd differentiates the reference, not this operator: name another backend')
+    grads = backward(args, grad_out, grad_last, saved)
     absent = args.A.new_empty(0)
     return tuple(grads.get(name, absent) for name in TENSORS[:-1])
 
@@ -130,7 +133,7 @@ def _differentiate(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | 
     if grad_out is None and grad_last_state is None:
         return (None,) * count
     saved, *tensors = ctx.saved_tensors  # once: asking again fails under activation checkpointing
-    args, backend = ScanArguments(*tensors, *ctx.flags, ctx.out_dtype), ctx.backend
+    args, backend = ScanArguments(*(*tensors, *ctx.flags, ctx.out_dtype)), ctx.backend
     if not ctx.saves:  # of an exported program
         backend = BACKENDS.select(backend, args.u.device.type, args)
         saved = selective_scan_fwd(*(x.detach() if isinstance(x, Tensor) else x for x in args), True, backend)[2]

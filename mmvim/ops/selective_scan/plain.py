@@ -94,9 +94,9 @@ class Scan:
         return x.unflatten(2, (self.groups, -1)).permute(1, 0, 2, 4, 3)
 
     def as_rows(self, x: Tensor) -> Tensor:
-        """Return (b, 1|K, D, L) or (b, 1|K, G, N, L) as (1|K * L, b, G, C or N), a view of what :func:`empty_rows` made.
+        """Return (b, 1|K, D, L) or (b, 1|K, G, N, L) as (1|K * L, b, G, C or N), a view where that can be.
 
-        Anything else whose rows are not dense is copied, once a call: a row is then read at the speed of memory.
+        What :func:`empty_rows` made is viewed. Rows that are not dense are copied, once a call, to be read fast.
         """
         x = (x.unflatten(2, (self.groups, -1)) if x.dim() == 4 else x).permute(1, 4, 0, 2, 3)  # (1|K, L, b, G, C or N)
         x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

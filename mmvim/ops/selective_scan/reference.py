@@ -39,7 +39,7 @@ def scan_reference(args: ScanArguments) -> tuple[Tensor, Tensor]:
 
 
 def _scan_path(args: ScanArguments, k: int) -> tuple[Tensor, Tensor]:
-    """Path k alone: its output (b, D, L) at raster positions, and its last state (b, D, N)."""
+    """Run path k alone: its output (b, D, L) at raster positions, and its last state (b, D, N)."""
     dtype = args.A.dtype
     batch, _, dim, length = args.u.shape
     d_state = args.A.shape[-1]
@@ -62,19 +62,18 @@ def _scan_path(args: ScanArguments, k: int) -> tuple[Tensor, Tensor]:
         delta = F.softplus(delta)
 
     h = u.new_zeros(batch, dim, d_state) if args.initial_state is None else args.initial_state[:, k]
-    y = []
+    outputs = []
     for t in range(length):
         h = torch.exp(delta[..., t, None] * A) * h + (delta[..., t] * u[..., t])[..., None] * B[..., t]
-        y.append((h * C[..., t]).sum(dim=-1))
-    y = torch.stack(y, dim=-1) if y else u
+        outputs.append((h * C[..., t]).sum(dim=-1))
+    y = torch.stack(outputs, dim=-1) if outputs else u  # (b, D, L)
     if args.D is not None:
         y = y + args.D[k if args.D.shape[0] > 1 else 0][:, None] * u
     return torch.zeros_like(y).index_copy(-1, order, y), h
 
 
 def _order(args: ScanArguments, k: int) -> Tensor:
-    """Raster position of each step of path k, int64 (L,)."""
-    length = args.u.shape[-1]
+    """Return the raster position of each step of path k, int64 (L,)."""
     m = args.map_ids[k]
-    order = torch.arange(length, device=args.u.device) if m < 0 else args.maps[m]
+    order = torch.arange(args.u.shape[-1], device=args.u.device) if m < 0 or args.maps is None else args.maps[m]
     return order.flip(0) if args.reverse[k] else order
