@@ -131,9 +131,6 @@ class Report:
             else:
                 self.unexpected.append(name)
 
-    # What these methods were called before.
-    account, demand_outputs, leave_over = compare, require_output_norms, note_leftovers
-
     def check(self, strict: bool = True) -> None:
         """Raise if the file does not fit.
 
