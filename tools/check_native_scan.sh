@@ -51,7 +51,7 @@ for build in "$@"; do
       if ! grep -qw avx2 /proc/cpuinfo 2>/dev/null; then echo 'left out: this processor has no AVX2'; continue; fi
       check '-march=x86-64-v3' ;;
     portable)
-      if [ "$(uname -m)" != x86_64 ]; then echo 'left out: the processor is not an x86, and the ordinary build is portable'; continue; fi
+      if [ "$(uname -m)" != x86_64 ]; then echo 'left out: this processor is not an x86; the ordinary build is portable'; continue; fi
       check '-march=x86-64' ;;
   esac
 done
