@@ -206,7 +206,7 @@ def check_tensors(tensors: dict[str, Tensor], name: str) -> None:
     odd = {k: kind for k, v in tensors.items() if (kind := _oddity(v))}
     if odd:
         raise CheckpointError(
-            f'{name} holds {len(odd)} tensors that are no plain weights '
+            f'{name} holds {len(odd)} tensors that are not plain weights '
             f'({some(f"{k}: {kind}" for k, kind in odd.items())})',
             'save them as dense floating-point tensors',
         )
@@ -257,7 +257,7 @@ def check_target(path: str) -> Path:
     target = Path(path).expanduser()
     problem = None
     if not target.name or os.path.isdir(target):
-        problem = 'is a folder' if path else 'is no name'
+        problem = 'is a folder' if path else 'is not a name'
     elif not os.path.isdir(target.parent):
         problem = f'cannot be written (there is no folder {target.parent})'
     elif not os.access(target.parent, os.W_OK):

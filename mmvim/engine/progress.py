@@ -56,7 +56,7 @@ class ProgressDisplay:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether bars are drawn."""
+        """True if bars are drawn."""
         return self.console.is_terminal
 
     def __enter__(self) -> ProgressDisplay:

@@ -120,7 +120,7 @@ def test_tensors_that_are_no_plain_weights(refused, weights, write):
     plain = weights[name]
     odd = {'complex': plain.to(torch.complex64), 'sparse_coo': plain.to_sparse(), 'without data': plain.to('meta')}
     for kind, tensor in odd.items():
-        refused(write({**weights, name: tensor}), rf'1 tensors that are no plain weights \({name}: {kind}\)')
+        refused(write({**weights, name: tensor}), rf'1 tensors that are not plain weights \({name}: {kind}\)')
     refused(
         write({**weights, name: plain.to(torch.int8)}),
         rf'of another shape or kind \({name}: int8 in the file, float32 in the model\)',
@@ -136,7 +136,7 @@ def test_numbers_out_of_nothing(refused, weights, write):
     """A few bytes that claim to be a trillion numbers are refused before they are looked at one by one."""
     for name in ('layers.0.mixer.A_log', 'something'):
         claimed = torch.zeros(1).expand(10**6, 10**6)
-        refused(write({**weights, name: claimed}), rf'no plain weights \({name}: expanded')
+        refused(write({**weights, name: claimed}), rf'not plain weights \({name}: expanded')
 
 
 def test_numbers_too_large_for_a_weight(refused, weights, write):

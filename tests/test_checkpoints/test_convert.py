@@ -154,7 +154,7 @@ def full_disk(content, stream):
 def test_outputs_that_cannot_be(write, tmp_path, monkeypatch):
     content = {'state_dict': published_vim()}
     for path, match in (
-        ('', "'' is no name"),
+        ('', "'' is not a name"),
         (tmp_path, 'is a folder'),
         (f'{tmp_path}/', 'is a folder'),
         (tmp_path / 'none' / 'x.pth', 'there is no folder .*none'),

@@ -185,7 +185,7 @@ def test_wrong_files(evaluate, fails, seg, tmp_path):
     write({**weights, name: weights[name].to(torch.int8)}, tmp_path / 'file.pth', 'mmengine')
     assert f'has integers for {name}' in fails(*command, status=2)
     write({**weights, name: weights[name].to_sparse()}, tmp_path / 'file.pth', 'mmengine')
-    assert f'no plain weights ({name}: sparse_coo)' in fails(*command, status=1)
+    assert f'not plain weights ({name}: sparse_coo)' in fails(*command, status=1)
     assert not (tmp_path / 'work').exists()
 
 
@@ -247,7 +247,7 @@ def test_converters(classifier, fails, tmp_path, capsys):
     assert '14 x 14 to 32 x 32' in out and "compat='upstream'" in out
     assert 'either OUT or --check' in fails(there, classifier, status=2)
     assert 'there is no folder' in fails(there, classifier, tmp_path / 'none' / 'x.pth', status=1)
-    assert 'is no name' in fails(back, tmp_path / 'plain.pth', '', status=1)
+    assert 'is not a name' in fails(back, tmp_path / 'plain.pth', '', status=1)
     assert "it is arch='tiny'" in fails(there, classifier, '--check', '--arch', 'small', status=2)
     assert "no option 'window'" in fails(there, classifier, '--check', '--options', 'window=3', status=1)
     assert 'give FILE' in fails(there, classifier, '--check', '--options', 'file=x', status=2)

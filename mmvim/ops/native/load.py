@@ -1,4 +1,4 @@
-"""Whether the C++ library can be used, told to every op that has a part in it."""
+"""Load the C++ library for every op that has a part in it, and say why where it cannot be used."""
 
 from __future__ import annotations
 

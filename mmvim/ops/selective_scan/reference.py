@@ -21,7 +21,7 @@ def scan_reference(args: ScanArguments) -> tuple[Tensor, Tensor]:
     """Run all K scans one after the other.
 
     Returns:
-        out: (b, D, L), or (b, K, D, L) if `args.stack`, in `args.out_dtype`.
+        out: (b, D, L), or (b, K, D, L) if ``args.stack``, in ``args.out_dtype``.
         last_state: (b, K, D, N), in the state dtype (that of A).
     """
     outputs, last_states = [], []

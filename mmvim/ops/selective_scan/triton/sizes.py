@@ -89,7 +89,7 @@ class Sizes:
 
     @cached_property
     def reverse(self) -> int:
-        """Whether each path walks its map backwards, in one bit each."""
+        """The direction of every path in one bit each, 1 for backwards."""
         return sum(bool(backward) << k for k, backward in enumerate(self.args.reverse))
 
     @cached_property
