@@ -77,12 +77,11 @@ def conv_forward(
     Channels are contiguous in x; bias (FILTERS, dim) may be None.
     """
     d, t, _, k, b = locate(length, dim, FILTERS, BLOCK_L, BLOCK_D)
+    x_ptr += b * x_b
     shift = (left >> (4 * k)) & 15
-    value = convolve(
-        x_ptr + b * x_b, weight_ptr, bias_ptr, k, shift, t, d, length, dim, x_l, TAPS, BLOCK_L, BLOCK_D
-    )  # (BLOCK_L, BLOCK_D)
-    offset = ((b * FILTERS + k) * length + t) * dim + d
-    tl.store(y_ptr + offset, value * sigmoid(value), mask=(t < length) & (d < dim))
+    value = convolve(x_ptr, weight_ptr, bias_ptr, k, shift, t, d, length, dim, x_l, TAPS, BLOCK_L, BLOCK_D)
+    valid = (t < length) & (d < dim)
+    tl.store(y_ptr + ((b * FILTERS + k) * length + t) * dim + d, value * sigmoid(value), mask=valid)
 
 
 @triton.jit(do_not_specialize=('length', 'left'))
@@ -153,10 +152,8 @@ def conv_transposed(
         shift = (left >> (4 * k)) & 15
         for i in tl.static_range(TAPS):
             s = t - i + shift
-            weight = tl.load(weight_ptr + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0)  # (1, BLOCK_D)
-            weight = weight.to(tl.float32)
-            offset = ((b * FILTERS + k) * length + s) * dim + d
+            weight = tl.load(weight_ptr + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0).to(tl.float32)
             seen = (s >= 0) & (s < length) & (d < dim)
-            dc = tl.load(dc_ptr + offset, mask=seen, other=0.0)  # (BLOCK_L, BLOCK_D)
-            total += weight * dc.to(tl.float32)
+            dc = tl.load(dc_ptr + ((b * FILTERS + k) * length + s) * dim + d, mask=seen, other=0.0)
+            total += weight * dc.to(tl.float32)  # (1, BLOCK_D) * (BLOCK_L, BLOCK_D)
     tl.store(dx_ptr + (b * length + t) * dim + d, total, mask=(t < length) & (d < dim))  # (BLOCK_L, BLOCK_D)

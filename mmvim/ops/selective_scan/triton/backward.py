@@ -20,6 +20,7 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
     LOG2E,
+    VARYING,
     locate,
     position,
     read_tile,
@@ -29,24 +30,7 @@ from mmvim.ops.selective_scan.triton.tiles import (
 )
 
 
-@triton.jit(
-    do_not_specialize=(
-        'length',
-        'segment',
-        'segments',
-        'blocks',
-        'map_ids',
-        'reverse',
-        'B_b',
-        'B_k',
-        'B_g',
-        'B_l',
-        'C_b',
-        'C_k',
-        'C_g',
-        'C_l',
-    )
-)
+@triton.jit(do_not_specialize=VARYING)
 def scan_backward(
     dout_ptr,
     u_ptr,

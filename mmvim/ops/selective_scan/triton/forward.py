@@ -16,6 +16,7 @@ import triton.language as tl
 
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
+    VARYING,
     locate,
     position,
     read_tile,
@@ -53,24 +54,7 @@ def store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, valid):
     tl.store(out_ptr + p * dim, y, mask=valid)  # (BLOCK_D,)
 
 
-@triton.jit(
-    do_not_specialize=(
-        'length',
-        'segment',
-        'segments',
-        'blocks',
-        'map_ids',
-        'reverse',
-        'B_b',
-        'B_k',
-        'B_g',
-        'B_l',
-        'C_b',
-        'C_k',
-        'C_g',
-        'C_l',
-    )
-)
+@triton.jit(do_not_specialize=VARYING)
 def scan_forward(
     u_ptr,
     delta_ptr,

@@ -3,10 +3,10 @@
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.tiles import position, sigmoid, unpack_path
+from mmvim.ops.selective_scan.triton.tiles import VARYING, position, sigmoid, unpack_path
 
 
-@triton.jit(do_not_specialize=('length',))
+@triton.jit(do_not_specialize=VARYING)
 def merge_paths(
     x_ptr,
     z_ptr,
@@ -46,7 +46,7 @@ def merge_paths(
     tl.store(out_ptr + offset, total, mask=valid)  # (BLOCK_L, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=('length', 'blocks', 'map_ids', 'reverse'))
+@triton.jit(do_not_specialize=VARYING)
 def collect_projections(
     x_ptr,
     maps_ptr,

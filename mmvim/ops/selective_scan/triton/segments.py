@@ -11,7 +11,16 @@ delta * B * u. Many states wait in memory (STATES_IN_MEMORY), see ``forward.py``
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.tiles import LOG2E, locate, position, read_tile, sigmoid, step_size, unpack_path
+from mmvim.ops.selective_scan.triton.tiles import (
+    LOG2E,
+    VARYING,
+    locate,
+    position,
+    read_tile,
+    sigmoid,
+    step_size,
+    unpack_path,
+)
 
 
 @triton.jit
@@ -27,9 +36,7 @@ def advance_tile(state, rate, steps, v, W_ptrs, n, ADJOINT: tl.constexpr, STEPS:
     return state
 
 
-@triton.jit(
-    do_not_specialize=('length', 'segment', 'segments', 'blocks', 'map_ids', 'reverse', 'W_b', 'W_k', 'W_g', 'W_l')
-)
+@triton.jit(do_not_specialize=VARYING)
 def segment_ends(
     x_ptr,
     delta_ptr,
@@ -158,7 +165,7 @@ def segment_ends(
             tl.store(ends_ptr + n * dim, h[n], mask=lanes)  # (BLOCK_D,)
 
 
-@triton.jit(do_not_specialize=('segments',))
+@triton.jit(do_not_specialize=VARYING)
 def chain_segments(
     ends_ptr,
     totals_ptr,

@@ -18,6 +18,12 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+# What varies from call to call, as L and the strides of projections do: no kernel is compiled anew because such a value
+# is 1 or a multiple of 16.
+VARYING = (
+    *('length', 'segment', 'segments', 'blocks', 'map_ids', 'reverse'),
+    *(f'{name}_{axis}' for name in 'BCW' for axis in 'bkgl'),
+)
 
 
 @triton.jit
