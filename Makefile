@@ -31,9 +31,10 @@ test: ## run the test suite; the first time this compiles mmcv's operators (abou
 	@tools/setup_env.sh test
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: ## check style and types
+lint: ## check style, format and types
 	@tools/setup_env.sh lint
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
 sanitize: ## run the scan's tests on builds of its C++ with sanitizers, for AVX2 and for any x86

@@ -5,20 +5,17 @@ there for ``mmvim::vim/...`` in ``_base_``, and MIM for ``mim train mmvim``. A w
 editable install gets links into the checkout, so that an edited config takes effect at once. Building a wheel never
 touches the checkout, so an editable install survives it.
 
-Neither OpenMMLab family is required by default: both install the same import names under different distribution names,
-and only the user knows which one is there. The extras ``seg`` and ``det`` install the maintained family (onedl-*), the
-extras ``seg-openmmlab`` and ``det-openmmlab`` the original one; they exclude each other.
+What does not depend on the machine is in ``pyproject.toml``: metadata, requirements, settings of the tools.
 """
 
 import importlib.util
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.develop import develop
 from setuptools.command.sdist import sdist
@@ -163,55 +160,9 @@ def native_scan() -> dict[str, Any]:
     }
 
 
-def version() -> str:
-    """Read the version without importing the package."""
-    return re.search(r"^__version__ = '(.+)'$", (ROOT / 'mmvim/__init__.py').read_text('utf-8'), re.MULTILINE)[1]
-
-
-def long_description() -> str:
-    """Return the README, or an empty text if it is missing."""
-    readme = ROOT / 'README.md'
-    return readme.read_text('utf-8') if readme.exists() else ''
-
-
-ONEDL = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3']
-# mmengine 0.10.7 needs pkg_resources, which setuptools 81 dropped; mmsegmentation 1.2.2 does not name ftfy and regex
-OPENMMLAB = ['mmengine>=0.10.5', 'mmcv>=2.0.0,<2.2.0', 'setuptools<81']
-SEG_OPENMMLAB = [*OPENMMLAB, 'mmsegmentation>=1.2.2', 'ftfy', 'regex']
-
 native = native_scan()
 
 setup(
-    name='mmvim',
-    version=version(),
-    description='Vision state-space backbones for MMSegmentation and MMDetection',
-    long_description=long_description(),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    license_files=['LICENSE'],
-    keywords='computer vision, state-space models, Mamba, semantic segmentation, object detection',
-    classifiers=[
-        'Development Status :: 4 - Beta',
-        'Intended Audience :: Science/Research',
-        'Operating System :: OS Independent',
-        'Programming Language :: Python :: 3',
-        'Topic :: Scientific/Engineering :: Image Recognition',
-    ],
-    packages=find_packages(include=['mmvim', 'mmvim.*']),
-    package_data={'mmvim': ['**/*.cpp', '**/*.h']},
     ext_modules=native.get('ext_modules', []),
     cmdclass={'build_py': BuildPy, 'develop': Develop, 'sdist': Sdist, **native.get('cmdclass', {})},
-    python_requires='>=3.10',
-    # ninja: PyTorch compiles mmvim's native operators with it, where there is a compiler
-    install_requires=['torch>=2.4', 'einops>=0.7', 'numpy>=1.24', 'ninja'],
-    extras_require={
-        'seg': [*ONEDL, 'onedl-mmsegmentation>=1.4'],
-        'det': [*ONEDL, 'onedl-mmdetection>=3.5'],
-        'seg-openmmlab': SEG_OPENMMLAB,
-        'det-openmmlab': [*OPENMMLAB, 'mmdet>=3.3.0'],
-        'cls': [*ONEDL, 'onedl-mmpretrain>=1.3'],
-        'safetensors': ['safetensors>=0.4'],
-        'triton': ['triton>=3.0; platform_system == "Linux" and platform_machine == "x86_64"'],
-        'dev': ['mypy', 'pytest', 'ruff', 'setuptools', 'wheel'],
-    },
 )

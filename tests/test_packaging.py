@@ -8,15 +8,19 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import setuptools
+import yaml
 
+import mmvim
 from mmvim.ops.native import build as build_native
 
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']
 LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', '*.so', '.*')
 # Where the libraries are, without the checkout itself: subprocesses run with -S and this path, so that an editable
 # mmvim of the environment under test is not found there.
@@ -51,7 +55,7 @@ def copy_tree(target):
     target.mkdir()
     for name in ('mmvim', 'configs', 'tools'):
         shutil.copytree(ROOT / name, target / name, ignore=LEFT_OUT)
-    for name in ('setup.py', 'setup.cfg', 'README.md', 'LICENSE'):
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, target / name)
     return target
 
@@ -176,6 +180,22 @@ def test_an_incomplete_tree_is_named(tmp_path):
     failed = build('build_wheel', tree, tmp_path / 'wheel', check=False)
     assert failed.returncode != 0 and 'configs/model-index.yml is missing' in failed.stderr
     assert not list((tmp_path / 'wheel').glob('*.whl'))
+
+
+def test_the_supported_pythons_are_the_same_everywhere():
+    oldest = PROJECT['requires-python'].removeprefix('>=')
+    files = ('README.md', 'CONTRIBUTING.md', 'tools/setup_env.sh')
+    text = '\n'.join((ROOT / name).read_text('utf-8') for name in files)
+    assert set(re.findall(r'(?:Python|version) (3\.\d+) or (?:newer|later)', text)) == {oldest}
+    assert f'sys.version_info < ({oldest.replace(".", ", ")})' in text
+    jobs = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text('utf-8'))['jobs']
+    pythons = [step['with']['python-version'] for job in jobs.values() for step in job['steps'] if 'with' in step]
+    assert pythons == [oldest]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text('utf-8'))
+    assert (citation['version'], citation['license']) == (mmvim.__version__, PROJECT['license'])
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ key_of() { # step -> what its result depends on
     runtime | dev) cat "requirements/$1.txt" ;;
     packages) pin_of . | grep -v mmcv ;;
     mmcv) echo "$(pin_of mmcv) torch $(version_of torch) $mmcv_kind" ;;
-    mmvim) echo "$root torch $(version_of torch)"; cat setup.py mmvim/ops/native/*.{cpp,h} ;;
+    mmvim) echo "$root torch $(version_of torch)"; cat pyproject.toml setup.py mmvim/ops/native/*.{cpp,h} ;;
   esac
 }
 
