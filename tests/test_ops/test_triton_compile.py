@@ -6,7 +6,6 @@ of an idle core, with MMVIM_TEST_EVERY_KERNEL=1. ``triton_resources.py`` has the
 
 import itertools
 import os
-from dataclasses import replace
 
 import pytest
 import torch
@@ -140,7 +139,7 @@ def test_how_many_paths_and_maps_fit(paths, maps, fit):
     """The numbers of the maps share one signed integer, and are found in it again."""
     x = torch.zeros(1, 1, 2)
     args = single_path(x, x, torch.zeros(1, 1), x, x, None, None, None, None, False, False, None)
-    args = replace(args, map_ids=(-1, *(maps - 1 - k % maps for k in range(paths - 2, -1, -1))))
+    args = args._replace(map_ids=(-1, *(maps - 1 - k % maps for k in range(paths - 2, -1, -1))))
     assert max(args.map_ids) == maps - 1 and len(args.map_ids) == paths
     assert can_run(args) == fit
     if fit:

@@ -35,6 +35,8 @@ def conv1d_silu(
         ValueError: If the shapes do not fit, a filter looks beyond its taps, or the backend is unknown.
 
     Examples:
+        >>> import torch
+        >>> from mmvim.ops.conv_silu import conv1d_silu
         >>> x, weight = torch.ones(1, 3, 2), torch.ones(1, 2, 2)
         >>> conv1d_silu(x, weight, None, left=[1])[0, 0, :, 0]  # silu of 1, 2, 2
         tensor([0.7311, 1.7616, 1.7616])
