@@ -37,10 +37,7 @@ class Chunk(NamedTuple):
     steps: int
     segments: int
 
-    @property
-    def size(self) -> int:
-        """Number of steps, T."""
-        return self.steps * self.segments
+    size = property(lambda self: self.steps * self.segments, doc='Number of steps, T.')
 
 
 def cut(args: ScanArguments) -> list[Chunk]:
@@ -169,7 +166,10 @@ class Scan:
             for t in range(1, chunk.steps):
                 values[t].addcmul_(decays[t], values[t - 1])
         if chunk.segments > 1:
-            since = delta.unflatten(0, cut_up).cumsum(1)
+            since, span = delta.unflatten(0, cut_up), 1
+            while span < chunk.steps:  # a running sum; PyTorch's own is an error in deterministic mode on a GPU
+                since = torch.cat([since[:, :span], since[:, span:] + since[:, :-span]], 1)
+                span *= 2
             since = since[:, -1:] - since if back else since
             passed = torch.mul(since.unsqueeze(-2), self.A).exp_()
             for s in reversed(range(chunk.segments)) if back else range(chunk.segments):
