@@ -37,7 +37,10 @@ class Chunk(NamedTuple):
     steps: int
     segments: int
 
-    size = property(lambda self: self.steps * self.segments, doc='Number of steps, T.')
+    @property
+    def size(self) -> int:
+        """Number of steps, T."""
+        return self.steps * self.segments
 
 
 def cut(args: ScanArguments) -> list[Chunk]:
@@ -198,9 +201,8 @@ class Scan:
     def backward(self, grad_out: Tensor, grad_last_state: Tensor | None, boundaries: Tensor) -> dict[str, Tensor]:
         """Return the gradients of all tensors, in the state's dtype, laid out by :func:`empty_rows`."""
         args, grad_y, slope = self.args, grad_out.to(self.args.A.dtype), None
-        grads = {
-            name: empty_rows(x, x.shape, args.A.dtype).zero_() for name, x in args.tensors().items() if name != 'maps'
-        }
+        tensors = {name: x for name, x in args.tensors().items() if name != 'maps'}
+        grads = {name: empty_rows(x, x.shape, args.A.dtype).zero_() for name, x in tensors.items()}
         rows = {name: self.as_rows(grads[name]) for name in self.rows}
         if args.z is not None:
             z = args.z.to(args.A.dtype)[:, None]
@@ -261,10 +263,9 @@ def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward pass: output, last state and, if ``save``, the states before the chunks."""
     with without_autocast(args.u):
         scan = Scan(args)
-        batch, _, dim, length = args.u.shape
-        shape = (batch, args.num_paths if args.stack else 1, dim, length)
+        shape = (scan.batch, args.num_paths if args.stack else 1, scan.dim, scan.length)
         out = empty_rows(args.u, shape, args.out_dtype)
-        last_state = empty_rows(args.A, (batch, args.num_paths, dim, scan.d_state))
+        last_state = empty_rows(args.A, (scan.batch, args.num_paths, scan.dim, scan.d_state))
         saved = args.A.new_empty(saved_size(args) if save else 0)
         # Sums and what a gate is to multiply need the state's precision.
         written_once = args.z is None and (args.stack or args.num_paths == 1)
