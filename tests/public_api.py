@@ -25,16 +25,18 @@ VARIABLE = re.compile(r'MMVIM_(?!AVX)[A-Z_]+')  # MMVIM_AVX512 is a macro of the
 
 
 def signature(function: Any) -> dict[str, str]:
-    """Each parameter with its default, or how it must be given where there is none."""
+    """Each parameter with its place, where it has one, and its default or the word 'required'."""
     found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        given = parameter.kind.description if parameter.default is parameter.empty else repr(parameter.default)
-        found[name] = given
+    for place, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):
+        default = 'required' if parameter.default is parameter.empty else repr(parameter.default)
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            default = 'any number'
+        found[name] = default if parameter.kind is parameter.KEYWORD_ONLY else f'{place}: {default}'
     return found
 
 
 def describe(value: Any) -> Any:
-    """A function by its signature, a class by those of itself and its methods, anything else by its type."""
+    """A function by its signature, a class by those of itself and its methods, a tuple by what is in it."""
     if inspect.isclass(value):
         methods = {
             name: signature(getattr(value, name))
@@ -44,7 +46,7 @@ def describe(value: Any) -> Any:
         return {'': signature(value), **methods}
     if callable(value):
         return signature(value)
-    return type(value).__name__
+    return sorted(map(str, value)) if isinstance(value, (tuple, list, dict)) else type(value).__name__
 
 
 def exported() -> dict[str, Any]:
@@ -114,7 +116,7 @@ def tools() -> dict[str, Any]:
             name = f'{path.relative_to(ROOT / "tools").as_posix()}: {" ".join(action.option_strings) or action.dest}'
             found[name] = {
                 'dest': action.dest,
-                'choices': repr(action.choices and sorted(map(str, action.choices))),
+                'choices': sorted(map(str, action.choices or ())),
                 'default': repr(action.default).replace(str(ROOT), 'ROOT'),
                 'nargs': repr(action.nargs),
             }

@@ -17,6 +17,10 @@ MAX_LINES = 400
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Packages that must never be needed: no build for every PyTorch, or names that patched copies are known to shadow.
 FOREIGN = {'timm', 'torchvision', 'mamba_ssm', 'causal_conv1d', 'selective_scan_cuda', 'fvcore', 'detectron2', 'apex'}
+# Modules of kernels, which nothing imports before it launches one.
+SCAN_KERNELS = ('forward', 'backward', 'segments', 'reduce', 'tiles')
+KERNELS = {'mmvim.ops.conv_silu.kernels', 'mmvim.ops.rms_norm.kernels'}
+KERNELS |= {f'mmvim.ops.selective_scan.triton.{name}' for name in SCAN_KERNELS}
 OPENMMLAB = {'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain'}
 
 
@@ -74,7 +78,7 @@ def violations(source, module, is_package=False):
             found.append(f'{where}: mmvim/ops needs no OpenMMLab package')
         elif at_import and top in ('mmseg', 'mmdet', 'mmpretrain'):
             found.append(f'{where}: at import, so that a user without {top} cannot use the module')
-        elif at_import and top == 'triton' and '.triton' not in module and not module.endswith('.kernels'):
+        elif at_import and top == 'triton' and module not in KERNELS:
             found.append(f'{where}: at import, so that a machine without Triton cannot use the module')
     return found
 

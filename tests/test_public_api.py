@@ -26,7 +26,7 @@ def lost(recorded, found, path=''):
         required = [
             f'{path}{name} is new and has no default'
             for name in found
-            if name not in recorded and isinstance(found[name], str) and 'positional or keyword' in found[name]
+            if name not in recorded and isinstance(found[name], str) and found[name].endswith('required')
         ]
         return sum(
             (lost(recorded[name], found[name], f'{path}{name}: ') for name in recorded if name in found),
@@ -57,10 +57,12 @@ def test_a_loss_is_seen(found):
     assert after(lambda x: x['registered'].pop('MODELS: Vim'))
     assert after(lambda x: x['exported']['mmvim.ops.selective_scan'].pop('reverse'))
     assert after(lambda x: x['exported']['mmvim.ops.selective_scan'].update(reverse='True'))
-    assert after(lambda x: x['exported']['mmvim.ops.selective_scan'].update(new='positional or keyword'))
+    assert after(lambda x: x['exported']['mmvim.ops.selective_scan'].update(new='required'))
+    assert after(lambda x: x['exported']['mmvim.ops.selective_scan'].update(u='1: required', delta='0: required'))
+    assert after(lambda x: x['exported']['mmvim.checkpoints.CROP_MODES'].pop())
     assert after(lambda x: x['variables'].remove('MMVIM_SCAN_BACKEND'))
     assert after(lambda x: x['tools'].pop('train.py: --resume'))
-    assert after(lambda x: x['tools']['train.py: --launcher'].update(choices="['none']"))
+    assert after(lambda x: x['tools']['train.py: --launcher'].update(choices=['none']))
 
 
 def test_an_addition_is_none(found):
@@ -68,4 +70,5 @@ def test_an_addition_is_none(found):
     changed['exported']['mmvim.ops.selective_scan']['new'] = 'None'
     changed['exported']['mmvim.ops.another'] = {}
     changed['variables'].append('MMVIM_NEW')
+    changed['tools']['train.py: --launcher']['choices'].append('new')
     assert [text for kind in KINDS for text in lost(RECORDED[kind], changed[kind])] == []

@@ -89,6 +89,15 @@ class Backends:
         name = _select(self.op, backend, device_type)
         return name if not args or self._found[name].can_run(*args) else PLAIN
 
+    def in_graph(self, backend: str | None) -> str:
+        """Return what an operator is told of the backend: a name only if the call gave one, so that graphs can move."""
+        return AUTO if backend in (None, AUTO) else self.requested(backend)
+
+    def serving(self, name: str, device_type: str, *args: Any) -> Any:
+        """Return the implementation for an operator that was told 'auto' or the name of a backend chosen before."""
+        name = self.select(None, device_type) if name == AUTO else name
+        return self._found[name if self._found[name].can_run(*args) else PLAIN].implementation
+
 
 # Constants of a compiled graph, which cannot trace the questions that they ask.
 @torch.compiler.assume_constant_result

@@ -56,7 +56,7 @@ def refuse_second_derivative(name: str, op: str) -> None:
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """Keep autocast out of a block: it reaches into the body of an operator, where precisions are chosen already.
+    """Disable autocast in a block, where it would change the precisions that an operator has chosen.
 
     Args:
         x: Any tensor of the device that autocast may be on for.

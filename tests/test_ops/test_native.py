@@ -8,6 +8,8 @@ import torch
 from helpers import compare, randn
 
 from mmvim.ops import backends, scan_paths, selective_scan, selective_scan_paths
+from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.operators import BACKENDS
 
 _usable, _reason = backends()['native']
 pytestmark = pytest.mark.skipif(not _usable, reason=f'native: {_reason}')
@@ -169,6 +171,8 @@ def test_what_it_does_not_take_goes_to_torch():
     double = [x.double() for x in (u, u, A, randn(1, 3, 6), randn(1, 3, 6))]
     empty = (u[:, :, :0], u[:, :, :0], A, torch.zeros(1, 3, 0), torch.zeros(1, 3, 0))
     for arguments in (double, (u, u, A, randn(4, 3).float(), randn(4, 3).float()), empty):
+        args = single_path(*arguments, None, None, None, None, False, False, None)
+        assert BACKENDS.select('native', 'cpu', args) == 'torch'
         torch.testing.assert_close(
             selective_scan(*arguments, backend='native'), selective_scan(*arguments, backend='torch')
         )

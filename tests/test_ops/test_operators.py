@@ -11,10 +11,11 @@ from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.conv_silu.operators import BACKENDS as CONV_BACKENDS
 from mmvim.ops.selective_scan.arguments import several_paths, single_path
 from mmvim.ops.selective_scan.operators import BACKENDS
+from mmvim.ops.triton_host.device import interpreting
 
 OPS = torch.ops.mmvim
-# The interpreted Triton kernels have tests in a process of their own, see test_triton.py.
-HERE = [name for name in ('torch', 'native') if backends()[name][0]]
+# Where Triton interprets its kernels, in a process of its own (test_triton.py), these; else the others.
+HERE = ['triton'] if interpreting() else [name for name in ('torch', 'native') if backends()[name][0]]
 BACKEND = pytest.mark.parametrize('backend', HERE)
 
 
@@ -63,7 +64,7 @@ def test_opcheck_scan(backend, save, unpoisoned):
     args = scan_arguments()
     if not save:
         args = args._replace(**{name: x.detach() for name, x in args.tensors().items()})
-    torch.library.opcheck(OPS.selective_scan_fwd.default, (*args, save, backend if save else 'auto'))
+    torch.library.opcheck(OPS.selective_scan_fwd.default, (*args, save, backend))
 
 
 @BACKEND
@@ -82,6 +83,12 @@ def test_opcheck_scan_backward(backend, unpoisoned):
 def test_opcheck_conv(backend, unpoisoned):
     x, weight, bias = (x.float().requires_grad_() for x in (randn(2, 9, 24), randn(2, 24, 4), randn(2, 24)))
     torch.library.opcheck(OPS.conv_silu_fwd.default, (x, weight, bias, [3, 0], backend))
+    tensors = [y.detach() for y in (torch.ones(2, 2, 9, 24), x, weight, bias)]
+    torch.library.opcheck(
+        OPS.conv_silu_bwd.default,
+        (*tensors, [3, 0], backend),
+        test_utils=('test_schema', 'test_faketensor', 'test_autograd_registration'),
+    )
 
 
 def layouts(results):
@@ -119,9 +126,12 @@ def test_what_is_saved_has_the_size_that_the_backend_says(backend, gated):
 def test_conv_gradients_have_the_dtypes_of_their_inputs(unpoisoned):
     x, weight, bias = randn(2, 9, 24).bfloat16(), randn(2, 24, 4).float(), randn(2, 24).float()
     found = []
-    for backend in HERE:
-        y = OPS.conv_silu_fwd(x, weight, bias, [3, 0], backend)
-        found.append(layouts([y, *OPS.conv_silu_bwd(y, x, weight, bias, [3, 0], backend)]))
+    for backend in (*HERE, 'fake'):
+        with FakeTensorMode() if backend == 'fake' else torch.no_grad() as mode:
+            inputs = [mode.from_tensor(t) for t in (x, weight, bias)] if backend == 'fake' else (x, weight, bias)
+            name = HERE[0] if backend == 'fake' else backend
+            y = OPS.conv_silu_fwd(*inputs, [3, 0], name)
+            found.append(layouts([y, *OPS.conv_silu_bwd(y, *inputs, [3, 0], name)]))
     assert all(other == found[0] for other in found)
     assert [dtype for _, dtype, _ in found[0]] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
 
@@ -185,14 +195,48 @@ def test_an_exported_program_names_no_backend(grad, monkeypatch, served):
         assert served == {('scan', backend), ('conv', backend)}
 
 
-def test_an_exported_program_can_be_trained_all_the_same():
+@pytest.mark.parametrize('backend', [*HERE, 'reference'])
+def test_an_exported_program_can_be_trained_all_the_same(backend, monkeypatch):
     model, inputs = Block(), block_inputs()
     module = torch.export.export(model, tuple(inputs)).module()
+    monkeypatch.setenv('MMVIM_SCAN_BACKEND', backend)
     for run in (module, model):
         run(*inputs).square().sum().backward()
     gradients = dict(module.named_parameters())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name].grad, parameter.grad)
+
+
+@BACKEND
+@pytest.mark.parametrize('out_dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('gated', [False, True])
+def test_the_last_state_alone_has_gradients(backend, dtype, out_dtype, gated):
+    u, A, B, C = (x.float() for x in (randn(1, 4, 6), -randn(4, 3).exp(), randn(1, 3, 6), randn(1, 3, 6)))
+    u, B, C = (x.to(dtype) for x in (u, B, C))
+    leaves = [u, u.clone(), *([u.clone()] if gated else [])]
+    found = []
+    for name in (backend, 'reference'):
+        own = [x.clone().requires_grad_() for x in leaves]
+        options = {'return_last_state': True, 'out_dtype': out_dtype, 'backend': name}
+        last = selective_scan(own[0], own[1], A, B, C, z=own[2] if gated else None, **options)[1]
+        found.append(torch.autograd.grad(last.sum(), own, allow_unused=True))
+    for got, expected in zip(*found, strict=True):
+        expected = torch.zeros_like(got) if expected is None else expected
+        torch.testing.assert_close(got, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+
+
+def test_a_graph_names_a_backend_only_if_the_call_does(monkeypatch):
+    monkeypatch.setenv('MMVIM_SCAN_BACKEND', HERE[0])
+    assert BACKENDS.in_graph(None) == BACKENDS.in_graph('auto') == 'auto'
+    assert BACKENDS.in_graph(HERE[0]) == HERE[0]
+
+
+def test_the_convolution_of_nothing():
+    x, weight = torch.zeros(2, 0, 4, requires_grad=True), torch.ones(1, 4, 3, requires_grad=True)
+    y = conv1d_silu(x, weight, None, [2])
+    assert y.shape == (2, 1, 0, 4)
+    assert torch.equal(torch.autograd.grad(y.sum(), weight)[0], torch.zeros(1, 4, 3))
 
 
 @BACKEND

@@ -12,6 +12,7 @@ LENGTH = H * W
 
 PATHS = {
     'vim': ('forward', 'reverse'),
+    'twice': ('forward', 'forward'),
     'cross': tuple(cross_scan(H, W)),
     'indices': tuple(torch.randperm(LENGTH, generator=torch.Generator().manual_seed(i)) for i in range(3)),
 }
@@ -20,12 +21,15 @@ PATHS = {
 def orders(kind):
     if kind == 'indices':
         return list(PATHS[kind])
-    names = {'vim': ('row', 'row_reverse'), 'cross': ('row', 'col', 'row_reverse', 'col_reverse')}[kind]
+    cross = ('row', 'col', 'row_reverse', 'col_reverse')
+    names = {'vim': ('row', 'row_reverse'), 'twice': ('row', 'row'), 'cross': cross}[kind]
     return [torch.tensor(raster(name, H, W)) for name in names]
 
 
 @pytest.mark.parametrize('kind', PATHS)
-@pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',), ('u', 'delta')], ids=lambda f: '-'.join(f))
+@pytest.mark.parametrize(
+    'follow', [('u', 'delta', 'B', 'C'), ('u',), ('u', 'delta'), ('C',), ()], ids=lambda f: '-'.join(f) or 'none'
+)
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
 @KINDS
@@ -59,6 +63,43 @@ def test_against_the_definition(kind, follow, combine, shared, backend, dtype, t
         randn(*k, dim),
         randn(batch, dim, LENGTH, seed=3),
         randn(*k, dim, seed=4),
+    )
+    compare(scan, inputs, backend, dtype, tolerance)
+
+
+@pytest.mark.parametrize('kind', PATHS)
+@pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
+@KINDS
+def test_groups_of_several_paths(kind, shared, backend, dtype, tolerance):
+    k, count = (1 if shared else len(PATHS[kind])), 2
+
+    def scan(u, delta, A, B, C, backend):
+        return selective_scan_paths(u, delta, -A.exp(), B, C, paths=PATHS[kind], backend=backend)
+
+    inputs = (
+        randn(2, 6, LENGTH),
+        randn(2, 6, LENGTH, seed=1).abs(),
+        randn(6, 3) * 0.3,
+        randn(2, k, count, 3, LENGTH),
+        randn(2, k, count, 3, LENGTH, seed=2),
+    )
+    compare(scan, inputs, backend, dtype, tolerance)
+
+
+@KINDS
+def test_a_map_of_other_strides(backend, dtype, tolerance):
+    order = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(0))
+    strided = torch.stack([order, torch.full_like(order, 1 << 40)], dim=1)[:, 0]
+
+    def scan(u, delta, A, B, C, backend):
+        return selective_scan_paths(u, delta, -A.exp(), B, C, paths=[strided], backend=backend)
+
+    inputs = (
+        randn(2, 6, LENGTH),
+        randn(2, 6, LENGTH, seed=1).abs(),
+        randn(6, 3),
+        randn(2, 3, LENGTH),
+        randn(2, 3, LENGTH),
     )
     compare(scan, inputs, backend, dtype, tolerance)
 

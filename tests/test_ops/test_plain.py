@@ -153,6 +153,20 @@ def test_no_tensor_is_larger_than_the_inputs_and_results(batch, dim, length, d_s
         assert max(seen.values, saved.numel()) <= batch * dim * length * d_state / 8
 
 
+@pytest.mark.parametrize('shape', [(2, 384, 197, 16), (8, 384, 49, 16), (8, 160, 49, 8)], ids=str)
+def test_what_short_sequences_take(shape):
+    """A chunk of few tokens and many states is larger than u; it stays far from (B, D, L, N)."""
+    inputs = arguments(*shape)
+    args = single_path(*inputs, None, None, None, None, True, False, None)
+    with Largest() as seen:
+        out, _, saved = plain.forward(args, True)
+        plain.backward(args, torch.ones_like(out), None, saved)
+    batch, dim, length, d_state = shape
+    chunk = plain.TUNING['cpu'][0] + batch * dim * d_state  # and the state before it
+    assert seen.values <= max(batch * dim * length * d_state / 4, chunk)
+    assert seen.values <= 4 * inputs[0].numel()
+
+
 class Operations(TorchDispatchMode):
     """Counts operations that are no views: on a device, each is a kernel to launch."""
 

@@ -17,7 +17,9 @@ needs_triton = pytest.mark.skipif(not device.installed(), reason='Triton is not 
 
 
 @needs_triton
-@pytest.mark.parametrize('file', ['interpreted_triton.py', 'interpreted_fused.py', 'interpreted_models.py'])
+@pytest.mark.parametrize(
+    'file', ['interpreted_triton.py', 'interpreted_fused.py', 'interpreted_models.py', 'test_operators.py']
+)
 def test_interpreted(file, tmp_path):
     """Triton decides on import whether it interprets: so a process of its own."""
     probe = (
@@ -56,7 +58,10 @@ def test_interpreted(file, tmp_path):
 def test_importing_mmvim_does_not_import_triton():
     code = (
         'import sys; import mmvim.ops; from mmvim.ops import backends; backends(); '
-        "assert not [m for m in sys.modules if m.startswith('mmvim') and m.endswith(('.kernels', '_triton'))]"
+        "kernels = ('conv_silu.kernels', 'rms_norm.kernels', *(f'selective_scan.triton.{part}' for part in "
+        "('forward', 'backward', 'segments', 'reduce', 'tiles'))); "
+        "assert not [name for name in kernels if f'mmvim.ops.{name}' in sys.modules]; "
+        "import importlib.util; assert all(importlib.util.find_spec(f'mmvim.ops.{name}') for name in kernels)"
     )
     subprocess.run([sys.executable, '-c', code], check=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmvim.ops.backends import AUTO, REFERENCE
+from mmvim.ops.backends import REFERENCE
 from mmvim.ops.conv_silu.operators import BACKENDS, conv_silu_fwd
 from mmvim.ops.conv_silu.reference import conv_silu_reference
 
@@ -49,14 +49,15 @@ def conv1d_silu(
     taps = weight.shape[-1]
     if not all(0 <= n < taps for n in left):
         raise ValueError(f'left={list(left)} must lie in 0..{taps - 1} for filters of {taps} taps')
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
     else:
         dtype = torch.promote_types(x.dtype, weight.dtype)
     x, left = x.to(dtype), list(left)
-    if BACKENDS.select(backend, x.device.type) == REFERENCE:
+    if BACKENDS.select(backend, kind) == REFERENCE:
         return conv_silu_reference(x, weight.to(dtype), None if bias is None else bias.to(dtype), left)
-    name = BACKENDS.requested(backend) if backend else AUTO
+    name = BACKENDS.in_graph(backend)
     needs_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and needs_gradient):
         return conv_silu_fwd(x, weight, bias, left, name)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmvim.ops.conv_silu.operators import Implementation
+from mmvim.ops.native.load import library
 
 
 def can_run(x: Tensor, weight: Tensor) -> bool:
@@ -17,14 +18,14 @@ def can_run(x: Tensor, weight: Tensor) -> bool:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> Tensor:
     """Run the forward pass; arguments and result as of :func:`mmvim.ops.conv_silu.conv1d_silu`."""
-    return torch.ops.mmvim_native.conv_silu_forward(x, weight, bias, left)
+    return library().conv_silu_forward(x, weight, bias, left)
 
 
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the backward pass: gradients of x, weight and bias (empty where there is none)."""
-    grad_x, grad_weight, grad_bias = torch.ops.mmvim_native.conv_silu_backward(grad, x, weight, bias, left)
+    grad_x, grad_weight, grad_bias = library().conv_silu_backward(grad, x, weight, bias, left)
     return grad_x, grad_weight.to(weight.dtype), grad_bias if bias is None else grad_bias.to(bias.dtype)
 
 

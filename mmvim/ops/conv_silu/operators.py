@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmvim.ops.backends import Backends
+from mmvim.ops.backends import PLAIN, Backends
 from mmvim.ops.define import define_operator, refuse_second_derivative, register_derivative
 
 BACKENDS = Backends('short convolution')
@@ -35,10 +35,12 @@ class Implementation(NamedTuple):
 
 
 def _serving(backend: str, x: Tensor, weight: Tensor) -> Implementation:
-    return BACKENDS[BACKENDS.select(backend, x.device.type, x, weight)].implementation
+    return BACKENDS.serving(backend, x.device.type, x, weight)
 
 
 def _run_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str) -> Tensor:
+    if x.numel() == 0:
+        return _fake_forward(x, weight, bias, left, backend)
     return _serving(backend, x, weight).forward(x, weight, bias, left)
 
 
@@ -49,9 +51,11 @@ def _fake_forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence
 def _run_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    backward = _serving(backend, x, weight).backward
-    if backward is None:
-        raise RuntimeError('autograd differentiates the reference, not this operator: name another backend')
+    if x.numel() == 0:
+        dx, dweight, dbias = _fake_backward(grad, x, weight, bias, left, backend)
+        return dx, dweight.zero_(), dbias.zero_()
+    # Autograd differentiates the reference by itself, but not where an exported program runs it.
+    backward = _serving(backend, x, weight).backward or BACKENDS[PLAIN].implementation.backward
     return backward(grad, x, weight, bias, left)
 
 

@@ -89,6 +89,7 @@ inline Problem prepare(const Tensor& u, const Tensor& delta, const Tensor& A, co
   per_channel(D, p.D), per_channel(delta_bias, p.delta_bias);
   p.delta_softplus = delta_softplus;
   p.follow_u = follow[0], p.follow_delta = follow[1], p.follow_B = follow[2], p.follow_C = follow[3];
+  TORCH_CHECK_VALUE(!maps || maps->is_contiguous(), "maps must be contiguous, (M, L)");
   if (maps) p.maps = maps->const_data_ptr<int64_t>();
   p.map_ids = map_ids.vec(), p.reverse = reverse.vec();
   p.B_rows = as_rows(B, p.Bb, p.Bk, p.Bg, p.Bl), p.C_rows = as_rows(C, p.Cb, p.Ck, p.Cg, p.Cl);

@@ -42,7 +42,7 @@ void with_type(at::ScalarType dtype, F f) {
     case at::kFloat: return f(float{});
     case at::kBFloat16: return f(c10::BFloat16{});
     case at::kHalf: return f(c10::Half{});
-    default: TORCH_CHECK_VALUE(false, "the native scan takes float32, bfloat16 and float16, got ", dtype);
+    default: TORCH_CHECK_VALUE(false, "mmvim's C++ library takes float32, bfloat16 and float16, got ", dtype);
   }
 }
 

@@ -7,7 +7,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from mmvim.ops.triton_host.device import device_guard
+from mmvim.ops.rms_norm.reference import add_rms_norm_reference
+from mmvim.ops.triton_host.device import device_guard, why_not
 from mmvim.ops.triton_host.launch import Launch
 
 MAX_CHANNELS = 4096
@@ -24,6 +25,10 @@ def rms_norm_fwd(
     x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normalised sum, the sum (empty without a residual), 1 / sqrt(mean square + eps), (rows,) float32."""
+    if why_not(x.device.type):  # a program that was exported on a GPU runs elsewhere
+        y, total = add_rms_norm_reference(x, residual, weight, eps)
+        scale = (total.float().square().mean(-1) + eps).rsqrt().flatten()
+        return y.to(dtype), x.new_empty(0) if residual is None else total, scale
     with device_guard(x.device):
         launch, results = forward_launch(x, residual, weight, eps, dtype)
         launch.run()

@@ -243,7 +243,9 @@ def _resolve_paths(
         map_ids.append(known[0])
     if not maps:
         return None, tuple(map_ids), tuple(reverse)
-    return maps[0][None] if len(maps) == 1 else torch.stack(maps), tuple(map_ids), tuple(reverse)
+    # The kernels read maps row by row: one of a user's own may have other strides.
+    stacked = maps[0][None].contiguous() if len(maps) == 1 else torch.stack(maps)  # (M, L)
+    return stacked, tuple(map_ids), tuple(reverse)
 
 
 def _single_path_projection(name: str, x: Tensor, batch: int, dim: int, d_state: int, length: int) -> Tensor:

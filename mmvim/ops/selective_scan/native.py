@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
 
+from mmvim.ops.native.load import library
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
 from mmvim.ops.selective_scan.operators import Implementation
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def can_run(args: ScanArguments) -> bool:
@@ -18,8 +22,8 @@ def can_run(args: ScanArguments) -> bool:
         and args.A.dtype == torch.float32
         and args.B.dim() == args.C.dim() == 5
         and 0 not in args.u.shape
-        and (args.z is None or args.z.dtype != torch.float64)
-        and args.out_dtype != torch.float64
+        and args.out_dtype in _DTYPES
+        and all(x.dtype in _DTYPES for name, x in args.tensors().items() if name != 'maps')
     )
 
 
@@ -30,15 +34,13 @@ def _flags(args: ScanArguments) -> tuple:
 
 def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward pass: output, last state and, if ``save``, the states before the chunks."""
-    out, last_state, boundaries = torch.ops.mmvim_native.scan_forward(
-        *args[: len(TENSORS)], *_flags(args), args.out_dtype, save
-    )
+    out, last_state, boundaries = library().scan_forward(*args[: len(TENSORS)], *_flags(args), args.out_dtype, save)
     return out, last_state, boundaries.view(-1)
 
 
 def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
     """Run the backward pass: gradients by name."""
-    grads = torch.ops.mmvim_native.scan_backward(
+    grads = library().scan_backward(
         grad_out, grad_last_state, *args[: len(TENSORS)], *_flags(args), saved.view(_boundaries_shape(args))
     )
     found, tensors = dict(zip(TENSORS, grads, strict=False)), args.tensors()
@@ -47,10 +49,7 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
 
 def saved_size(args: ScanArguments) -> int:
     """Return the number of values of the states before the chunks."""
-    size = 1
-    for n in _boundaries_shape(args):
-        size *= n
-    return size
+    return math.prod(_boundaries_shape(args))
 
 
 def _boundaries_shape(args: ScanArguments) -> tuple[int, ...]:
@@ -64,7 +63,7 @@ def _boundaries_shape(args: ScanArguments) -> tuple[int, ...]:
 @functools.cache
 def _layout() -> tuple[int, int]:
     """Return how the library cuts its work: steps of a chunk, and channels of a block."""
-    return tuple(torch.ops.mmvim_native.layout())
+    return tuple(library().layout())
 
 
 IMPLEMENTATION = Implementation(forward, backward, saved_size)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmvim.ops.backends import AUTO, REFERENCE, Backends
+from mmvim.ops.backends import PLAIN, REFERENCE, Backends
 from mmvim.ops.define import define_operator, refuse_second_derivative, register_derivative
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments, empty_rows
 from mmvim.ops.selective_scan.reference import scan_reference
@@ -61,23 +61,20 @@ def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
         return scan_reference(args)
     if torch.is_grad_enabled() and any(x.requires_grad for x in args.tensors().values()) and not _exporting():
         return selective_scan_fwd(*args, True, name)[:2]
-    name = BACKENDS.requested(backend) if backend else AUTO
+    name = BACKENDS.in_graph(backend)
     if torch.compiler.is_compiling():
         return selective_scan_fwd(*args, False, name)[:2]
     with torch._C._AutoDispatchBelowAutograd():  # nothing to differentiate: half the time of a call
         return selective_scan_fwd(*args, False, name)[:2]
 
 
-def _exporting() -> bool:
-    """Return whether a program is being exported.
-
-    It is to serve inference. Where it is trained all the same, the backward pass runs the forward pass again.
-    """
-    return torch.compiler.is_exporting()
+# An exported program is meant for inference; if it is trained anyway, its backward pass runs the forward pass again.
+# PyTorch before 2.7 does not tell: there an export with gradients enabled names its backend.
+_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def _serving(backend: str, args: ScanArguments) -> Implementation:
-    return BACKENDS[BACKENDS.select(backend, args.u.device.type, args)].implementation
+    return BACKENDS.serving(backend, args.u.device.type, args)
 
 
 def _run_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,10 +133,12 @@ def _differentiate(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | 
     args, backend = ScanArguments(*(*tensors, *ctx.flags, ctx.out_dtype)), ctx.backend
     if not ctx.saves:  # of an exported program
         backend = BACKENDS.select(backend, args.u.device.type, args)
+        backend = PLAIN if backend == REFERENCE else backend  # which saves nothing
         saved = selective_scan_fwd(*(x.detach() if isinstance(x, Tensor) else x for x in args), True, backend)[2]
     if grad_out is None:  # the output was not used
         batch, _, *rest = args.u.shape
-        grad_out = args.u.new_zeros(()).expand(batch, *([args.num_paths] if args.stack else []), *rest)
+        lead = (batch, args.num_paths) if args.stack else (batch,)
+        grad_out = args.u.new_zeros((), dtype=args.out_dtype).expand(*lead, *rest)
     grads = selective_scan_bwd(grad_out, grad_last_state, saved, *args[:-1], backend)
     grads = [None if x is None else grad for grad, x in zip(grads, tensors, strict=False)]
     return (*grads, *(None,) * (count - len(grads)))

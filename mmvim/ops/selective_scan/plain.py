@@ -1,4 +1,4 @@
-"""The selective scan in plain PyTorch, chunk by chunk: exact on any device, without a tensor of L x N values.
+"""The selective scan in plain PyTorch, chunk by chunk: exact on any device.
 
 All paths, batch elements and channels take a step together. A chunk of T steps is gathered along the paths, scanned in
 place and put back. The forward pass saves the state before every chunk; the backward pass takes the chunks from the
@@ -25,8 +25,8 @@ from mmvim.ops.define import without_autocast
 from mmvim.ops.selective_scan.arguments import FOLLOWERS, ScanArguments, empty_rows
 from mmvim.ops.selective_scan.operators import Implementation
 
-# By device type: state values of a chunk, and of a step below which segments of a chunk take their steps together. On a
-# CPU a chunk's buffers stay in the second-level cache, and segments gain nothing; elsewhere few operations count.
+# By device type: state values of a chunk, and of a step below which segments of it take their steps together. A CPU
+# keeps a chunk in its second-level cache and gains nothing by segments; elsewhere the number of operations matters.
 TUNING = {'cpu': (1 << 17, 0), 'others': (1 << 25, 1 << 18)}
 
 
@@ -46,12 +46,12 @@ class Chunk(NamedTuple):
 def cut(args: ScanArguments) -> list[Chunk]:
     """Cut L into chunks, by shapes and device type alone, so that results repeat bit for bit.
 
-    A chunk has at least N steps, or the states before the chunks would take more memory than u does.
+    With N steps a chunk, what is saved takes no more memory than u; where L is below N * N, somewhat more.
     """
     (batch, _, dim, length), d_state = args.u.shape, args.A.shape[-1]
     step = max(1, args.num_paths * batch * dim * d_state)
     values, join = TUNING.get(args.u.device.type, TUNING['others'])
-    longest = max(4, d_state, values // step)
+    longest = max(4, min(d_state, isqrt(length)), values // step)
     chunks, start = [], 0
     while start < length:
         size = min(longest, length - start)
@@ -70,6 +70,7 @@ class Scan:
         self.batch, _, self.dim, self.length = args.u.shape
         self.paths, self.d_state, self.groups = args.num_paths, args.A.shape[-1], args.groups
         self.A = self.constant(args.A).contiguous()
+        self.step = (self.paths, self.batch, *self.A.shape[2:])  # (K, b, G, N, C)
         self.D, self.bias = (None if x is None else self.vector(x) for x in (args.D, args.delta_bias))
         self.follow = {**dict(zip(FOLLOWERS, args.follow, strict=True)), 'y': True}
         self.rows = {name: self.as_rows(getattr(args, name)) for name in FOLLOWERS if getattr(args, name).dim() > 3}
@@ -96,7 +97,7 @@ class Scan:
     def as_rows(self, x: Tensor) -> Tensor:
         """Return (b, 1|K, D, L) or (b, 1|K, G, N, L) as (1|K * L, b, G, C or N), a view where that can be.
 
-        What :func:`empty_rows` made is viewed. Rows that are not dense are copied, once a call, to be read fast.
+        Rows that are not dense are copied, once a call, to be read fast; so are those of several paths and groups.
         """
         x = (x.unflatten(2, (self.groups, -1)) if x.dim() == 4 else x).permute(1, 4, 0, 2, 3)  # (1|K, L, b, G, C or N)
         x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
@@ -131,8 +132,7 @@ class Scan:
     def load(self, chunk: Chunk, carry: Tensor) -> tuple[Tensor, ...]:
         """Return u, delta before and after softplus, B, C, decay (T, K, b, G, N, C), states (T + 1, ...) from carry."""
         u, raw = self.read('u', self.rows['u'], chunk), self.read('delta', self.rows['delta'], chunk)
-        if self.bias is not None:
-            raw = raw + self.bias
+        raw = raw if self.bias is None else raw + self.bias
         delta = F.softplus(raw) if self.args.delta_softplus else raw  # (T, K, b, G, C)
         B, C = (
             self.read(name, self.rows[name], chunk).unsqueeze(-1)  # (T, K, b, G, N, 1)
@@ -140,11 +140,10 @@ class Scan:
             else self.constant(getattr(self.args, name))  # (1, 1, G, N, C)
             for name in ('B', 'C')
         )
-        shape = (chunk.size, self.paths, self.batch, *self.A.shape[2:])
-        decay = torch.mul(delta.unsqueeze(-2), self.A).exp_().expand(shape)
-        states = decay.new_empty((chunk.size + 1, *shape[1:]))
+        decay = torch.mul(delta.unsqueeze(-2), self.A).exp_().expand(chunk.size, *self.step)
+        states = decay.new_empty((chunk.size + 1, *self.step))
         states[0] = carry
-        torch.mul((delta * u).unsqueeze(-2), B, out=states[1:])
+        torch.mul((delta * u).unsqueeze(-2).expand_as(decay[..., :1, :]), B, out=states[1:])
         self.recur(states[1:], decay, delta, chunk, carry)
         return u, raw, delta, B, C, decay, states
 
@@ -181,20 +180,23 @@ class Scan:
             return carry
         return decays[0][0] * values[0][0] if back else values[-1][0]
 
+    def outputs(self, u: Tensor, C: Tensor, states: Tensor) -> Tensor:
+        """Return a chunk's outputs before the gate, (T, K, b, G, C)."""
+        y = sum_states(C, states[1:])
+        return y if self.D is None else y.addcmul_(u, self.D)
+
     def forward(self, y: Tensor, last_state: Tensor, boundaries: Tensor | None) -> None:
         """Fill ``y`` (b, 1|K, D, L), ``last_state`` (b, K, D, N) and ``boundaries`` (chunks, K, b, G, N, C)."""
         rows = self.as_rows(y)
         if self.paths > 1 and len(rows) == self.length:
             rows.zero_()
-        carry = self.A.new_zeros((self.paths, self.batch, *self.A.shape[2:]))
-        if self.args.initial_state is not None:
-            carry.copy_(self.state(self.args.initial_state))
+        first = self.args.initial_state
+        carry = self.A.new_zeros(self.step) if first is None else self.state(first)
         for i, chunk in enumerate(self.chunks):
             if boundaries is not None:
                 boundaries[i] = carry
             u, _, _, _, C, _, states = self.load(chunk, carry)
-            part = sum_states(C, states[1:])
-            self.write('y', rows, chunk, part if self.D is None else part.addcmul_(u, self.D))
+            self.write('y', rows, chunk, self.outputs(u, C, states))
             carry = states[-1]
         self.state(last_state).copy_(carry)
 
@@ -207,21 +209,17 @@ class Scan:
         if args.z is not None:
             z = args.z.to(args.A.dtype)[:, None]
             gate = torch.sigmoid(z)
-            slope = self.as_rows(grad_y * gate * (1 + z * (1 - gate)))  # of the output by z, but for the factor y
+            slope = self.as_rows(grad_y * gate * (1 + z * (1 - gate)))  # derivative by z, without the factor y
             grad_y, rows['z'] = grad_y * z * gate, self.as_rows(grads['z'][:, None])
-        groups, _, channels = self.A.shape[2:]
         sums = {name: self.A.new_zeros((self.paths, 1, *self.A.shape[2:])) for name in ('A', 'B', 'C')}
-        sums |= {name: self.A.new_zeros((self.paths, 1, groups, channels)) for name in ('D', 'delta_bias')}
+        sums |= {name: self.A.new_zeros((self.paths, 1, self.groups, self.step[-1])) for name in ('D', 'delta_bias')}
         grad_rows = self.as_rows(grad_y)
-        carry = self.A.new_zeros((self.paths, self.batch, *self.A.shape[2:]))
-        if grad_last_state is not None:
-            carry.copy_(self.state(grad_last_state))
+        carry = self.A.new_zeros(self.step) if grad_last_state is None else self.state(grad_last_state)
         for i, chunk in reversed(list(enumerate(self.chunks))):
             u, raw, delta, B, C, decay, states = self.load(chunk, boundaries[i])
             dy = self.read('y', grad_rows, chunk)
             if slope is not None:
-                y = sum_states(C, states[1:])
-                y = y if self.D is None else y.addcmul_(u, self.D)
+                y = self.outputs(u, C, states)
                 self.write('y', rows['z'], chunk, y.mul_(self.read('y', slope, chunk)))
             g = (C * dy.unsqueeze(-2)).expand(decay.shape).contiguous()
             carry = self.recur(g, decay, delta, chunk, carry, back=True)
@@ -245,6 +243,8 @@ class Scan:
             if name in grads and name not in rows:
                 own = (self.vector if grads[name].dim() == 2 else self.constant)(grads[name])
                 own.copy_(total if len(own) == self.paths else total.sum(0, keepdim=True))
+        for name in [name for name in rows if rows[name].data_ptr() != grads[name].data_ptr()]:  # (K * L, b, G, N)
+            grads[name].copy_(rows[name].unflatten(0, (-1, self.length)).permute(2, 0, 3, 4, 1))
         if 'initial_state' in grads:
             self.state(grads['initial_state']).copy_(carry)
         return grads
@@ -268,8 +268,8 @@ def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         last_state = empty_rows(args.A, (scan.batch, args.num_paths, scan.dim, scan.d_state))
         saved = args.A.new_empty(saved_size(args) if save else 0)
         # Sums and what a gate is to multiply need the state's precision.
-        written_once = args.z is None and (args.stack or args.num_paths == 1)
-        y = out if written_once or out.dtype == args.A.dtype else empty_rows(args.A, shape)
+        once = args.z is None and (args.stack or args.num_paths == 1)
+        y = out if once or out.dtype == args.A.dtype else empty_rows(args.A, shape)
         scan.forward(y, last_state, _boundaries(args, saved) if save else None)
         if args.z is not None:
             y.mul_(F.silu(args.z.to(args.A.dtype))[:, None])

@@ -35,7 +35,8 @@ def scan_reference(args: ScanArguments) -> tuple[Tensor, Tensor]:
     if args.z is not None:
         gate = F.silu(args.z.to(out.dtype))
         out = out * (gate[:, None] if args.stack else gate)
-    return out.to(args.out_dtype), torch.stack(last_states, dim=1)
+    out, last_state = out.to(args.out_dtype), torch.stack(last_states, dim=1)
+    return out.mT.contiguous().mT, last_state.mT.contiguous().mT  # laid out as the other backends' are
 
 
 def _scan_path(args: ScanArguments, k: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -110,7 +111,7 @@ def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def saved_size(args: ScanArguments) -> int:
     """Return the number of float32 values that the forward pass saves; those of y may be two in one."""
-    boundaries, y = _saved_sizes(args)
+    boundaries, y = _part_sizes(args)
     return boundaries + -(-y * args.out_dtype.itemsize // 4)
 
 
@@ -124,7 +125,7 @@ def split_saved(args: ScanArguments, saved: Tensor) -> tuple[Tensor, Tensor | No
     batch, paths, d_state, dim = _states_shape(args)
     chunks = -(-args.u.shape[-1] // CHUNK)
     boundaries = saved[: batch * paths * chunks * d_state * dim].view(batch, paths, chunks, d_state, dim)
-    start, size = _saved_sizes(args)
+    start, size = _part_sizes(args)
     y = saved[start:].view(args.out_dtype)[:size].view(_out_shape(args)) if size else None
     return boundaries, y
 
@@ -140,14 +141,11 @@ def _out_shape(args: ScanArguments) -> tuple[int, int, int, int]:
     return batch, paths if args.stack else 1, args.u.shape[-1], dim
 
 
-def _saved_sizes(args: ScanArguments) -> tuple[int, int]:
+def _part_sizes(args: ScanArguments) -> tuple[int, int]:
     """Return the number of values of the boundary states, filled up to 16 bytes, and of y."""
     batch, paths, d_state, dim = _states_shape(args)
     boundaries = batch * paths * -(-args.u.shape[-1] // CHUNK) * d_state * dim
-    outputs = 1
-    for n in _out_shape(args):
-        outputs *= n
-    return -(-boundaries // 4) * 4, 0 if args.z is None else outputs
+    return -(-boundaries // 4) * 4, 0 if args.z is None else math.prod(_out_shape(args))
 
 
 def backward(
