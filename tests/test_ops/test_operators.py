@@ -24,7 +24,11 @@ def unpoisoned(monkeypatch):
     monkeypatch.undo()  # NaN in what is left uninitialised on purpose would differ between two runs
 
 
-def scan_arguments(length=70, dtype=torch.float32, gated=True):
+# An interpreted step takes milliseconds.
+LENGTH = 5 if interpreting() else 70
+
+
+def scan_arguments(length=LENGTH, dtype=torch.float32, gated=True):
     tensors = [
         randn(1, 4, length),
         randn(1, 4, length, seed=1),
@@ -44,11 +48,11 @@ def path_arguments(channels_last, shared, stack, dtype=torch.float32, gated=True
     k = 1 if shared else 2
 
     def tokens(seed):
-        x = randn(2, k, 6, 35, seed=seed).to(dtype)
+        x = randn(2, k, 6, LENGTH // 2, seed=seed).to(dtype)
         return x.transpose(2, 3).contiguous().transpose(2, 3) if channels_last else x
 
-    z = randn(2, 6, 35).to(dtype) if gated else None
-    B, C = (randn(2, k, 1, 3, 35, seed=seed).to(dtype) for seed in (3, 4))
+    z = randn(2, 6, LENGTH // 2).to(dtype) if gated else None
+    B, C = (randn(2, k, 1, 3, LENGTH // 2, seed=seed).to(dtype) for seed in (3, 4))
     own = (randn(k, 6, 3), randn(k, 6), randn(k, 6))
     A, D, bias = (x.float()[0] if shared else x.float() for x in own)
     u, delta = (x[:, 0] if shared else x for x in (tokens(1), tokens(2)))

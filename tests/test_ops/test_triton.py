@@ -46,6 +46,8 @@ def test_interpreted(file, tmp_path):
             '--rootdir',
             FOLDER,
             FOLDER / file,
+            # of the operators' tests those of what each backend does by itself
+            *(('-k', 'opcheck or alike or size_that or last_state') if file == 'test_operators.py' else ()),
         ],
         env=environment,
         text=True,
