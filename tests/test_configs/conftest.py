@@ -15,9 +15,6 @@ import mmengine
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 from mmseg.datasets import ADE20KDataset
 
 import mmvim  # noqa: F401  (makes `mmseg::` and `mmvim::` bases resolve)
@@ -79,12 +76,9 @@ def load():
 
 
 @pytest.fixture(autouse=True)
-def quick_and_clean_runners(monkeypatch):
-    """Write configs unformatted (formatting takes longer than the step), and leave no global of a runner behind."""
+def quick_runners(monkeypatch):
+    """Write configs unformatted: formatting takes longer than the step."""
     monkeypatch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
-    yield
-    for cls in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        cls._instance_dict.clear()
 
 
 def _labels(dataset: dict, num_classes: int) -> list[int]:

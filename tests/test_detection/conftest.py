@@ -7,9 +7,6 @@ from unittest import mock
 import mmengine
 import pytest
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 import mmvim  # noqa: F401  makes `mmdet::` bases and mmvim's types known
 from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
@@ -23,12 +20,9 @@ _read_once = functools.cache(mmengine.load)
 
 
 @pytest.fixture(autouse=True)
-def quick_and_clean_runners(monkeypatch):
-    """Write configs unformatted (formatting takes longer than the step), and leave no global of a runner behind."""
+def quick_runners(monkeypatch):
+    """Write configs unformatted: formatting takes longer than the step."""
     monkeypatch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
-    yield
-    for cls in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        cls._instance_dict.clear()
 
 
 @functools.cache

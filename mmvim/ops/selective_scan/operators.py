@@ -56,11 +56,11 @@ def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the backend is unknown or cannot run here.
     """
-    name = BACKENDS.select(backend, args.u.device.type, args)
-    if name == REFERENCE:  # differentiated by autograd, as often as one likes
+    device_type = args.u.device.type
+    if BACKENDS.select(backend, device_type) == REFERENCE:  # differentiated by autograd, as often as one likes
         return scan_reference(args)
     if torch.is_grad_enabled() and any(x.requires_grad for x in args.tensors().values()) and not _exporting():
-        return selective_scan_fwd(*args, True, name)[:2]
+        return selective_scan_fwd(*args, True, BACKENDS.select(backend, device_type, args))[:2]
     name = BACKENDS.in_graph(backend)
     if torch.compiler.is_compiling():
         return selective_scan_fwd(*args, False, name)[:2]
