@@ -81,7 +81,8 @@ def conv_forward(
     shift = (left >> (4 * k)) & 15
     value = convolve(x_ptr, weight_ptr, bias_ptr, k, shift, t, d, length, dim, x_l, TAPS, BLOCK_L, BLOCK_D)
     valid = (t < length) & (d < dim)
-    tl.store(y_ptr + ((b * FILTERS + k) * length + t) * dim + d, value * sigmoid(value), mask=valid)
+    y_offset = ((b * FILTERS + k) * length + t) * dim + d  # (BLOCK_L, BLOCK_D), as value
+    tl.store(y_ptr + y_offset, value * sigmoid(value), mask=valid)
 
 
 @triton.jit(do_not_specialize=('length', 'left'))
@@ -152,8 +153,9 @@ def conv_transposed(
         shift = (left >> (4 * k)) & 15
         for i in tl.static_range(TAPS):
             s = t - i + shift
-            weight = tl.load(weight_ptr + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0).to(tl.float32)
+            weight = tl.load(weight_ptr + (k * dim + d) * TAPS + i, mask=d < dim, other=0.0)  # (1, BLOCK_D)
             seen = (s >= 0) & (s < length) & (d < dim)
-            dc = tl.load(dc_ptr + ((b * FILTERS + k) * length + s) * dim + d, mask=seen, other=0.0)
-            total += weight * dc.to(tl.float32)  # (1, BLOCK_D) * (BLOCK_L, BLOCK_D)
+            dc_offset = ((b * FILTERS + k) * length + s) * dim + d  # (BLOCK_L, BLOCK_D), as dc
+            dc = tl.load(dc_ptr + dc_offset, mask=seen, other=0.0)
+            total += weight.to(tl.float32) * dc.to(tl.float32)
     tl.store(dx_ptr + (b * length + t) * dim + d, total, mask=(t < length) & (d < dim))  # (BLOCK_L, BLOCK_D)

@@ -153,7 +153,7 @@ def scan_backward(
         if carry_ptr is not None:
             after = tl.load(carry_ptr + (segment_row * N + n) * dim + d, mask=lanes, other=0.0)  # (BLOCK_D,)
         tl.store(q_ptr + n * BLOCK_D, after)  # (BLOCK_D,)
-        tl.store(dA_ptr + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)
+        tl.store(dA_ptr + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)  # (BLOCK_D,)
     D = tl.zeros((BLOCK_D,), tl.float32)
     if D_ptr is not None:
         D = tl.load(D_ptr + k * D_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
@@ -288,4 +288,5 @@ def scan_backward(
         if s == 0:
             tl.debug_barrier()
             for n in range(0, N):
-                tl.store(dinitial_ptr + (row * N + n) * dim + d, tl.load(q_ptr + n * BLOCK_D), mask=lanes)
+                after = tl.load(q_ptr + n * BLOCK_D)  # (BLOCK_D,)
+                tl.store(dinitial_ptr + (row * N + n) * dim + d, after, mask=lanes)  # (BLOCK_D,)

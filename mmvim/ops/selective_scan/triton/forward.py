@@ -149,7 +149,8 @@ def scan_forward(
     if STATES_IN_MEMORY:
         state_ptr += tl.program_id(0).to(tl.int64) * N * BLOCK_D + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
         for n in range(0, N):
-            tl.store(state_ptr + n * BLOCK_D, load_carry(carry_ptr, carry_offset + n * dim, lanes, BLOCK_D))
+            state = load_carry(carry_ptr, carry_offset + n * dim, lanes, BLOCK_D)  # (BLOCK_D,)
+            tl.store(state_ptr + n * BLOCK_D, state)  # (BLOCK_D,)
     else:
         for n in tl.static_range(N):
             rates = rates + (tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E,)  # (BLOCK_D,)
@@ -174,7 +175,8 @@ def scan_forward(
                 if STATES_IN_MEMORY:
                     tl.debug_barrier()
                     for n in range(0, N):
-                        tl.store(boundaries_ptr + offset + n * dim, tl.load(state_ptr + n * BLOCK_D), mask=lanes)
+                        state = tl.load(state_ptr + n * BLOCK_D)  # (BLOCK_D,)
+                        tl.store(boundaries_ptr + offset + n * dim, state, mask=lanes)  # (BLOCK_D,)
                 else:
                     for n in tl.static_range(N):
                         tl.store(boundaries_ptr + offset + n * dim, h[n], mask=lanes)  # (BLOCK_D,)
@@ -233,7 +235,8 @@ def scan_forward(
         if STATES_IN_MEMORY:
             tl.debug_barrier()
             for n in range(0, N):
-                tl.store(last_state_ptr + (row * N + n) * dim + d, tl.load(state_ptr + n * BLOCK_D), mask=lanes)
+                state = tl.load(state_ptr + n * BLOCK_D)  # (BLOCK_D,)
+                tl.store(last_state_ptr + (row * N + n) * dim + d, state, mask=lanes)  # (BLOCK_D,)
         else:
             for n in tl.static_range(N):
                 tl.store(last_state_ptr + (row * N + n) * dim + d, h[n], mask=lanes)  # (BLOCK_D,)

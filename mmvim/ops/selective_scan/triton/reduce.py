@@ -79,7 +79,7 @@ def collect_projections(
     p = position(t, length, (map_id, backward, maps_ptr, length), FOLLOW)  # (BLOCK_L,)
     steps = tl.cdiv(length, STEPS) * STEPS
     offset = ((t // STEPS) * (N * STEPS) + t % STEPS)[:, None] + n * STEPS  # (BLOCK_L, BLOCK_N)
-    total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
+    total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)  # as each part
     for block in range(0, blocks):
         total += tl.load(x_ptr + (row * blocks + block) * steps * N + offset, mask=valid, other=0.0)
     tl.store(out_ptr + (row * length + p)[:, None] * N + n, total, mask=valid)  # (BLOCK_L, BLOCK_N)

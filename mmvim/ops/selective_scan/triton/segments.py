@@ -110,7 +110,7 @@ def segment_ends(
     rates, h = (), ()
     if STATES_IN_MEMORY:
         for n in range(0, N):
-            tl.store(ends_ptr + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)
+            tl.store(ends_ptr + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)  # (BLOCK_D,)
     else:
         for n in tl.static_range(N):
             rates = rates + (tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E,)  # (BLOCK_D,)
