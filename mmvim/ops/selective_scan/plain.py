@@ -71,7 +71,7 @@ class Scan:
         self.paths, self.d_state, self.groups = args.num_paths, args.A.shape[-1], args.groups
         self.A = self.constant(args.A).contiguous()
         self.step = (self.paths, self.batch, *self.A.shape[2:])  # (K, b, G, N, C)
-        self.D, self.bias = (None if x is None else self.vector(x) for x in (args.D, args.delta_bias))
+        self.D, self.bias = (None if x is None else self.constant(x) for x in (args.D, args.delta_bias))
         self.follow = {**dict(zip(FOLLOWERS, args.follow, strict=True)), 'y': True}
         self.rows = {name: self.as_rows(getattr(args, name)) for name in FOLLOWERS if getattr(args, name).dim() > 3}
         steps = torch.arange(self.length, device=args.u.device)
@@ -83,25 +83,26 @@ class Scan:
         self.offsets = torch.arange(self.paths, device=args.u.device) * self.length
 
     def constant(self, x: Tensor) -> Tensor:
-        """Return (1|K, D, N) as (1|K, 1, G, N, C), a view."""
-        return x.unflatten(1, (self.groups, -1)).transpose(2, 3)[:, None]
+        """Return (1|K, D, N) as (1|K, 1, G, N, C), or (1|K, D) as (1|K, 1, G, C), a view."""
+        x = x.unflatten(1, (self.groups, -1))[:, None]  # (1|K, 1, G, C, [N])
+        return x.mT if x.dim() == 5 else x
 
-    def vector(self, x: Tensor) -> Tensor:
-        """Return (1|K, D) as (1|K, 1, G, C), a view."""
-        return x.unflatten(1, (self.groups, -1))[:, None]
-
-    def state(self, x: Tensor) -> Tensor:
-        """Return (b, K, D, N) as (K, b, G, N, C), a view."""
+    def state(self, x: Tensor | None) -> Tensor:
+        """Return (b, K, D, N) as (K, b, G, N, C), a view; zeros for None."""
+        if x is None:
+            return self.A.new_zeros(self.step)
         return x.unflatten(2, (self.groups, -1)).permute(1, 0, 2, 4, 3)
 
-    def as_rows(self, x: Tensor) -> Tensor:
+    def as_rows(self, x: Tensor, clear: bool = False) -> Tensor:
         """Return (b, 1|K, D, L) or (b, 1|K, G, N, L) as (1|K * L, b, G, C or N), a view where that can be.
 
         Rows that are not dense are copied, once a call, to be read fast; so are those of several paths and groups.
+        ``clear`` sets rows to zero that paths share and add to.
         """
         x = (x.unflatten(2, (self.groups, -1)) if x.dim() == 4 else x).permute(1, 4, 0, 2, 3)  # (1|K, L, b, G, C or N)
         x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-        return x.flatten(0, 1)
+        rows = x.flatten(0, 1)
+        return rows.zero_() if clear and len(rows) == self.length and self.paths > 1 else rows
 
     def places(self, name: str, rows: Tensor, chunk: Chunk) -> Tensor:
         """Return the rows that a chunk's steps read or write, int64 (T * K,)."""
@@ -122,15 +123,16 @@ class Scan:
             rows.index_copy_(0, self.places(name, rows, chunk), values.flatten(0, 1).to(rows.dtype))
         elif not self.follow[name]:
             rows[chunk.start : chunk.start + chunk.size] += values.sum(1)
-        elif rows.device.type == 'cpu':  # one row after the other
-            rows.index_add_(0, self.places(name, rows, chunk), values.flatten(0, 1))
         else:  # no row twice in an operation
-            places = self.places(name, rows, chunk).unflatten(0, (-1, self.paths))
-            for k in range(self.paths):
-                rows.index_add_(0, places[:, k], values[:, k])
+            places = self.places(name, rows, chunk).unflatten(0, (-1, self.paths))  # (T, K)
+            for at, value in zip(places.unbind(1), values.unbind(1), strict=True):
+                if rows.device.type == 'cpu':  # where index_add_ takes twice as long
+                    rows.index_copy_(0, at, rows.index_select(0, at).add_(value))
+                else:
+                    rows.index_add_(0, at, value)
 
     def load(self, chunk: Chunk, carry: Tensor) -> tuple[Tensor, ...]:
-        """Return u, delta before and after softplus, B, C, decay (T, K, b, G, N, C), states (T + 1, ...) from carry."""
+        """Return u, delta before and after softplus, v, B, C, decay, states (T + 1, K, b, G, N, C) from carry on."""
         u, raw = self.read('u', self.rows['u'], chunk), self.read('delta', self.rows['delta'], chunk)
         raw = raw if self.bias is None else raw + self.bias
         delta = F.softplus(raw) if self.args.delta_softplus else raw  # (T, K, b, G, C)
@@ -143,30 +145,25 @@ class Scan:
         decay = torch.mul(delta.unsqueeze(-2), self.A).exp_().expand(chunk.size, *self.step)
         states = decay.new_empty((chunk.size + 1, *self.step))
         states[0] = carry
-        torch.mul((delta * u).unsqueeze(-2).expand_as(decay[..., :1, :]), B, out=states[1:])
+        v = (delta * u).expand(chunk.size, *self.step[:3], -1)  # (T, K, b, G, C)
+        torch.mul(v.unsqueeze(-2), B, out=states[1:])
         self.recur(states[1:], decay, delta, chunk, carry)
-        return u, raw, delta, B, C, decay, states
+        return u, raw, delta, v, B, C, decay, states
 
     def recur(self, x: Tensor, decay: Tensor, delta: Tensor, chunk: Chunk, carry: Tensor, back: bool = False) -> Tensor:
         """Add ``decay[t] * x[t-1]`` to ``x[t]`` in place, from ``carry`` on; or, back, ``decay[t+1] * x[t+1]``.
 
         Where several segments take their steps together, from zero, what each lacks is added afterwards: the state that
-        reaches it times its decay since.
-
-        Returns:
-            What leaves the chunk: ``x[-1]``, or, back, ``decay[0] * x[0]``.
+        reaches it times its decay since. Return what leaves the chunk: ``x[-1]``, or, back, ``decay[0] * x[0]``.
         """
         cut_up = (chunk.segments, chunk.steps)
         x, decay = x.unflatten(0, cut_up), decay.unflatten(0, cut_up)  # (segments, steps, K, b, G, N, C)
         values, decays = x.unbind(1), decay.unbind(1)
         if chunk.segments == 1:
             values[-1 if back else 0].add_(carry if back else decays[0] * carry)
-        if back:
-            for t in range(chunk.steps - 1, 0, -1):
-                values[t - 1].addcmul_(decays[t], values[t])
-        else:
-            for t in range(1, chunk.steps):
-                values[t].addcmul_(decays[t], values[t - 1])
+        order = slice(None, None, -1 if back else 1)  # the decay belongs to the later of two steps
+        for after, a, before in zip(values[order][1:], decays[1:][order], values[order], strict=False):
+            after.addcmul_(a, before)
         if chunk.segments > 1:
             since, span = delta.unflatten(0, cut_up), 1
             while span < chunk.steps:  # a running sum; PyTorch's own is an error in deterministic mode on a GPU
@@ -187,15 +184,12 @@ class Scan:
 
     def forward(self, y: Tensor, last_state: Tensor, boundaries: Tensor | None) -> None:
         """Fill ``y`` (b, 1|K, D, L), ``last_state`` (b, K, D, N) and ``boundaries`` (chunks, K, b, G, N, C)."""
-        rows = self.as_rows(y)
-        if self.paths > 1 and len(rows) == self.length:
-            rows.zero_()
-        first = self.args.initial_state
-        carry = self.A.new_zeros(self.step) if first is None else self.state(first)
+        rows = self.as_rows(y, clear=True)
+        carry = self.state(self.args.initial_state)
         for i, chunk in enumerate(self.chunks):
             if boundaries is not None:
                 boundaries[i] = carry
-            u, _, _, _, C, _, states = self.load(chunk, carry)
+            u, _, _, _, _, C, _, states = self.load(chunk, carry)
             self.write('y', rows, chunk, self.outputs(u, C, states))
             carry = states[-1]
         self.state(last_state).copy_(carry)
@@ -204,50 +198,56 @@ class Scan:
         """Return the gradients of all tensors, in the state's dtype, laid out by :func:`empty_rows`."""
         args, grad_y, slope = self.args, grad_out.to(self.args.A.dtype), None
         tensors = {name: x for name, x in args.tensors().items() if name != 'maps'}
-        grads = {name: empty_rows(x, x.shape, args.A.dtype).zero_() for name, x in tensors.items()}
-        rows = {name: self.as_rows(grads[name]) for name in self.rows}
+        grads = {name: empty_rows(x, x.shape, args.A.dtype) for name, x in tensors.items()}
+        rows = {name: self.as_rows(grads[name], clear=True) for name in self.rows}
         if args.z is not None:
             z = args.z.to(args.A.dtype)[:, None]
             gate = torch.sigmoid(z)
             slope = self.as_rows(grad_y * gate * (1 + z * (1 - gate)))  # derivative by z, without the factor y
-            grad_y, rows['z'] = grad_y * z * gate, self.as_rows(grads['z'][:, None])
+            grad_y, rows['z'] = grad_y * z * gate, self.as_rows(grads['z'][:, None], clear=True)
         sums = {name: self.A.new_zeros((self.paths, 1, *self.A.shape[2:])) for name in ('A', 'B', 'C')}
         sums |= {name: self.A.new_zeros((self.paths, 1, self.groups, self.step[-1])) for name in ('D', 'delta_bias')}
         grad_rows = self.as_rows(grad_y)
-        carry = self.A.new_zeros(self.step) if grad_last_state is None else self.state(grad_last_state)
+        carry = self.state(grad_last_state)
         for i, chunk in reversed(list(enumerate(self.chunks))):
-            u, raw, delta, B, C, decay, states = self.load(chunk, boundaries[i])
+            u, raw, delta, v, B, C, decay, states = self.load(chunk, boundaries[i])
             dy = self.read('y', grad_rows, chunk)
             if slope is not None:
-                y = self.outputs(u, C, states)
-                self.write('y', rows['z'], chunk, y.mul_(self.read('y', slope, chunk)))
+                self.write('y', rows['z'], chunk, self.outputs(u, C, states).mul_(self.read('y', slope, chunk)))
             g = (C * dy.unsqueeze(-2)).expand(decay.shape).contiguous()
             carry = self.recur(g, decay, delta, chunk, carry, back=True)
-            for name, weight, x in (('C', states[1:], dy), ('B', g, delta * u)):
+            for name, weight, x in (('C', states[1:], dy), ('B', g, v)):
                 if name in rows:
-                    self.write(name, rows[name], chunk, torch.matmul(weight, x.unsqueeze(-1)).squeeze(-1))
+                    self.write(name, rows[name], chunk, (weight * x.unsqueeze(-2)).sum(-1))
                 else:
-                    sums[name] += torch.mul(weight, x.unsqueeze(-2)).sum((0, 2)).unsqueeze(1)
+                    sums[name] += sum_steps(weight * x.unsqueeze(-2))
             dv = sum_states(B, g)
             q = g.mul_(decay).mul_(states[:-1])
             ddelta = sum_states(self.A, q).addcmul_(u, dv)
-            sums['A'] += torch.mul(q, delta.unsqueeze(-2)).sum((0, 2)).unsqueeze(1)
+            sums['A'] += sum_steps(q * delta.unsqueeze(-2))
             if args.delta_softplus:
                 ddelta *= torch.sigmoid(raw)
-            sums['delta_bias'] += ddelta.sum((0, 2)).unsqueeze(1)
-            sums['D'] += (dy * u).sum((0, 2)).unsqueeze(1)
+            if self.bias is not None:
+                sums['delta_bias'] += sum_steps(ddelta)
+            if self.D is not None:
+                sums['D'] += sum_steps(dy * u)
             self.write('delta', rows['delta'], chunk, ddelta)
             du = dv.mul_(delta)
             self.write('u', rows['u'], chunk, du if self.D is None else du.addcmul_(dy, self.D))
         for name, total in sums.items():
             if name in grads and name not in rows:
-                own = (self.vector if grads[name].dim() == 2 else self.constant)(grads[name])
+                own = self.constant(grads[name])
                 own.copy_(total if len(own) == self.paths else total.sum(0, keepdim=True))
         for name in [name for name in rows if rows[name].data_ptr() != grads[name].data_ptr()]:  # (K * L, b, G, N)
             grads[name].copy_(rows[name].unflatten(0, (-1, self.length)).permute(2, 0, 3, 4, 1))
         if 'initial_state' in grads:
             self.state(grads['initial_state']).copy_(carry)
         return grads
+
+
+def sum_steps(x: Tensor) -> Tensor:
+    """Return the sum of (T, K, b, ...) over steps and batch, (K, 1, ...); over both at once is 20 times slower."""
+    return x.sum(0).sum(1, keepdim=True)
 
 
 def sum_states(weights: Tensor, states: Tensor) -> Tensor:
