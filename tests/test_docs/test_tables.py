@@ -30,9 +30,11 @@ def test_every_config_of_the_metafiles_is_in_the_table_of_models():
         assert f'| {tables.value_of(entry["Metadata"]["Published"])} |' in row
 
 
-def test_every_family_has_its_own_tables():
+def test_every_family_is_in_the_readme_and_has_its_own_tables():
     families = tables.collections('README.md')
+    readme = (ROOT / 'README.md').read_text('utf-8')
     for family in families:
+        assert f'| [{family["Name"]}]({family["README"]}) |' in readme
         own = (ROOT / family['README']).read_text('utf-8')
         wanted = {entry['Metadata']['Published']['metric'] for entry in tables.models(family['README'])} - {'top-1'}
         wanted |= {'files'} if family['Metadata'].get('Published Files') else set()
