@@ -25,7 +25,7 @@ help: ## list the targets and their variables
 
 demo: ## make pictures, train a small Vim on them, draw the result in work_dirs/demo/
 	@tools/setup_env.sh demo
-	@$(PY) tools/demo.py $(ARGS)
+	@$(PY) demo/demo.py $(ARGS)
 
 test: ## run the test suite; the first time this compiles mmcv's operators (about 13 minutes on two cores)
 	@tools/setup_env.sh test

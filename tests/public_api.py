@@ -109,11 +109,12 @@ def _parser_of(path: Path) -> argparse.ArgumentParser:
 def tools() -> dict[str, Any]:
     """Options and positional arguments of each tool with what each takes: choices, default, number of values."""
     found = {}
-    for path in sorted((ROOT / 'tools').rglob('*.py')):
+    for path in sorted([*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'demo').glob('*.py')]):
         if 'def parse_args' not in path.read_text('utf-8'):
             continue
+        folder = ROOT if path.parent.name == 'demo' else ROOT / 'tools'
         for action in _parser_of(path)._actions:
-            name = f'{path.relative_to(ROOT / "tools").as_posix()}: {" ".join(action.option_strings) or action.dest}'
+            name = f'{path.relative_to(folder).as_posix()}: {" ".join(action.option_strings) or action.dest}'
             found[name] = {
                 'dest': action.dest,
                 'choices': sorted(map(str, action.choices or ())),

@@ -15,7 +15,7 @@ from mmvim.ops.selective_scan.operators import BACKENDS
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(mmvim.__path__, 'mmvim.')
-    if not any(part in info.name for part in ('.mim', 'demo_scenes', 'mmvim_native'))  # the last is a library
+    if not any(part in info.name for part in ('.mim', 'mmvim_native'))  # the last is a library
 )
 # Packages that export nothing by name: what their modules define is public.
 OPEN = ('mmvim.analysis', 'mmvim.datasets', 'mmvim.engine.progress')

@@ -51,9 +51,9 @@ def build(hook, tree, out, check=True, **variables):
 
 
 def copy_tree(target):
-    """Copy what a build reads from the checkout."""
+    """Copy what a build reads from the checkout, and what it must leave out."""
     target.mkdir()
-    for name in ('mmvim', 'configs', 'tools'):
+    for name in ('mmvim', 'configs', 'tools', 'demo', 'docs', 'tests'):
         shutil.copytree(ROOT / name, target / name, ignore=LEFT_OUT)
     for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, target / name)
@@ -96,6 +96,18 @@ def test_wheel_holds_the_package_and_mim(wheel, tree):
     assert names == expected_in_wheel(tree)
     assert any(n.startswith('mmvim/.mim/configs/vim/') and n.endswith('.py') for n in names)
     assert 'mmvim/.mim/tools/train.py' in names
+
+
+def test_wheel_holds_nothing_else(wheel, tree):
+    archive = zipfile.ZipFile(wheel)
+    info = next(n.partition('/')[0] for n in archive.namelist() if '.dist-info/' in n)
+    assert {n.partition('/')[0] for n in archive.namelist()} == {'mmvim', info}
+    assert archive.read(f'{info}/top_level.txt').split() == [b'mmvim']
+    mim = {n.split('/')[2] for n in archive.namelist() if n.startswith('mmvim/.mim/')}
+    assert mim == {'configs', 'tools', 'model-index.yml'}
+    # the demo's art by its content, wherever it might have got to and under whatever name
+    art = {(tree / 'demo' / name).read_bytes() for name in files_below(tree / 'demo')}
+    assert len(art) > 10 and [n for n in archive.namelist() if archive.read(n) in art] == []
 
 
 def test_wheel_has_the_licence_and_requires_neither_family(wheel):

@@ -1,6 +1,6 @@
 """A small Vim under UperNet on the demo scenes: what ``make demo`` trains, from scratch, on a CPU, in minutes.
 
-The scenes come from ``tools/dataset_converters/make_demo_scenes.py --out data/demo``.
+The scenes come from ``demo/make_scenes.py --out data/demo`` of mmvim's repository.
 """
 _base_ = [
     'mmseg::_base_/models/upernet_vit-b16_ln_mln.py',

@@ -202,7 +202,7 @@ def test_one_step_from_a_users_config(index, repository, tmp_path):
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-    from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
+    from scenes import DemoSceneParams, write_demo_scenes
 
     pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
     spec = importlib.util.spec_from_file_location(

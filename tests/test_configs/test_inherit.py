@@ -90,11 +90,12 @@ def test_one_step_from_a_users_config(index, repository, shrink):
 
 @pytest.fixture(scope='module')
 def readme_configs(tmp_path_factory, read_as_installed):
-    """The configs printed in the READMEs, the project's and the families', as a user pastes them, by their text."""
+    """The configs printed in the READMEs and in the pages about configs, as a user pastes them, by their text."""
     root, snippets = tmp_path_factory.mktemp('pasted'), []
     project = Path(__file__).resolve().parents[2]
-    for readme in [project / 'README.md', *sorted((project / 'configs').rglob('README.md'))]:
-        blocks = re.findall(r'^```python\n(.*?)^```', readme.read_text(), re.MULTILINE | re.DOTALL)
+    pages = [project / name for name in ('README.md', 'docs/own_repository.md', 'docs/data.md')]
+    for page in [*pages, *sorted((project / 'configs').rglob('README.md'))]:
+        blocks = re.findall(r'^```python\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL)
         snippets += [block for block in blocks if re.search('^_base_ = ', block, re.MULTILINE)]
     files = [root / f'snippet{i}.py' for i in range(len(snippets))]
     for file, snippet in zip(files, snippets, strict=True):
@@ -114,7 +115,7 @@ def settings(cfg, shrink):
 
 
 def test_readme_snippets_build(readme_configs, shrink):
-    assert len(readme_configs) == 6
+    assert len(readme_configs) == 7
     for cfg in readme_configs.values():
         assert settings(cfg, shrink)
 

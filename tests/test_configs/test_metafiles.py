@@ -6,6 +6,7 @@ import pytest
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ROOT = CONFIGS.parent
+METRICS = ('mIoU', 'box AP / mask AP', 'PQ', 'top-1')
 
 
 def models(index):
@@ -38,6 +39,25 @@ def test_batch_size_is_the_configs(index, load):
         cfg = load(str(Path(model['Config']).relative_to('configs')))
         if 'auto_scale_lr' in cfg:
             assert model['Metadata']['Batch Size'] == cfg.auto_scale_lr.base_batch_size, model['Name']
+
+
+def test_length_of_the_training_is_the_configs(index, load):
+    for _, model in models(index):
+        cfg = load(str(Path(model['Config']).relative_to('configs'))).train_cfg
+        told = {key: model['Metadata'].get(key) for key in ('Iterations', 'Epochs')}
+        assert told == {'Iterations': cfg.get('max_iters'), 'Epochs': cfg.get('max_epochs')}, model['Name']
+
+
+def test_every_config_has_the_authors_figure_with_its_source(index):
+    """Or none, and then in words whose recipe it is."""
+    for _, model in models(index):
+        published = model['Metadata']['Published']
+        assert list(published) == ['metric', 'value', 'source'] and published['metric'] in METRICS, model['Name']
+        value, source = published['value'], published['source']
+        assert source and source.startswith('https://') == (value is not None), model['Name']
+        figures = [] if value is None else value if isinstance(value, list) else [value]
+        assert len(figures) in (0, len(published['metric'].split(' / '))), model['Name']
+        assert all(isinstance(figure, float) and 0 < figure < 100 for figure in figures), model['Name']
 
 
 def test_no_result_or_weights_that_nobody_measured(index):

@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 
 import mmvim  # noqa: F401  makes `mmdet::` bases and mmvim's types known
-from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
+from scenes import DemoSceneParams, write_demo_scenes
 
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')

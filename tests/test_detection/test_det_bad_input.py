@@ -10,7 +10,7 @@ import pytest
 import small_detectors as small
 from mmengine.runner import Runner
 
-from mmvim.datasets.demo_scenes.classes import coco_categories
+from scenes.classes import coco_categories
 
 VITDET = 'mask_rcnn_vim_t_coco.py'
 HIERARCHICAL = 'mask_rcnn_mambavision_t_coco.py'

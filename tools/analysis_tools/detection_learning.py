@@ -5,7 +5,7 @@
     python tools/analysis_tools/detection_learning.py demo --data-root data/demo/coco
 
 The task 'overfit' trains on the first 16 annotated images of COCO's training split and scores the same images; 'demo'
-trains on the training scenes of tools/dataset_converters/make_demo_scenes.py and scores the validation scenes. Each
+trains on the training scenes of demo/make_scenes.py and scores the validation scenes. Each
 model is trained by tools/train.py and scored by tools/test.py in its own process, one after the other; what is already
 in WORK_DIR is not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png, and
 for 'demo' overlays of the predictions); the table is printed as Markdown.
@@ -39,7 +39,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, help='folder of results. Defaults to WORK_DIR/TASK')
     args = parser.parse_args()
     if not (args.data_root / TRAIN).is_file():
-        parser.error(f"--data-root {args.data_root} holds no {TRAIN}: give the folder of a data set in COCO's layout")
+        remedy = "give the folder of a data set in COCO's layout"
+        if args.task == 'demo':  # the scenes are drawn by the repository, which an installed mmvim does not hold
+            remedy = 'run `python demo/make_scenes.py` in a checkout of mmvim and give its data/demo/coco'
+        parser.error(f'--data-root {args.data_root} holds no {TRAIN}: {remedy}')
     return args
 
 

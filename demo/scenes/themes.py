@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mmvim.datasets.demo_scenes import figures, nature, street
-from mmvim.datasets.demo_scenes.classes import OTHER
-from mmvim.datasets.demo_scenes.stage import Stage
+from scenes import figures, nature, street
+from scenes.classes import OTHER
+from scenes.stage import Stage
 
 
 class Theme(NamedTuple):

@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from mmvim.datasets.demo_scenes.canvas import Canvas
-from mmvim.datasets.demo_scenes.dice import Dice
-from mmvim.datasets.demo_scenes.exact import TILE, bell, direction, noise_tile, sample, smooth, wave
-from mmvim.datasets.demo_scenes.shapes import Ellipse, Polygon, Rod
+from scenes.canvas import Canvas
+from scenes.dice import Dice
+from scenes.exact import TILE, bell, direction, noise_tile, sample, smooth, wave
+from scenes.shapes import Ellipse, Polygon, Rod
 
 
 def test_wave_is_a_sine():

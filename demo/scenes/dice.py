@@ -13,7 +13,7 @@ class Dice:
     """Draws from a seeded generator, with arithmetic done in Python so that no compiler can fuse it.
 
     Args:
-        key (Sequence[int]): Non-negative integers; equal keys give equal draws.
+        key: Non-negative integers; equal keys give equal draws.
     """
 
     def __init__(self, key: Sequence[int]) -> None:

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from mmvim.datasets.demo_scenes.exact import sample
-from mmvim.datasets.demo_scenes.shapes import Ellipse, Polygon, Rod
+from scenes.exact import sample
+from scenes.shapes import Ellipse, Polygon, Rod
 
 RGB = tuple[float, float, float]
 
@@ -52,8 +52,8 @@ class Canvas:
     """Colours and segments of one scene.
 
     Args:
-        height (int): Height of the finished picture in pixels.
-        width (int): Width of the finished picture in pixels.
+        height: Height of the finished picture in pixels.
+        width: Width of the finished picture in pixels.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -121,13 +121,13 @@ class Brush:
     """Paints one thing in coordinates of its own: metres, x to the right and y up from the middle of its foot.
 
     Args:
-        canvas (Canvas): Where to paint.
-        segment (int): The segment that the painted samples belong to.
-        foot (tuple[float, float]): Where the local origin is, x and y in samples.
-        scale (float): Samples per metre.
-        light (Light): Illumination.
-        fade (float): Share of haze in the colour, 0 to 1. Defaults to 0.
-        flip (bool): Whether to mirror x. Defaults to False.
+        canvas: Where to paint.
+        segment: The segment that the painted samples belong to.
+        foot: Where the local origin is, x and y in samples.
+        scale: Samples per metre.
+        light: Illumination.
+        fade: Share of haze in the colour, 0 to 1. Defaults to 0.
+        flip: Whether to mirror x. Defaults to False.
     """
 
     def __init__(
@@ -183,11 +183,11 @@ class Brush:
         """Fill a shape given in samples.
 
         Args:
-            shape (Shape): What to fill.
-            colour (RGB): Albedo, 0 to 1.
-            round_ (float): How much the side away from the light is darker, across the shape's box. Defaults to 0.
-            grain (float): Strength of fine noise. Defaults to 0.
-            leaves (float): Strength of coarse noise. Defaults to 0.
+            shape: What to fill.
+            colour: Albedo, 0 to 1.
+            round_: How much the side away from the light is darker, across the shape's box. Defaults to 0.
+            grain: Strength of fine noise. Defaults to 0.
+            leaves: Strength of coarse noise. Defaults to 0.
         """
         box = shape.box()
         patch = self.canvas.patch(box)

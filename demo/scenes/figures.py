@@ -1,8 +1,8 @@
 """People, balls and boats. Every function paints around the brush's foot, sizes in metres."""
 
-from mmvim.datasets.demo_scenes.canvas import Brush
-from mmvim.datasets.demo_scenes.dice import Dice
-from mmvim.datasets.demo_scenes.exact import direction
+from scenes.canvas import Brush
+from scenes.dice import Dice
+from scenes.exact import direction
 
 CLOTHES = (
     (0.78, 0.16, 0.16),

@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from mmvim.datasets.demo_scenes import ADE_IDS, CLASSES, DemoSceneParams, read_record, write_demo_scenes
-from mmvim.datasets.demo_scenes import writer as writer_module
-from mmvim.datasets.demo_scenes.classes import THING_CATEGORIES, coco_categories, coco_ids
-from mmvim.datasets.demo_scenes.outlines import box, polygons, run_lengths
-from mmvim.datasets.demo_scenes.scene import Instance, Scene
 from mmvim.engine.launch import UserError
+from scenes import ADE_IDS, CLASSES, DemoSceneParams, read_record, write_demo_scenes
+from scenes import writer as writer_module
+from scenes.classes import THING_CATEGORIES, coco_categories, coco_ids
+from scenes.outlines import box, polygons, run_lengths
+from scenes.scene import Instance, Scene
 
 PARAMS = DemoSceneParams(train=8, val=4, size=(64, 96), seed=2)
-TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'make_demo_scenes.py'
+TOOL = Path(__file__).parents[2] / 'demo' / 'make_scenes.py'
 
 
 @pytest.fixture(scope='module')
@@ -239,7 +239,7 @@ def test_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('make_demo_scenes', TOOL)
+    spec = importlib.util.spec_from_file_location('make_scenes', TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -261,7 +261,7 @@ def test_command_line(tool, tmp_path, monkeypatch, capsys):
 
 
 def test_command_line_error_is_one_line(tmp_path):
-    environment = {**os.environ, 'PYTHONPATH': str(TOOL.parents[2])}
+    environment = {**os.environ, 'PYTHONPATH': str(TOOL.parents[1])}
     done = subprocess.run(
         [sys.executable, str(TOOL), '--train', 'many'], cwd=tmp_path, env=environment, capture_output=True, text=True
     )

@@ -17,10 +17,10 @@ def wave(turns: np.ndarray | float) -> np.ndarray:
     """Sine of an angle in turns, by Bhaskara's rational formula (absolute error below 0.002).
 
     Args:
-        turns (np.ndarray | float): Angle in full turns, any shape.
+        turns: Angle in full turns, any shape.
 
     Returns:
-        np.ndarray: Values in [-1, 1], float32, same shape.
+        Values in [-1, 1], float32, same shape.
     """
     turns = np.asarray(turns, dtype=np.float32)
     phase = (turns - np.floor(turns)) * np.float32(2)  # [0, 2): half turns
@@ -73,7 +73,7 @@ def noise_tile(name: str) -> np.ndarray:
     """Periodic noise of TILE x TILE values in [0, 1], float32, read-only; the same array for the same name.
 
     Args:
-        name (str): ``'cloud'`` (large shapes down to fine detail), ``'rough'`` (middle to fine: ground, leaves) or
+        name: ``'cloud'`` (large shapes down to fine detail), ``'rough'`` (middle to fine: ground, leaves) or
             ``'grain'`` (fine only: plaster, asphalt).
     """
     first, last, seed = {'cloud': (2, 7, 11), 'rough': (4, 8, 12), 'grain': (6, 9, 13)}[name]
@@ -101,13 +101,13 @@ def ridge(rng: np.random.Generator, width: int, cell: float, octaves: int = 5) -
     """One-dimensional fractal noise, the outline of a mountain range.
 
     Args:
-        rng (np.random.Generator): Source of the lattice values.
-        width (int): Number of values.
-        cell (float): Distance between the peaks of the coarsest octave, in values.
-        octaves (int): Number of octaves, each half as wide and half as high. Defaults to 5.
+        rng: Source of the lattice values.
+        width: Number of values.
+        cell: Distance between the peaks of the coarsest octave, in values.
+        octaves: Number of octaves, each half as wide and half as high. Defaults to 5.
 
     Returns:
-        np.ndarray: (width,) float32 in [0, 1].
+        (width,) float32 in [0, 1].
     """
     result = np.zeros(width, np.float32)
     weight, total = 1.0, 0.0

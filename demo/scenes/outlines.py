@@ -8,10 +8,10 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     """COCO's uncompressed run lengths.
 
     Args:
-        mask (np.ndarray): (H, W) bool.
+        mask: (H, W) bool.
 
     Returns:
-        list[int]: Lengths of alternating runs of 0 and 1 down the columns, beginning with 0.
+        Lengths of alternating runs of 0 and 1 down the columns, beginning with 0.
     """
     flat = mask.ravel(order='F').astype(np.int8)
     changes = np.flatnonzero(np.diff(flat)) + 1
@@ -50,10 +50,10 @@ def polygons(mask: np.ndarray) -> list[list[int]]:
     A region with a hole is cut through the hole into two, because COCO's polygons cannot have one.
 
     Args:
-        mask (np.ndarray): (H, W) bool.
+        mask: (H, W) bool.
 
     Returns:
-        list[list[int]]: One ``[x0, y0, x1, y1, ...]`` for each piece, corners in pixel edges.
+        One ``[x0, y0, x1, y1, ...]`` for each piece, corners in pixel edges.
     """
     result: list[list[int]] = []
     pieces = [mask]

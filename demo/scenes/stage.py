@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmvim.datasets.demo_scenes import figures, nature, street
-from mmvim.datasets.demo_scenes.backdrop import (
+from scenes import figures, nature, street
+from scenes.backdrop import (
     WEATHERS,
     Camera,
     Road,
@@ -16,10 +16,10 @@ from mmvim.datasets.demo_scenes.backdrop import (
     paint_sea,
     paint_sky,
 )
-from mmvim.datasets.demo_scenes.canvas import Brush, Canvas, Light
-from mmvim.datasets.demo_scenes.dice import Dice
-from mmvim.datasets.demo_scenes.exact import bell, ridge
-from mmvim.datasets.demo_scenes.shapes import Ellipse
+from scenes.canvas import Brush, Canvas, Light
+from scenes.dice import Dice
+from scenes.exact import bell, ridge
+from scenes.shapes import Ellipse
 
 Painter = Callable[[Brush, Dice], None]
 
@@ -58,10 +58,10 @@ class Stage:
         """Paint sky, mountains, ground, sea and road.
 
         Args:
-            mountains (float): Probability of mountains.
-            coast (bool): Whether there is a sea.
-            road (float): Probability of a road.
-            half_road (tuple[float, float]): Range of half the width of a road that leads away, in metres.
+            mountains: Probability of mountains.
+            coast: Whether there is a sea.
+            road: Probability of a road.
+            half_road: Range of half the width of a road that leads away, in metres.
         """
         dice, canvas, camera = self.dice, self.canvas, self.camera
         weather = dice.pick(WEATHERS)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmvim.datasets.demo_scenes.exact import sample
+from scenes.exact import sample
 
 Point = tuple[float, float]
 

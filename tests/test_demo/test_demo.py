@@ -10,17 +10,17 @@ from mmengine.config import Config
 from PIL import Image
 
 import mmvim  # noqa: F401  makes `mmseg::` known to configs
-from mmvim.datasets.demo_scenes import CLASSES, PALETTE, DemoSceneParams
 from mmvim.engine.launch import UserError
+from scenes import CLASSES, PALETTE, DemoSceneParams
 
 pytest.importorskip('mmseg')
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'demo').glob('*.py'))
 
 
 @pytest.fixture(scope='module')
 def demo():
-    spec = importlib.util.spec_from_file_location('demo_tool', ROOT / 'tools' / 'demo.py')
+    spec = importlib.util.spec_from_file_location('demo_tool', ROOT / 'demo' / 'demo.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

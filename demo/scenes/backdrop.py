@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmvim.datasets.demo_scenes.canvas import Canvas, Light
-from mmvim.datasets.demo_scenes.dice import Dice
-from mmvim.datasets.demo_scenes.exact import mix, ridge, sample, smooth, wave
+from scenes.canvas import Canvas, Light
+from scenes.dice import Dice
+from scenes.exact import mix, ridge, sample, smooth, wave
 
 RGB = tuple[float, float, float]
 

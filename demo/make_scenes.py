@@ -2,7 +2,7 @@
 
 Example::
 
-    python tools/dataset_converters/make_demo_scenes.py --out data/demo --train 400 --val 80 --size 128 192 --seed 0
+    python demo/make_scenes.py --out data/demo --train 400 --val 80 --size 128 192 --seed 0
 """
 
 import argparse
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 
 try:
-    from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
     from mmvim.engine import launch
     from mmvim.engine.progress import progress_display
+    from scenes import DemoSceneParams, write_demo_scenes
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 

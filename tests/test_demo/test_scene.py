@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from mmvim.datasets.demo_scenes import ADE_IDS, CLASSES, render_scene
-from mmvim.datasets.demo_scenes import scene as scene_module
-from mmvim.datasets.demo_scenes.themes import THEMES
+from scenes import ADE_IDS, CLASSES, render_scene
+from scenes import scene as scene_module
+from scenes.themes import THEMES
 
 SIZE = (64, 96)
 DIGEST = '8fb84a0f7402c282'  # of the first four scenes, picture and annotation

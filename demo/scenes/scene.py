@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmvim.datasets.demo_scenes.classes import ADE_IDS
-from mmvim.datasets.demo_scenes.dice import Dice
-from mmvim.datasets.demo_scenes.stage import Stage
-from mmvim.datasets.demo_scenes.themes import THEMES, Theme, arrange_extras
+from scenes.classes import ADE_IDS
+from scenes.dice import Dice
+from scenes.stage import Stage
+from scenes.themes import THEMES, Theme, arrange_extras
 
 MIN_SIZE = 64
 LEAST_SHARE = 0.002
@@ -62,14 +62,14 @@ def render_scene(seed: int, split: int, index: int, size: tuple[int, int]) -> Sc
     """Render one scene. Equal arguments give equal bytes on every machine.
 
     Args:
-        seed (int): Seed of the data set, 0 or greater.
-        split (int): 0 for training, 1 for validation; the splits share no scene.
-        index (int): Number of the scene in its split, from 0. It decides the theme, in turn, so that four scenes in a
+        seed: Seed of the data set, 0 or greater.
+        split: 0 for training, 1 for validation; the splits share no scene.
+        index: Number of the scene in its split, from 0. It decides the theme, in turn, so that four scenes in a
             row contain every class.
-        size (tuple[int, int]): Height and width in pixels, each 64 or more.
+        size: Height and width in pixels, each 64 or more.
 
     Returns:
-        Scene: Picture, semantic annotation and instances.
+        Picture, semantic annotation and instances.
 
     Raises:
         ValueError: If a number is negative or the size is too small.

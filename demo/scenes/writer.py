@@ -24,10 +24,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mmvim.datasets.demo_scenes.classes import ADE_IDS, coco_categories, coco_ids
-from mmvim.datasets.demo_scenes.outlines import box, polygons, run_lengths
-from mmvim.datasets.demo_scenes.scene import MIN_SIZE, Scene, render_scene
-from mmvim.datasets.demo_scenes.themes import THEMES
+from scenes.classes import ADE_IDS, coco_categories, coco_ids
+from scenes.outlines import box, polygons, run_lengths
+from scenes.scene import MIN_SIZE, Scene, render_scene
+from scenes.themes import THEMES
 
 VERSION = 1
 """Raised whenever the same parameters would give other scenes."""
@@ -56,10 +56,10 @@ class DemoSceneParams(NamedTuple):
     """What determines a data set.
 
     Args:
-        train (int): Number of training scenes, 1 to 100000. Defaults to 400.
-        val (int): Number of validation scenes, 1 to 100000. Defaults to 80.
-        size (tuple[int, int]): Height and width in pixels, each 64 to 2048. Defaults to (128, 192).
-        seed (int): 0 or greater. Defaults to 0.
+        train: Number of training scenes, 1 to 100000. Defaults to 400.
+        val: Number of validation scenes, 1 to 100000. Defaults to 80.
+        size: Height and width in pixels, each 64 to 2048. Defaults to (128, 192).
+        seed: 0 or greater. Defaults to 0.
     """
 
     train: int = 400
@@ -104,14 +104,13 @@ def write_demo_scenes(
     The scenes are written to a folder beside ``out`` that takes its name when it is complete.
 
     Args:
-        out (str | os.PathLike): The folder, new or empty, or one with a data set of this kind.
-        params (DemoSceneParams, optional): What to render. Defaults to ``DemoSceneParams()``.
-        force (bool): Replace a data set of this kind that has other parameters. Defaults to False.
-        progress (Callable[[int, int], None], optional): Called with the numbers of scenes done and to do. Defaults
-            to None.
+        out: The folder, new or empty, or one with a data set of this kind.
+        params: What to render. Defaults to None, ``DemoSceneParams()``.
+        force: Replace a data set of this kind that has other parameters. Defaults to False.
+        progress: Called with the numbers of scenes done and to do. Defaults to None.
 
     Returns:
-        bool: True where the data set was written, False where it was there already.
+        True where the data set was written, False where it was there already.
 
     Raises:
         ValueError: If a parameter is out of range.

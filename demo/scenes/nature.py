@@ -2,9 +2,9 @@
 
 from itertools import pairwise
 
-from mmvim.datasets.demo_scenes.canvas import Brush
-from mmvim.datasets.demo_scenes.dice import Dice
-from mmvim.datasets.demo_scenes.exact import direction
+from scenes.canvas import Brush
+from scenes.dice import Dice
+from scenes.exact import direction
 
 LEAVES = ((0.20, 0.42, 0.16), (0.28, 0.50, 0.18), (0.16, 0.36, 0.20), (0.40, 0.52, 0.20))
 AUTUMN = ((0.78, 0.36, 0.14), (0.82, 0.58, 0.16), (0.66, 0.20, 0.14), (0.90, 0.66, 0.74))

@@ -2,8 +2,8 @@
 
 Run by ``make demo``; needs only a CPU and a few minutes::
 
-    python tools/demo.py
-    python tools/demo.py --config configs/demo/upernet_mambavision_demo.py --work-dir work_dirs/demo_mambavision
+    python demo/demo.py
+    python demo/demo.py --config configs/demo/upernet_mambavision_demo.py --work-dir work_dirs/demo_mambavision
 
 Training is the same as with ``tools/train.py`` and the same config; this tool renders the scenes beforehand and draws
 the figures afterwards.
@@ -31,9 +31,9 @@ try:
     from mmvim.analysis.contact_sheet import SheetRow, contact_sheet
     from mmvim.analysis.curves import plot_curves, read_curve
     from mmvim.analysis.majority_floor import majority_floor
-    from mmvim.datasets.demo_scenes import DemoSceneParams, write_demo_scenes
     from mmvim.engine import launch
     from mmvim.engine.progress import clock, progress_display
+    from scenes import DemoSceneParams, write_demo_scenes
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; run `make demo`, or install mmvim with pip install -e .[seg] in its folder')
 
