@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmvim.checkpoints.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, recognise
+from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.naming import to_published
-from mmvim.checkpoints.published import Published, read
-from mmvim.checkpoints.sources import fetch
+from mmvim.checkpoints.read import Published, read
 
 # Keys of a converted checkpoint: how the original was laid out, and its tensors that mmvim's model does not have.
 ORIGIN, LEFT_OUT = 'published', 'left_out'

@@ -196,7 +196,7 @@ def test_file_without_permission(tmp_path, refused, weights, write, monkeypatch)
     def denied(*args, **kwargs):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr('mmvim.checkpoints.header.open', denied, raising=False)
+    monkeypatch.setattr('mmvim.checkpoints.files.header.open', denied, raising=False)
     refused(file, 'cannot be read .Permission denied.')
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from mmvim.checkpoints.by_names import fit_by_names
-from mmvim.checkpoints.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, Family, family_of, recognise
+from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.sources import fetch
 
 
 def load_backbone(

@@ -4,12 +4,12 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from mmvim.checkpoints.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError
 from mmvim.checkpoints.families import recognise
+from mmvim.checkpoints.files.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.sources import fetch
 
 
 def model_weights(container: dict, source: str, key: str | None = None) -> tuple[OrderedDict[str, Tensor], Report]:

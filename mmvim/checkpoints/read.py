@@ -9,14 +9,14 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from mmvim.checkpoints import heads
-from mmvim.checkpoints.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, Family, recognise
 from mmvim.checkpoints.families.base import unpublished
+from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.sources import fetch
 
 
 @dataclass

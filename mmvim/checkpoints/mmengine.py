@@ -1,10 +1,18 @@
-"""The initializer behind ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of mmvim's backbones."""
+"""What MMEngine calls: the initializer of mmvim's backbones, and locations for its own loaders.
+
+``init_cfg=dict(type='Pretrained', checkpoint=...)`` of a backbone comes here. ``hf://owner/repo/file`` and
+``published://FILE`` work wherever MMEngine takes a checkpoint (``load_from``, ``load_checkpoint``) once
+:mod:`mmvim.checkpoints` is imported: the file is read safely and given to the model under the model's own names.
+"""
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmvim.checkpoints.loading import load_backbone
+from mmvim.checkpoints.files.sources import PUBLISHED
+from mmvim.checkpoints.load import load_backbone
+from mmvim.checkpoints.openmmlab import read_for_model
 from mmvim.registry import WEIGHT_INITIALIZERS
 
 
@@ -80,3 +88,35 @@ class PretrainedBackbone:
         print_log(report.text(), logger='current')
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'Pretrained: loaded from {self.checkpoint}')
+
+
+@CheckpointLoader.register_scheme(prefixes=('hf://', PUBLISHED), force=True)
+def load_from_published(filename: str, map_location: str | None = None, logger: str = 'current') -> dict:
+    """Read a published file for MMEngine.
+
+    Args:
+        filename: ``hf://…`` or ``published://FILE``.
+        map_location: Accepted because MMEngine passes it; weights are mapped into memory. Defaults to None.
+        logger: Where the report goes, as MMEngine's ``print_log`` takes it. Defaults to 'current'.
+
+    Returns:
+        A checkpoint with ``state_dict``.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim({'embed_dims': 16, 'depth': 2}).state_dict()}, file.name)
+        ...     checkpoint = checkpoints.load_from_published(f'published://{file.name}', logger='silent')
+        >>> 'backbone.pos_embed' in checkpoint['state_dict']
+        True
+    """
+    del map_location
+    checkpoint, report = read_for_model(filename.removeprefix(PUBLISHED))
+    print_log(report.text(), logger=logger)
+    return checkpoint
