@@ -6,18 +6,10 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.families import FAMILIES
 from mmvim.checkpoints.read import Published
 from mmvim.checkpoints.view import CROP_MODES, FILTERS, View
 
-# Side of the crop over the side of the resized picture. Vim: DeiT's 224 / 256, in its evaluation code. MambaVision: its
-# model configurations; the author repeats T's at https://github.com/NVlabs/MambaVision/issues/57.
-_DEFAULT_CROP = 0.875
-_CROP = {
-    'vim': {},
-    'mambavision': {'tiny': 1.0, 'tiny2': 0.98, 'small': 0.93, 'base': 1.0, 'large': 1.0, 'large2': 1.0, 'large3': 1.0},
-}
-# At 512 pixels L2 and L3 see the whole picture squashed to a square, whose border is then cut off.
-_SQUASHED_SIZE, _SQUASHED_CROP = 512, 0.93
 _LARGEST_SIDE = 1 << 15
 
 
@@ -32,10 +24,10 @@ def preprocessing(
 
     Args:
         found: A classifier.
-        img_size: Side of the input in pixels. Defaults to None, what ``found`` was read for: by default 224, for
-            MambaVision-L3 256.
+        img_size: Side of the input in pixels. Defaults to None, what ``found`` was read for: by default the
+            publisher's.
         crop_pct: In (0, 1]. Defaults to None, the publisher's.
-        interpolation: 'bicubic' or 'bilinear'. Defaults to None, 'bicubic'.
+        interpolation: 'bicubic' or 'bilinear'. Defaults to None, the publisher's.
         crop_mode: 'center' or 'squash'. Defaults to None, the publisher's.
 
     Returns:
@@ -57,13 +49,8 @@ def preprocessing(
         pictures: shorter side 224, bicubic, centre 224 x 224 (crop pct 1.0)
     """
     size = _input_size(found) if img_size is None else img_size
-    squashed = found.arch in ('large2', 'large3') and size == _SQUASHED_SIZE
-    if crop_pct is None:
-        crop_pct = (
-            _SQUASHED_CROP
-            if squashed
-            else _CROP[found.family].get(found.arch if isinstance(found.arch, str) else '', _DEFAULT_CROP)
-        )
+    published = FAMILIES[found.family].view(found.arch, size)
+    crop_pct = published.crop_pct if crop_pct is None else crop_pct
     if not 0 < crop_pct <= 1 or size < 1:
         raise CheckpointError(f'crop_pct={crop_pct} must be in (0, 1] and img_size={size} positive', 'omit them')
     if size / crop_pct > _LARGEST_SIDE:
@@ -71,8 +58,8 @@ def preprocessing(
             f'crop_pct={crop_pct} of img_size={size} asks for pictures of more than {_LARGEST_SIDE} pixels a side',
             'give a larger crop_pct or a smaller img_size',
         )
-    interpolation = interpolation or 'bicubic'
-    crop_mode = crop_mode or ('squash' if squashed else 'center')
+    interpolation = interpolation or published.interpolation
+    crop_mode = crop_mode or published.crop_mode
     for name, value, known in (('interpolation', interpolation, FILTERS), ('crop_mode', crop_mode, CROP_MODES)):
         if value not in known:
             raise CheckpointError(f'{name}={value!r} is not one of {", ".join(known)}', 'omit it')
@@ -81,10 +68,7 @@ def preprocessing(
 
 def _input_size(found: Published) -> int:
     """Return the side of the pictures that a classifier's config is made for."""
-    windows = found.backbone.get('window_sizes')
-    if windows is not None:
-        return 16 * windows[2]  # a window covers the map of the third level
-    size = found.backbone.get('img_size') or (256 if found.arch == 'large3' else 224)
+    size = FAMILIES[found.family].input_size(found.arch, found.backbone)
     if not isinstance(size, int):
         raise CheckpointError(f'{found.report.source} was read for pictures of {size} pixels', 'give img_size')
     return size

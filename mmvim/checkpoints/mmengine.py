@@ -5,6 +5,8 @@
 :mod:`mmvim.checkpoints` is imported: the file is read safely and given to the model under the model's own names.
 """
 
+from typing import Any
+
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from mmengine.runner import CheckpointLoader
@@ -32,11 +34,9 @@ class PretrainedBackbone:
         key: Key of the container, for example 'model_ema'. Defaults to None: 'state_dict', else 'model', else bare
             weights.
         strict: Also raise for tensors that have no place. Defaults to True.
-        cls_token: Vim: where the file's class token stands. Defaults to None, 'middle'.
-        compat: Vim: 'upstream' for the shifted positions of the published dense code. Defaults to None.
-        grid: Vim: rows and columns of the file's positions. Defaults to None, a square.
-        stride: Vim: stride of the file's patches. Defaults to None, the published one.
-        patch_change: Vim: 'refuse' or 'resample' patches of another size or stride. Defaults to None, 'refuse'.
+        **options: What the file does not say of itself: ``file_options`` of the backbone's family, such as
+            :class:`mmvim.checkpoints.families.VimFamily`. None stands for the default. An unknown one is an error that
+            names the known ones.
 
     Raises:
         CheckpointError: If the file cannot be read safely or does not fit; the backbone is left as it was.
@@ -48,8 +48,8 @@ class PretrainedBackbone:
         >>> import torch
         >>> from mmvim.models import Vim
         >>> arch = {'embed_dims': 16, 'depth': 2}
-        >>> published = Vim(arch)
         >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file, contextlib.redirect_stdout(sys.stderr):
+        ...     published = Vim(arch)
         ...     torch.save({'model': published.state_dict()}, file.name)
         ...     backbone = Vim(arch, init_cfg={'type': 'Pretrained', 'checkpoint': file.name})
         ...     backbone.init_weights()
@@ -64,21 +64,10 @@ class PretrainedBackbone:
         map_location: str = 'cpu',
         key: str | None = None,
         strict: bool = True,
-        cls_token: str | None = None,
-        compat: str | None = None,
-        grid: tuple[int, int] | None = None,
-        stride: int | None = None,
-        patch_change: str | None = None,
+        **options: Any,
     ) -> None:
         del map_location
         self.checkpoint, self.prefix, self.key, self.strict = checkpoint, prefix, key, strict
-        options = {
-            'cls_token': cls_token,
-            'compat': compat,
-            'grid': grid,
-            'stride': stride,
-            'patch_change': patch_change,
-        }
         self.options = {name: value for name, value in options.items() if value is not None}
 
     def __call__(self, module: nn.Module) -> None:
