@@ -3,7 +3,7 @@
     python tools/classify.py cat.jpg dog.jpg --arch tiny --checkpoint vim_t_midclstok_76p1acc.pth
 
 The family is recognised from the file. Images are prepared as in the publisher's evaluation
-(mmvim/checkpoints/preprocessing.py).
+(mmvim/checkpoints/classifier.py).
 """
 
 import argparse

@@ -5,7 +5,7 @@ PyTorch's own formulas, the operators of mmvim by the formulas they register. No
 mmcv's operators are not counted, as in other counters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -13,8 +13,6 @@ import torch
 from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from mmvim.models.layers import MambaVisionMixer, SelectiveScan2D, VimMixer
 
 # MMDetection's usual test size, and a usual crop where a config of MMSegmentation names none.
 _DETECTION_SHAPE = (800, 1280)
@@ -28,7 +26,7 @@ class Complexity:
     Args:
         params: Number of parameters.
         flops: Floating-point operations of one forward pass; a multiply-add counts as two.
-        scan_flops: The share of ``flops`` that the operators of mmvim take.
+        scan_flops: The share of ``flops`` that the scans take.
 
     Examples:
         >>> from mmvim.analysis.flops import Complexity
@@ -67,13 +65,19 @@ def _cpu_attention(query: torch.Size, key: torch.Size, value: torch.Size, *args:
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-_MIXERS = (MambaVisionMixer, SelectiveScan2D, VimMixer)
 _FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
+# The scan of models that do not name theirs; a layer does so by an attribute ``scan_operator``.
+_SCAN = 'mmvim::selective_scan'
 
 
-def _is_scan(operator: object) -> bool:
-    name = str(getattr(operator, '_qualified_op_name', operator))
-    return name.startswith('mmvim::selective_scan')
+def _named_scans(model: nn.Module) -> set[str]:
+    """Return the scans that layers say they run: beginnings of operators' names."""
+    found = (getattr(module, 'scan_operator', None) for module in model.modules())
+    return {name for name in found if isinstance(name, str)}
+
+
+def _is_one_of(operator: object, names: Iterable[str]) -> bool:
+    return str(getattr(operator, '_qualified_op_name', operator)).startswith(tuple(names))
 
 
 def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[str, Complexity]:
@@ -87,7 +91,7 @@ def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[st
         '' is the whole model, the other keys are the names of its children.
 
     Raises:
-        UncountedScanError: If a mixer of mmvim is in the model and no scan was counted.
+        UncountedScanError: If a layer of the model names its scan (``scan_operator``) and none was counted.
 
     Examples:
         >>> import torch
@@ -105,12 +109,14 @@ def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[st
     finally:
         model.train(training)
     counts = counter.get_flop_counts()
-    whole = Complexity(_params(model), *_sum(counts.get('Global', {})))
-    if whole.scan_flops == 0 and any(isinstance(m, _MIXERS) for m in model.modules()):
+    total, named = counts.get('Global', {}), _named_scans(model)
+    if not all(any(_is_one_of(operator, [name]) for operator in total) for name in named):
         raise UncountedScanError('the scan ran on a backend that has no FLOP formula')
+    scans = {_SCAN, *named}
+    whole = Complexity(_params(model), *_sum(total, scans))
     parts = {}
     for name, child in model.named_children():
-        flops = _part(child, f'{type(model).__name__}.{name}', counts)
+        flops = _part(child, f'{type(model).__name__}.{name}', counts, scans)
         parts[name] = Complexity(_params(child), *flops)
     return {'': whole, **parts}
 
@@ -119,15 +125,15 @@ def _params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _sum(count: dict) -> tuple[int, int]:
-    return sum(count.values()), sum(value for op, value in count.items() if _is_scan(op))
+def _sum(count: dict, scans: set[str]) -> tuple[int, int]:
+    return sum(count.values()), sum(value for operator, value in count.items() if _is_one_of(operator, scans))
 
 
-def _part(module: nn.Module, name: str, counts: dict) -> tuple[int, int]:
+def _part(module: nn.Module, name: str, counts: dict, scans: set[str]) -> tuple[int, int]:
     """Return the count of a called module, or the sum of its children's where its ``forward`` was called directly."""
     if name in counts:
-        return _sum(counts[name])
-    parts = [_part(child, f'{name}.{key}', counts) for key, child in module.named_children()]
+        return _sum(counts[name], scans)
+    parts = [_part(child, f'{name}.{key}', counts, scans) for key, child in module.named_children()]
     return sum(p[0] for p in parts), sum(p[1] for p in parts)
 
 

@@ -8,18 +8,19 @@ In a config, give a backbone ``init_cfg=dict(type='Pretrained', checkpoint=FILE_
 published segmentors and detectors, and ``tools/model_converters`` turns files into plain ones and back.
 """
 
-from mmvim.checkpoints.container import check_target, load_file, save_file
+from mmvim.checkpoints.classifier import build_classifier, preprocessing
 from mmvim.checkpoints.convert import from_mmvim, to_mmvim
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.initializer import PretrainedBackbone
-from mmvim.checkpoints.loading import load_backbone
-from mmvim.checkpoints.models import is_native, model_weights, read_for_model
-from mmvim.checkpoints.preprocessing import CROP_MODES, View, build_classifier, preprocessing, read_picture
-from mmvim.checkpoints.published import Published, read
+from mmvim.checkpoints.files.container import load_file
+from mmvim.checkpoints.files.safe_globals import allow_checkpoint_globals, checkpoint_globals
+from mmvim.checkpoints.files.save import check_target, save_file
+from mmvim.checkpoints.files.sources import PUBLISHED, can_fetch, fetch
+from mmvim.checkpoints.load import load_backbone
+from mmvim.checkpoints.mmengine import PretrainedBackbone, load_from_published
+from mmvim.checkpoints.openmmlab import is_native, model_weights, read_for_model
+from mmvim.checkpoints.read import Published, read
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.safe_globals import allow_checkpoint_globals, checkpoint_globals
-from mmvim.checkpoints.schemes import load_from_published
-from mmvim.checkpoints.sources import PUBLISHED, can_fetch, fetch
+from mmvim.checkpoints.view import CROP_MODES, View, read_picture
 
 __all__ = [
     'CROP_MODES',

@@ -5,12 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mmvim.checkpoints.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, recognise
+from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
+from mmvim.checkpoints.layout import DENSE, Layout
 from mmvim.checkpoints.naming import to_published
-from mmvim.checkpoints.published import Published, read
-from mmvim.checkpoints.sources import fetch
+from mmvim.checkpoints.read import Published, read
 
 # Keys of a converted checkpoint: how the original was laid out, and its tensors that mmvim's model does not have.
 ORIGIN, LEFT_OUT = 'published', 'left_out'
@@ -72,7 +73,7 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
 
     Args:
         file: A file that :func:`to_mmvim` made, or any of an OpenMMLab model whose backbone is of ``family``.
-        family: 'vim' or 'mambavision'. Defaults to None, what the file says.
+        family: Name of the family, such as 'vim'. Defaults to None, what the file says.
         kind: 'classifier', 'segmentor', 'detector' or 'backbone'. Defaults to None, what the file says.
 
     Returns:
@@ -103,8 +104,8 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
         if family is None or kind is None:
             raise CheckpointError(f'{file} was not converted from a published file', 'say what it is: family and kind')
         _check_said(tensors, file, family, kind)
-        dense = kind in ('segmentor', 'detector')
-        return {'state_dict': to_published(tensors, family, kind, 'backbone.' if dense else '')}
+        layout = Layout(family, 'backbone.' if kind in DENSE else '', '', kind)
+        return {'state_dict': to_published(tensors, layout)}
     if not _is_origin(origin):
         raise CheckpointError(f'{file} does not fully say what it was converted from', 'convert the original again')
     for name, said in (('family', family), ('kind', kind)):
@@ -117,7 +118,8 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
             f"{file} does not have all of its publisher's tensors: some were resized or had no place at conversion",
             'convert the original file without options',
         )
-    state = to_published(tensors, origin['family'], origin['kind'], origin['prefix'], origin['outer'])
+    layout = Layout(*(origin[name] for name in ('family', 'prefix', 'outer', 'kind')))
+    state = to_published(tensors, layout, origin['order'])
     left_out = container.get(LEFT_OUT)
     if left_out:
         state.update(weights_of(container, file, LEFT_OUT)[1])

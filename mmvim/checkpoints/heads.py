@@ -12,16 +12,20 @@ from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
 
-# mmdet's own config of the model that the published detectors build on: FPN, three box stages, masks.
-_CASCADE = '.mim/configs/_base_/models/cascade-mask-rcnn_r50_fpn.py'
+# mmdet's own configs of the models that published detectors build on.
+_STOCK = '.mim/configs/_base_/models/{}_r50_fpn.py'
 
 
-def head_configs(parts: OrderedDict[str, Tensor], kind: str) -> dict[str, dict]:
+def head_configs(parts: OrderedDict[str, Tensor], kind: str, aux_index: int = 2) -> dict[str, dict]:
     """Derive the config dicts of neck and heads.
+
+    Known are a linear layer; UPerHead and FCNHead; FPN with the heads of Mask R-CNN or Cascade Mask R-CNN, which are
+    told apart by the number in the names of the box heads (``roi_head.bbox_head.0.…``).
 
     Args:
         parts: Tensors by the names of the parts (``decode_head.…``).
         kind: 'classifier', 'segmentor' or 'detector'; any other kind has no parts.
+        aux_index: Which map the auxiliary head reads if its width does not tell. Defaults to 2.
 
     Returns:
         Configs by name of the part: 'head'; 'decode_head', 'auxiliary_head'; 'neck', 'rpn_head', 'roi_head'.
@@ -33,7 +37,7 @@ def head_configs(parts: OrderedDict[str, Tensor], kind: str) -> dict[str, dict]:
         classes, channels = parts['head.fc.weight'].shape
         return {'head': {'type': 'mmvim.LinearReadout', 'in_channels': channels, 'num_classes': classes}}
     if kind == 'segmentor':
-        return _segmentor(parts)
+        return _segmentor(parts, aux_index)
     return _detector(parts) if kind == 'detector' else {}
 
 
@@ -55,7 +59,7 @@ def _norm(parts: dict[str, Tensor], name: str) -> dict | None:
     return {'type': 'SyncBN', 'requires_grad': True}
 
 
-def _segmentor(parts: dict[str, Tensor]) -> dict[str, dict]:
+def _segmentor(parts: dict[str, Tensor], aux_index: int) -> dict[str, dict]:
     classes, channels = _shape(parts, 'decode_head.conv_seg.weight')[:2]
     levels = _count(parts, 'decode_head.lateral_convs.', 'conv.weight')
     widths = [_shape(parts, f'decode_head.lateral_convs.{i}.conv.weight')[1] for i in range(levels)]
@@ -86,8 +90,7 @@ def _segmentor(parts: dict[str, Tensor]) -> dict[str, dict]:
     }
     if 'auxiliary_head.conv_seg.weight' in parts:
         inner, width = _shape(parts, 'auxiliary_head.convs.0.conv.weight')[:2]
-        # The published heads read the third of four maps; if the maps differ in width, the width tells which it is.
-        index = widths.index(width) if widths.count(width) == 1 else 2
+        index = widths.index(width) if widths.count(width) == 1 else aux_index
         configs['auxiliary_head'] = {
             'type': 'FCNHead',
             **common,
@@ -104,13 +107,8 @@ def _segmentor(parts: dict[str, Tensor]) -> dict[str, dict]:
 
 
 def _detector(parts: dict[str, Tensor]) -> dict[str, dict]:
-    spec = find_spec('mmdet')
-    if spec is None or spec.origin is None:
-        raise CheckpointError(
-            'config dicts of a detector need mmdet, which is not installed', 'install it, or use the weights alone'
-        )
-    # Not mmengine.hub.get_config: that would install mmdet.
-    model = Config.fromfile(Path(spec.origin).parent / _CASCADE).model
+    cascade = any(name.startswith('roi_head.bbox_head.0.') for name in parts)
+    model = _stock_model('cascade-mask-rcnn' if cascade else 'mask-rcnn')
     width = _shape(parts, 'neck.fpn_convs.0.conv.weight')[0]
     levels = _count(parts, 'neck.lateral_convs.', 'conv.weight')
     neck = dict(
@@ -119,46 +117,70 @@ def _detector(parts: dict[str, Tensor]) -> dict[str, dict]:
         out_channels=width,
         in_channels=[_shape(parts, f'neck.lateral_convs.{i}.conv.weight')[1] for i in range(levels)],
     )
+    norm = _norm(parts, 'neck.fpn_convs.0.bn')
+    if norm is not None:
+        neck.update(norm_cfg=norm, no_norm_on_lateral='neck.lateral_convs.0.bn.weight' not in parts)
     rpn = dict(
         model.rpn_head, _scope_='mmdet', in_channels=width, feat_channels=_shape(parts, 'rpn_head.rpn_conv.weight')[0]
     )
     roi = dict(model.roi_head, _scope_='mmdet')
     roi['bbox_roi_extractor'] = dict(roi['bbox_roi_extractor'], out_channels=width)
-    stages = []
-    for stage, base in enumerate(roi['bbox_head']):
-        at = f'roi_head.bbox_head.{stage}'
-        classes, hidden = _shape(parts, f'{at}.fc_cls.weight')
-        head = dict(
-            base,
-            in_channels=width,
-            fc_out_channels=hidden,
-            num_classes=classes - 1,
-            reg_class_agnostic=_shape(parts, f'{at}.fc_reg.weight')[0] == 4,
-        )
-        convs = _count(parts, f'{at}.shared_convs.', 'conv.weight')
-        if convs:
-            # The published 4conv1fc heads; their loss is not in the file.
-            head.update(
-                type='ConvFCBBoxHead',
-                num_shared_convs=convs,
-                num_shared_fcs=_count(parts, f'{at}.shared_fcs.', 'weight'),
-                conv_out_channels=_shape(parts, f'{at}.shared_convs.0.conv.weight')[0],
-                norm_cfg=_norm(parts, f'{at}.shared_convs.0.bn'),
-                reg_decoded_bbox=True,
-                loss_bbox={'type': 'GIoULoss', 'loss_weight': 10.0},
-            )
-        stages.append(head)
-    roi['bbox_head'] = stages
-    if 'roi_head.mask_head.0.conv_logits.weight' in parts:
+    if cascade:
+        heads = [_box_head(parts, f'roi_head.bbox_head.{i}', base, width) for i, base in enumerate(roi['bbox_head'])]
+        for head in heads:
+            if head['type'] == 'ConvFCBBoxHead':
+                # The published 4conv1fc heads; their loss is not in the file.
+                head.update(reg_decoded_bbox=True, loss_bbox={'type': 'GIoULoss', 'loss_weight': 10.0})
+        roi['bbox_head'] = heads
+    else:
+        roi['bbox_head'] = _box_head(parts, 'roi_head.bbox_head', roi['bbox_head'], width)
+    at = 'roi_head.mask_head.0' if cascade else 'roi_head.mask_head'
+    if f'{at}.conv_logits.weight' in parts:
         roi['mask_roi_extractor'] = dict(roi['mask_roi_extractor'], out_channels=width)
-        classes, inner = _shape(parts, 'roi_head.mask_head.0.conv_logits.weight')[:2]
-        roi['mask_head'] = dict(
-            roi['mask_head'],
-            in_channels=width,
-            conv_out_channels=inner,
-            num_classes=classes,
-            num_convs=_count(parts, 'roi_head.mask_head.0.convs.', 'conv.weight'),
-        )
+        roi['mask_head'] = _mask_head(parts, at, roi['mask_head'], width)
     else:
         roi['mask_roi_extractor'] = roi['mask_head'] = None
     return {'neck': neck, 'rpn_head': rpn, 'roi_head': roi}
+
+
+def _stock_model(name: str) -> Config:
+    """Read the model of one of mmdet's own configs."""
+    spec = find_spec('mmdet')
+    if spec is None or spec.origin is None:
+        raise CheckpointError(
+            'config dicts of a detector need mmdet, which is not installed', 'install it, or use the weights alone'
+        )
+    # Not mmengine.hub.get_config: that would install mmdet.
+    return Config.fromfile(Path(spec.origin).parent / _STOCK.format(name)).model
+
+
+def _box_head(parts: dict[str, Tensor], at: str, base: dict, width: int) -> dict:
+    classes, hidden = _shape(parts, f'{at}.fc_cls.weight')
+    head = dict(
+        base,
+        in_channels=width,
+        fc_out_channels=hidden,
+        num_classes=classes - 1,
+        reg_class_agnostic=_shape(parts, f'{at}.fc_reg.weight')[0] == 4,
+    )
+    convs = _count(parts, f'{at}.shared_convs.', 'conv.weight')
+    if convs:
+        head.update(
+            type='ConvFCBBoxHead',
+            num_shared_convs=convs,
+            num_shared_fcs=_count(parts, f'{at}.shared_fcs.', 'weight'),
+            conv_out_channels=_shape(parts, f'{at}.shared_convs.0.conv.weight')[0],
+            norm_cfg=_norm(parts, f'{at}.shared_convs.0.bn'),
+        )
+    return head
+
+
+def _mask_head(parts: dict[str, Tensor], at: str, base: dict, width: int) -> dict:
+    classes, inner = _shape(parts, f'{at}.conv_logits.weight')[:2]
+    return dict(
+        base,
+        in_channels=width,
+        conv_out_channels=inner,
+        num_classes=classes,
+        num_convs=_count(parts, f'{at}.convs.', 'conv.weight'),
+    )

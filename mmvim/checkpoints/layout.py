@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mmvim.checkpoints.errors import CheckpointError
-
 _WRAPPERS = re.compile(r'((module|model|encoder|backbone|net|_orig_mod)\.)*')
 _SEGMENTOR = ('decode_head.', 'auxiliary_head.')
 _DETECTOR = ('rpn_head.', 'roi_head.', 'bbox_head.', 'mask_head.')
+# The kinds of whole models for dense prediction.
+DENSE = ('segmentor', 'detector')
 # What OpenMMLab's models have beside ``backbone.``; ``head.`` is MMPreTrain's classifiers'.
 PARTS = (*_SEGMENTOR, *_DETECTOR, 'neck.', 'head.')
 
@@ -22,7 +22,7 @@ class Layout:
     """Where things are in a file.
 
     Attributes:
-        family: 'vim' or 'mambavision'.
+        family: Its name, such as 'vim'.
         prefix: What precedes the backbone's own names.
         outer: What precedes the names of the other parts (``decode_head`` and the like).
         kind: 'classifier', 'segmentor', 'detector' or 'backbone'.
@@ -55,38 +55,24 @@ class Layout:
         return own, parts, rest
 
 
-def find_prefix(names: Iterable[str], stem: tuple[str, ...], file: str, prefix: str | None = None) -> str | None:
-    """Find what precedes the names of a family's backbone.
+def find_prefixes(names: Iterable[str]) -> list[str]:
+    """List what may precede a backbone's names: no prefix, and every chain of wrappers that a name begins with."""
+    found = {''}
+    for name in names:
+        chain = _WRAPPERS.match(name)[0]  # type: ignore[index]  # matches anything
+        found.update(chain[: end + 1] for end, letter in enumerate(chain) if letter == '.')
+    return sorted(found)
+
+
+def layout_of(names: Iterable[str], family: str, prefix: str, has_head: bool) -> Layout:
+    """Describe the layout of a file.
 
     Args:
-        names: All names of a file.
-        stem: Names that every backbone of the family has, and no other family's.
-        file: The file, for messages.
-        prefix: The prefix, if the user gives it. Defaults to None, any chain of the usual wrappers.
-
-    Returns:
-        The prefix, or None if the file holds no such backbone.
-
-    Raises:
-        CheckpointError: If the file holds several.
+        names: All names of the file.
+        family: Name of the family of its backbone.
+        prefix: What precedes the backbone's names.
+        has_head: The last layer of a classifier is among the backbone's names.
     """
-    names = set(names)
-    found = []
-    for name in sorted(names):
-        if name.endswith(stem[0]):
-            before = name[: -len(stem[0])]
-            known = before == prefix if prefix is not None else _WRAPPERS.fullmatch(before)
-            if known and all(before + other in names for other in stem):
-                found.append(before)
-    if len(found) > 1:
-        raise CheckpointError(
-            f'{file} holds {len(found)} backbones, under {found}', f'choose: prefix={found[0]!r}, strict=False'
-        )
-    return found[0] if found else None
-
-
-def layout_of(names: Iterable[str], family: str, prefix: str) -> Layout:
-    """Describe the layout of a file whose backbone of ``family`` is behind ``prefix``."""
     names = list(names)
     outer = prefix.removesuffix('backbone.')
     beside = {name[len(outer) :] for name in names if name.startswith(outer)} if outer != prefix else set()
@@ -98,7 +84,7 @@ def layout_of(names: Iterable[str], family: str, prefix: str) -> Layout:
         kind = 'segmentor'
     elif has(_DETECTOR):
         kind = 'detector'
-    elif has(('head.',)) or f'{prefix}head.weight' in names:
+    elif has_head or has(('head.',)):
         kind = 'classifier'
     else:
         kind = 'backbone'

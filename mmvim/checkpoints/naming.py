@@ -1,19 +1,20 @@
 """Translation between the names in a publisher's file and those of mmvim's models.
 
 mmvim's names are those of an OpenMMLab model: ``backbone.…``, ``neck.…``, ``decode_head.…``, ``head.fc.…``. Publishers
-of classifiers have the backbone's names bare and ``head.…`` beside them; Vim's segmentation code has its pyramid inside
-the backbone.
+of classifiers have the backbone's names bare and the head's beside them; some keep a pyramid inside the backbone.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmvim.checkpoints.families import FAMILIES
+from mmvim.checkpoints.families import FAMILIES, Family
 from mmvim.checkpoints.layout import Layout
 
-_HEAD = {'head.weight': 'head.fc.weight', 'head.bias': 'head.fc.bias'}
+_BACKBONE = 'backbone.'
+_ENDS = ('weight', 'bias')
 
 
 @dataclass
@@ -33,53 +34,80 @@ class Sorted:
     names: dict[str, str]
 
 
+def sort_names(names: Iterable[str], layout: Layout) -> tuple[dict[str, str], list[str]]:
+    """Give the names in a file their places here, those of heads and pyramids in the backbone included.
+
+    Args:
+        names: All names of the file.
+        layout: Where things are in it.
+
+    Returns:
+        From mmvim's names to the file's, and the names of the file that have no place, or one that is taken.
+    """
+    own, parts, rest = layout.split(names)
+    family = FAMILIES[layout.family]
+    found: dict[str, str] = {}
+    placed = [(_place(family, layout.kind, bare), given) for bare, given in own.items()]
+    for name, given in (*placed, *parts.items()):
+        if name in found:  # such as a neck beside the pyramid inside the backbone
+            rest.append(given)
+        else:
+            found[name] = given
+    return found, rest
+
+
+def _place(family: Family, kind: str, bare: str) -> str:
+    """Return mmvim's name for a name that the publisher has in the backbone."""
+    name = family.rename(bare)
+    layer, _, end = name.rpartition('.')
+    if kind == 'classifier' and layer in family.head and end in _ENDS:
+        return f'head.fc.{end}'
+    for there, here in family.neck.items():
+        if name.startswith(there):
+            return f'neck.{here}{name.removeprefix(there)}'
+    return _BACKBONE + name
+
+
 def sort_tensors(tensors: OrderedDict[str, Tensor], layout: Layout) -> Sorted:
     """Sort the tensors of a file, moving heads and pyramids out of the backbone into parts of their own."""
-    own, parts, rest = layout.split(tensors)
-    neck = FAMILIES[layout.family].neck
-    result = Sorted(OrderedDict(), OrderedDict(), rest, {})
-    for name, given in own.items():
-        part = _HEAD.get(name) if layout.kind == 'classifier' else None
-        part = part or next(
-            (f'neck.{here}{name[len(there) :]}' for there, here in neck.items() if name.startswith(there)), None
-        )
-        if part is not None:
-            result.parts[part] = tensors[given]
+    names, rest = sort_names(tensors, layout)
+    result = Sorted(OrderedDict(), OrderedDict(), rest, names)
+    for name, given in names.items():
+        if name.startswith(_BACKBONE):
+            result.own[name.removeprefix(_BACKBONE)] = tensors[given]
         else:
-            result.own[name] = tensors[given]
-        result.names[part or f'backbone.{name}'] = given
-    for name, given in parts.items():
-        if name in result.parts:  # a second tensor of this name, such as a neck beside the pyramid inside the backbone
-            rest.append(given)
-            continue
-        result.parts[name] = tensors[given]
-        result.names[name] = given
+            result.parts[name] = tensors[given]
     return result
 
 
 def to_published(
-    weights: OrderedDict[str, Tensor], family: str, kind: str, prefix: str = '', outer: str = ''
+    weights: OrderedDict[str, Tensor], layout: Layout, order: Iterable[str] = ()
 ) -> OrderedDict[str, Tensor]:
     """Put weights back into a publisher's names, the inverse of :func:`sort_tensors`.
 
     Args:
         weights: Tensors by mmvim's names.
-        family: 'vim' or 'mambavision'.
-        kind: What they are a checkpoint of.
-        prefix: What to put before the backbone's own names. Defaults to ''.
-        outer: What to put before the names of other parts. Defaults to ''.
+        layout: Where things are in the publisher's file.
+        order: Names of the file that the weights were taken from. Defaults to (): the publisher's current names.
 
     Returns:
         The tensors by the publisher's names, in the same order.
     """
-    head = {here: there for there, here in _HEAD.items()} if kind == 'classifier' else {}
-    neck = {f'neck.{here}': there for there, here in FAMILIES[family].neck.items()}
+    family = FAMILIES[layout.family]
+    known, _ = sort_names(order, layout)
+    if layout.kind == 'classifier':
+        known = {**{f'head.fc.{end}': f'{layout.prefix}{family.head[0]}.{end}' for end in _ENDS}, **known}
+    neck = {f'neck.{here}': there for there, here in family.neck.items()}
     result: OrderedDict[str, Tensor] = OrderedDict()
     for name, tensor in weights.items():
-        inside = head.get(name) or next(
-            (there + name[len(here) :] for here, there in neck.items() if name.startswith(here)), None
-        )
-        if name.startswith('backbone.'):
-            inside = name.removeprefix('backbone.')
-        result[outer + name if inside is None else prefix + inside] = tensor
+        pyramid = next((there + name[len(here) :] for here, there in neck.items() if name.startswith(here)), None)
+        if name in known:
+            given = known[name]
+        elif name.startswith(_BACKBONE):
+            given = layout.prefix + family.published_name(name.removeprefix(_BACKBONE))
+        elif pyramid is not None:
+            given = layout.prefix + pyramid
+        else:
+            given = layout.outer + name
+        result[given] = tensor
     return result

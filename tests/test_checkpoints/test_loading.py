@@ -134,6 +134,9 @@ def test_rope_buffers(write):
     assert checkpoints.read(write(weights), arch=SMALL_VIM).backbone['rope']
     report = checkpoints.load_backbone(Vim(SMALL_VIM, rope=True), write(weights))
     assert {'rope.freqs_cos', 'rope.freqs_sin'} <= report.dropped.keys()
+    assert 'from the grid' in report.dropped['rope.freqs_cos']
+    report = checkpoints.load_backbone(Vim(SMALL_VIM), write(weights))
+    assert 'built without' in report.dropped['rope.freqs_cos']
 
 
 def test_fewer_outputs(write):
@@ -367,6 +370,8 @@ def test_locations_as_users_write_them(write, tmp_path):
         folder,
     ):
         checkpoints.load_backbone(Vim(SMALL_VIM), location)
+    file.rename(folder / 'x.ckpt')
+    checkpoints.load_backbone(Vim(SMALL_VIM), folder)
 
 
 def test_archives_that_were_packed_anew(write, tmp_path):

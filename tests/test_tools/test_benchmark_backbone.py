@@ -64,3 +64,31 @@ def test_table_and_chart(tools, monkeypatch, tmp_path):
     lines = (tmp_path / 't.md').read_text().splitlines()
     assert len(lines) == 8 and lines[4].startswith('| DeiT-T, plain | 32 | 1 |') and ' 1.00 ' in lines[4]
     assert (tmp_path / 't.png').stat().st_size > 1000 and (tmp_path / 't.json').exists()
+
+
+@pytest.fixture
+def backbones(tools):
+    import backbones
+
+    return backbones
+
+
+def test_models_come_from_the_families(tools, backbones):
+    """By parts of names as ever, or any published architecture of any family."""
+    benchmark, deit = tools
+    usual = benchmark.models()
+    assert {'Vim-T', 'Vim-S', 'MambaVision-T', 'MambaVision-S', 'DeiT-T, plain', 'DeiT-S, fused'} <= usual.keys()
+    assert benchmark.chosen_models('').keys() == usual.keys()
+    assert benchmark.chosen_models('DeiT-T, plain').keys() == {'DeiT-T, plain'}
+    chosen = benchmark.chosen_models('vim:base,mambavision:large2,DeiT-S')
+    assert list(chosen) == ['Vim-B', 'MambaVision-L2', 'DeiT-S, plain', 'DeiT-S, fused']
+    for wrong in ('ViT', 'vim:huge', 'vit:tiny'):
+        with pytest.raises(SystemExit, match=f"--models '{wrong}' fits none of: .*Vim-T.* vim:tiny"):
+            benchmark.chosen_models(wrong)
+    with torch.device('meta'):
+        assert usual['Vim-T'](512).grid_size == (32, 32)
+        assert chosen['Vim-B'](224).embed_dims == 768
+        assert isinstance(usual['DeiT-S, plain'](224), deit.DeiT)
+        assert backbones.make('vim:tiny', 64, (5, 23)).out_indices == (5, 23)
+    assert backbones.dense_outputs('vim:tiny') == (5, 11, 17, 23)
+    assert backbones.dense_outputs('mambavision:tiny') == (0, 1, 2, 3)

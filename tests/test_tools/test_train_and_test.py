@@ -138,7 +138,7 @@ def test_checkpoint_is_plain_weights_and_known_classes(train, tmp_path, seg):
 
 
 def test_safe_globals_give_no_other_attribute():
-    from mmvim.checkpoints.safe_globals import _statistics_method
+    from mmvim.checkpoints.files.safe_globals import _statistics_method
 
     with pytest.raises(ValueError, match='asks for'):
         _statistics_method(torch, 'load')

@@ -3,9 +3,10 @@
 
     python tools/analysis_tools/benchmark_backbone.py --device cuda --markdown table.md --chart chart.png
 
-The models have random weights and compute features only: Vim-T and -S, MambaVision-T and -S (with the classifiers'
-windows), and DeiT-T and -S, both with the attention that the paper compares with (all products of queries and keys in
-memory) and with PyTorch's fused attention (FlashAttention on a GPU). They run under no_grad and, on a GPU, autocast.
+The models have random weights and compute features only: the tiny and small model of every family (MambaVision with
+the classifiers' windows), and DeiT-T and -S, both with the attention that the paper compares with (all products of
+queries and keys in memory) and with PyTorch's fused attention (FlashAttention on a GPU). --models takes others, as in
+--models vim:base,mambavision:large2,DeiT. They run under no_grad and, on a GPU, autocast.
 Each point is measured alone, after one call to warm up; memory is the peak of a call, weights included. The batch is
 the same for all models at one side.
 """
@@ -17,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +54,12 @@ def parse_args() -> argparse.Namespace:
         help='pictures a call. Defaults to 64 at 224, fewer at larger sides, so '
         'that their pixels are about as many; at least 1',
     )
-    parser.add_argument('--models', default='', help='only models whose name contains this')
+    parser.add_argument(
+        '--models',
+        default='',
+        help='only models whose name contains this; or a list with commas, in which family:arch names any published '
+        'architecture',
+    )
     parser.add_argument(
         '--dtype',
         default='float16',
@@ -75,29 +82,22 @@ def parse_args() -> argparse.Namespace:
 
 def models() -> dict[str, Callable]:
     """Return the builder of each model by name: a function of the side of the image."""
+    from backbones import make, published
     from deit import DeiT
 
-    from mmvim.models.backbones import MambaVision, Vim
+    found: dict[str, Callable] = {name: partial(make, model) for name, model in published(['tiny', 'small']).items()}
+    for kind, fused in (('plain', False), ('fused', True)):
+        for size, dim in (('T', 192), ('S', 384)):
+            found[f'DeiT-{size}, {kind}'] = partial(DeiT, dim=dim, fused=fused)
+    return found
 
-    def vim(arch: str) -> Callable:
-        return lambda side: Vim(arch=arch, img_size=side)
 
-    def mamba_vision(arch: str) -> Callable:
-        return lambda side: MambaVision(arch=arch)
+def chosen_models(text: str) -> dict[str, Callable]:
+    """Return the builders of the models that ``--models`` names."""
+    from backbones import choose, make
 
-    def deit(dim: int, fused: bool) -> Callable:
-        return lambda side: DeiT(side, dim, fused)
-
-    return {
-        'Vim-T': vim('tiny'),
-        'Vim-S': vim('small'),
-        'MambaVision-T': mamba_vision('tiny'),
-        'MambaVision-S': mamba_vision('small'),
-        'DeiT-T, plain': deit(192, False),
-        'DeiT-S, plain': deit(384, False),
-        'DeiT-T, fused': deit(192, True),
-        'DeiT-S, fused': deit(384, True),
-    }
+    usual = models()
+    return {name: partial(make, model) if model else usual[name] for name, model in choose(text, usual).items()}
 
 
 def resident(field: str) -> int:
@@ -202,9 +202,7 @@ def main() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    chosen = {name: build for name, build in models().items() if args.models in name}
-    if not chosen:
-        raise SystemExit(f'--models {args.models!r} fits none of: {", ".join(models())}')
+    chosen = chosen_models(args.models)
     torch.manual_seed(0)
     where = torch.cuda.get_device_name() if args.device == 'cuda' else f'{torch.get_num_threads()} thread(s) of a CPU'
     kind = args.dtype if args.device == 'cuda' else 'float32'

@@ -3,13 +3,13 @@
 
     python tools/analysis_tools/profile_step.py --threads 2 --markdown table.md
 
-For each backbone and each backend of the scan: images/s of a forward pass without gradients and of a training step
-(forward and backward of the backbone), and the share of the step's time by kind of operation from PyTorch's profiler.
-Each has a process of its own; they take turns pass by pass, so that whatever else the machine does meets all alike, and
-the shortest time of each counts. An operation counts for the innermost kind that it belongs to. The backward passes of
-normalisations are sums and products like others, so norm with residual addition is also timed alone, at the model's
-shapes. The memory of freed tensors is kept, as tools/train.py does on a CPU; the last row of each backbone is without
-that ("plain malloc"). Nothing else should run on the machine.
+For the tiny backbone of each family, or those that --models names, and each backend of the scan: images/s of a forward
+pass without gradients and of a training step (forward and backward of the backbone), and the share of the step's time
+by kind of operation from PyTorch's profiler. Each has a process of its own; they take turns pass by pass, so that
+whatever else the machine does meets all alike, and the shortest time of each counts. An operation counts for the
+innermost kind that it belongs to. The backward passes of normalisations are sums and products like others, so norm with
+residual addition is also timed alone, at the model's shapes. The memory of freed tensors is kept, as tools/train.py
+does on a CPU; the last row of each backbone is without that ("plain malloc"). Nothing else should run on the machine.
 """
 
 import argparse
@@ -21,14 +21,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from taking_turns import ROOT, Worker, WorkerEnded, serve
+from torch import Tensor, nn
 
 sys.path.insert(0, str(ROOT))
 
-MODELS: dict[str, dict] = {
-    'Vim-T': {'type': 'mmvim.Vim', 'arch': 'tiny', 'out_indices': (5, 11, 17, 23)},
-    'MambaVision-T': {'type': 'mmvim.MambaVision', 'arch': 'tiny'},
-}
 # Beginnings of the profiler's names.
 KINDS = {
     'selective scan': ('mmvim::selective_scan', 'mmvim_native::scan'),
@@ -51,7 +49,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--size', type=int, default=512, help='pixels of a side. Defaults to 512')
     parser.add_argument('--batch', type=int, default=1, help='Defaults to 1')
     parser.add_argument('--threads', type=int, default=2, help='threads of PyTorch. Defaults to 2')
-    parser.add_argument('--models', default='', help='only models whose name contains this')
+    parser.add_argument(
+        '--models',
+        default='',
+        help='only models whose name contains this; or a list with commas, in which family:arch names any published '
+        'architecture',
+    )
     parser.add_argument('--backends', default='torch,native', help='of the scan. Defaults to torch,native')
     parser.add_argument('--repeats', type=int, default=10, help='timed steps. Defaults to 10')
     parser.add_argument('--markdown', type=Path, help='write the tables here too')
@@ -80,23 +83,36 @@ def shares(step: Callable[[], None], repeats: int) -> dict[str, float]:
     return {kind: value / sum(total.values()) for kind, value in total.most_common()}
 
 
+def norm_inputs(model: nn.Module, images: Tensor) -> list[tuple[nn.Module, list[Tensor]]]:
+    """List the RMSNorms that the model calls, each with two tensors of the shape that it is given."""
+    from mmvim.models import RMSNorm
+
+    shapes: dict[nn.Module, torch.Size] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, given: shapes.update({module: given[0].shape}))
+        for module in model.modules()
+        if isinstance(module, RMSNorm)
+    ]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    pairs = {shape: [torch.randn(shape, requires_grad=True) for _ in range(2)] for shape in set(shapes.values())}
+    return [(module, pairs[shape]) for module, shape in shapes.items()]
+
+
 def work(job: dict) -> None:
     """Measure one model with one backend in this process: the seconds of what is asked for, or the shares of a step."""
-    import torch
+    from backbones import dense_outputs, make
 
-    import mmvim.models  # noqa: F401  (registers the backbones)
     from mmvim.engine.launch import keep_freed_memory
-    from mmvim.registry import MODELS as REGISTRY
 
     if job['keep'] and not keep_freed_memory():
         raise RuntimeError('the memory of freed tensors cannot be kept: unset MALLOC_* and GLIBC_TUNABLES')
     torch.set_num_threads(job['threads'])
-    config = dict(MODELS[job['model']])
-    if config['type'] == 'mmvim.Vim':
-        config['img_size'] = job['size']
-    model = REGISTRY.build(config).train()
+    model = make(job['model'], job['size'], dense_outputs(job['model'])).train()
     images = torch.randn(job['batch'], 3, job['size'], job['size'])
-    norms = [layer.norm for layer in getattr(model, 'layers', [])]
+    norms = norm_inputs(model, images)
 
     def forward() -> None:
         with torch.no_grad():
@@ -106,18 +122,16 @@ def work(job: dict) -> None:
         sum(y.square().mean() for y in model(images)).backward()
 
     def norm() -> None:
-        for module in norms:
+        for module, (stream, hidden) in norms:
             module(stream + hidden).sum().backward()
 
-    if norms:
-        stream, hidden = (
-            torch.randn(job['batch'], (job['size'] // 16) ** 2, model.embed_dims, requires_grad=True) for _ in range(2)
-        )
     tasks = {'forward': forward, 'step': step, 'norm': norm}
 
-    def answer(name: str) -> dict | float:
+    def answer(name: str) -> dict | float | None:
         if name == 'shares':
             return shares(step, 3)
+        if name == 'norm' and not norms:
+            return None
         start = time.perf_counter()
         tasks[name]()
         return time.perf_counter() - start
@@ -138,11 +152,11 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, dict]:
     }
     found: dict[str, dict] = {label: {} for label in workers}
     try:
-        for name in ('forward', 'step', *(['norm'] if MODELS[model]['type'] == 'mmvim.Vim' else [])):
+        for name in ('forward', 'step', 'norm'):
             for turn in range(args.repeats + 1):
                 for label, worker in workers.items():
                     seconds = worker.ask(name)
-                    if turn:  # the first is to warm up
+                    if turn and seconds is not None:  # the first is to warm up
                         found[label][name] = min(seconds, found[label].get(name, seconds))
         for label, worker in workers.items():
             found[label]['shares'] = worker.ask('shares')
@@ -160,7 +174,7 @@ def main() -> None:
     if args.worker:
         work(json.loads(args.worker))
         return
-    import torch
+    from backbones import choose, published
     from benchmark_scan import processor
 
     about = (
@@ -173,15 +187,16 @@ def main() -> None:
         '|-|-|' + '-|' * (len(KINDS) + 2),
     ]
     print(about)
-    for model in (name for name in MODELS if args.models in name):
-        results = measure(args, model)
+    usual = published(['tiny'])
+    for name, model in choose(args.models, usual).items():
+        results = measure(args, model or usual[name])
         first = next(iter(results.values()))
         for scan, result in results.items():
             cells = [f'{args.batch / result[key]:.2f} ({first[key] / result[key]:.1f}x)' for key in ('forward', 'step')]
-            speed.append(f'| {model} | {scan} | {" | ".join(cells)} |')
+            speed.append(f'| {name} | {scan} | {" | ".join(cells)} |')
             kinds = [f'{100 * result["shares"].get(kind, 0):.1f} %' for kind in (*KINDS, 'other')]
             kinds.append(f'{100 * result["norm"] / result["step"]:.1f} %' if 'norm' in result else '-')
-            table.append(f'| {model} | {scan} | {" | ".join(kinds)} |')
+            table.append(f'| {name} | {scan} | {" | ".join(kinds)} |')
             print(speed[-1], table[-1], sep='\n', flush=True)
     text = '\n'.join([f'`{about}`', '', *speed, '', 'Share of the training step:', '', *table, ''])
     print(text)

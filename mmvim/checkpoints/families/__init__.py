@@ -1,10 +1,8 @@
 """What the publishers of each family do to a checkpoint: one module per family, behind one interface."""
 
-from mmvim.checkpoints.families.base import FAMILIES, Family, family_of, recognise
+from mmvim.checkpoints.families.base import FAMILIES, Family
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
+from mmvim.checkpoints.families.recognise import family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
-
-for _family in (VimFamily(), MambaVisionFamily()):
-    FAMILIES[_family.name] = _family
 
 __all__ = ['FAMILIES', 'Family', 'MambaVisionFamily', 'VimFamily', 'family_of', 'recognise']

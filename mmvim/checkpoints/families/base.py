@@ -1,31 +1,52 @@
-"""The interface of a family, and the search for the family of a file or a backbone."""
+"""The interface of a family: everything about a checkpoint that is one publisher's."""
 
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mmvim.checkpoints.errors import CheckpointError, some
-from mmvim.checkpoints.layout import Layout, find_prefix, layout_of
+from mmvim.checkpoints.errors import CheckpointError
+from mmvim.checkpoints.families.names import drop
+from mmvim.checkpoints.heads import head_configs
+from mmvim.checkpoints.layout import DENSE, Layout
 from mmvim.checkpoints.report import Report
+from mmvim.checkpoints.view import View
 
-HEAD = 'classification head, not part of a backbone'
+# Every family by its name; a subclass of Family with a name of its own enters itself.
+FAMILIES: dict[str, 'Family'] = {}
 
 
 class Family(ABC):
     """A publisher's naming and habits.
 
-    All names are the backbone's own, without the prefix that a file puts before them.
+    Names are the backbone's own, without the prefix that a file puts before them, after ``renames``. A subclass that
+    has a ``name`` is registered in ``FAMILIES`` when its module is imported; one without is a base for several.
 
     Attributes:
-        name: 'vim', 'mambavision'.
-        backbone: Class of the backbone.
-        stem: Names that every backbone of the family has, and no other family's.
-        neck: The backbone's names that belong to a neck here, as prefix in the file to prefix here. Defaults to {}.
+        name: How users and converted files call it, such as 'vim'.
+        backbone: Class of the backbone; its ``arch_zoo`` has the published architectures.
+        stem: Names that tell a file of the family. If a file has those of several families, the family with the most
+            is meant.
+        renames: From older or other names in files to the backbone's, as pairs of a regular expression and what
+            replaces it. They are applied in this order, and must leave the backbone's own names alone. Defaults to ().
+        published_names: The opposite for names in which the publisher's current files differ from the backbone. Only
+            models that mmvim did not convert from a file need them. Defaults to ().
+        head: Names of a classifier's last layer, the current one first. Here it is ``head.fc``. Defaults to
+            ``('head',)``.
         final_norm: Name of the weight of a classifier's last norm.
+        output_norm: Pattern of how the names of norms of outputs begin; its group is the level. Defaults to
+            ``outnorm0.`` and so on.
+        neck: The backbone's names that belong to a neck here, as prefix in the file to prefix here. Defaults to {}.
+        never_used: Beginnings of the names of tensors that the publisher's dense models have and never use, with the
+            reason. Defaults to {}.
+        views: The view of a picture in the publisher's evaluation, by arch; None for any other. Defaults to 224 pixels,
+            cut out of 256 (bicubic).
+        aux_index: Which of several maps of equal width the auxiliary head of a published segmentor reads. Defaults to
+            2.
         file_options: What the tensors do not reveal about a file, with the published values. Defaults to {}.
         config_options: What the tensors do not reveal about the model, with the published values (None: it depends).
             Defaults to {}.
@@ -40,22 +61,85 @@ class Family(ABC):
         ('Vim', 192)
         >>> family.options({'grid': (6, 10)}, ['grid', 'stride'])
         {'grid': (6, 10), 'stride': None}
+        >>> print(family.view('tiny'))
+        pictures: shorter side 256, bicubic, centre 224 x 224 (crop pct 0.875)
     """
 
     name: ClassVar[str]
     backbone: ClassVar[Any]
     stem: ClassVar[tuple[str, ...]]
-    neck: ClassVar[dict[str, str]] = {}
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    published_names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    head: ClassVar[tuple[str, ...]] = ('head',)
     final_norm: ClassVar[str]
+    output_norm: ClassVar[str] = r'outnorm(\d)\.'
+    neck: ClassVar[dict[str, str]] = {}
+    never_used: ClassVar[dict[str, str]] = {}
+    views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
+    aux_index: ClassVar[int] = 2
     file_options: ClassVar[dict] = {}
     config_options: ClassVar[dict] = {}
     numbers: ClassVar[dict[str, tuple[int, ...]]] = {}
     choices: ClassVar[dict[str, tuple]] = {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Register a family by its name.
+
+        Raises:
+            TypeError: If it lacks something that every family must have.
+            ValueError: If another family has the name.
+        """
+        super().__init_subclass__(**kwargs)
+        if 'name' not in vars(cls):
+            return
+        own = ('backbone', 'stem', 'final_norm', *sorted(Family.__abstractmethods__))
+        missing = [name for name in own if getattr(cls, name, None) is getattr(Family, name, None)]
+        if missing:
+            raise TypeError(f'{cls.__name__} lacks {", ".join(missing)}; define what every family must have')
+        other = type(FAMILIES[cls.name]) if cls.name in FAMILIES else cls
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):  # else it is defined anew
+            raise ValueError(f'name={cls.name!r} of {cls.__name__} is that of {other.__name__}; choose another')
+        FAMILIES[cls.name] = cls()
+
     @property
     def title(self) -> str:
         """Name of the backbone's class."""
         return self.backbone.__name__
+
+    # Names
+
+    def rename(self, name: str) -> str:
+        """Return the backbone's name for a name in a file."""
+        return _substitute(name, self.renames)
+
+    def published_name(self, name: str) -> str:
+        """Return the name in the publisher's current files for one of the backbone."""
+        return _substitute(name, self.published_names)
+
+    def unused(self, layout: Layout, names: dict[str, str]) -> dict[str, str]:
+        """Find the tensors that a whole model in the publisher's layout has and never uses.
+
+        That layout is told by a neck inside the backbone if the family has one; else every segmentor and detector
+        counts, because the backbone here does not have such tensors.
+
+        Args:
+            layout: The layout of the file.
+            names: From mmvim's names (``backbone.…``) to the file's.
+
+        Returns:
+            The reason by mmvim's name.
+        """
+        inside = any(name.startswith('neck.') and given.startswith(layout.prefix) for name, given in names.items())
+        if not (inside if self.neck else layout.kind in DENSE):
+            return {}
+        return {
+            name: reason
+            for name in names
+            for start, reason in self.never_used.items()
+            if name.startswith(f'backbone.{start}')
+        }
+
+    # Sizes
 
     @abstractmethod
     def settings(self, own: dict[str, Tensor]) -> dict:
@@ -69,34 +153,6 @@ class Family(ABC):
         """Return the published architecture that has these shapes, or None."""
         settings = self.settings(own)
         return next((arch for arch in self.backbone.arch_zoo if self.arch_settings(arch) == settings), None)
-
-    @abstractmethod
-    def fit(self, own: dict[str, Tensor], module: Any, options: dict, report: Report) -> OrderedDict[str, Tensor]:
-        """Make the weights for a backbone from those of a file.
-
-        Args:
-            own: The file's tensors by the backbone's names.
-            module: The backbone, on any device.
-            options: All of ``file_options``.
-            report: Receives what is resized, dropped and fresh.
-
-        Returns:
-            The weights by name.
-        """
-
-    @abstractmethod
-    def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, dict | None]:
-        """Derive the config dicts of the backbone, and of the neck, that a file was made with.
-
-        Args:
-            own: The file's tensors by the backbone's names.
-            kind: What the file is a checkpoint of; 'dense' for a backbone for dense prediction from any file.
-            arch: The architecture.
-            options: All of ``file_options`` and ``config_options``.
-
-        Returns:
-            Config of the backbone, and of the neck if the family puts a pyramid into the backbone, else None.
-        """
 
     def check_arch(self, own: dict[str, Tensor], module: nn.Module, source: str) -> None:
         """Say in one line that a file is of another size, rather than list every shape that differs.
@@ -116,6 +172,80 @@ class Family(ABC):
                 f'set arch={arch!r} or give another file' if arch else 'give a complete file of this architecture',
                 misfit=True,
             )
+
+    # Weights and configs
+
+    def fit(self, own: dict[str, Tensor], module: Any, options: dict, report: Report) -> OrderedDict[str, Tensor]:
+        """Make the weights for a backbone from those of a file.
+
+        Leaves out a classifier's head and, where the backbone does not have them, the final norm, norms of outputs and
+        what is never used. If the file has no norms of outputs, the backbone's are new. A family adds what else it
+        resizes.
+
+        Args:
+            own: The file's tensors by the backbone's names.
+            module: The backbone, on any device.
+            options: All of ``file_options``.
+            report: Receives what is resized, dropped and fresh.
+
+        Returns:
+            The weights by name.
+        """
+        weights, ours = OrderedDict(own), list(module.state_dict())
+        drop(weights, report, tuple(f'{head}.' for head in self.head), 'classification head, not part of a backbone')
+        norm = self.final_norm.rpartition('.')[0] + '.'
+        absent = {norm: 'final norm of the classifier, which dense models do not apply', **self.never_used}
+        for start, reason in absent.items():
+            if not any(name.startswith(start) for name in ours):
+                drop(weights, report, start, reason)
+        output_norm = re.compile(self.output_norm)
+        norms = {match[0]: match[1] for match in map(output_norm.match, weights) if match}
+        for start, level in norms.items():
+            if not any(name.startswith(start) for name in ours):
+                drop(weights, report, start, f'norm of an output that this backbone does not have (level {level})')
+        if not norms:
+            report.fresh.update(
+                (name, 'norm of an output, which a classifier does not have; it starts at 1 and 0')
+                for name in ours
+                if output_norm.match(name)
+            )
+        return weights
+
+    @abstractmethod
+    def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, dict | None]:
+        """Derive the config dicts of the backbone, and of the neck, that a file was made with.
+
+        Args:
+            own: The file's tensors by the backbone's names, and those of other parts by mmvim's (``neck.…``).
+            kind: What the file is a checkpoint of; 'dense' for a backbone for dense prediction from any file.
+            arch: The architecture.
+            options: All of ``file_options`` and ``config_options``.
+
+        Returns:
+            Config of the backbone, and of the neck if the family puts a pyramid into the backbone, else None.
+        """
+
+    def heads(self, parts: OrderedDict[str, Tensor], kind: str) -> dict[str, dict]:
+        """Derive the config dicts of neck and heads, see :func:`mmvim.checkpoints.heads.head_configs`."""
+        return head_configs(parts, kind, self.aux_index)
+
+    # Pictures
+
+    def view(self, arch: str | dict | None, img_size: int | None = None) -> View:
+        """Return the view of a picture in the publisher's evaluation.
+
+        Args:
+            arch: The architecture.
+            img_size: Side of the network's input. Defaults to None, the published one.
+        """
+        view = self.views.get(arch if isinstance(arch, str) else None) or self.views.get(None) or Family.views[None]
+        return view if img_size is None else replace(view, img_size=img_size)
+
+    def input_size(self, arch: str | dict | None, config: dict) -> Any:
+        """Return the side of the pictures that a backbone's config is made for, or both if they differ."""
+        return config.get('img_size') or self.view(arch).img_size
+
+    # Options
 
     def options(self, given: dict, names: Iterable[str]) -> dict:
         """Complete the given options with the family's own values.
@@ -148,83 +278,13 @@ class Family(ABC):
         return {name: given.get(name, known[name]) for name in allowed}
 
 
+def _substitute(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in pairs:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def _is_number(value: Any, lengths: tuple[int, ...]) -> bool:
     many = isinstance(value, (tuple, list))
     items = value if many else [value]
     return (len(items) if many else 0) in lengths and all(type(item) is int and item > 0 for item in items)
-
-
-FAMILIES: dict[str, Family] = {}
-
-
-def family_of(module: nn.Module) -> Family | None:
-    """Return the family of a backbone, or None if it is not known here.
-
-    Args:
-        module: The backbone.
-
-    Examples:
-        >>> from mmvim.checkpoints.families import family_of
-        >>> from mmvim.models import Vim
-        >>> family_of(Vim({'embed_dims': 16, 'depth': 2})).name
-        'vim'
-    """
-    return next((family for family in FAMILIES.values() if isinstance(module, family.backbone)), None)
-
-
-def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> Layout | None:
-    """Recognise whose backbone a file holds, and behind which prefix.
-
-    Args:
-        names: All names of the file.
-        source: The file, for messages.
-        prefix: What precedes the backbone's names. Defaults to None, any chain of the usual wrappers.
-
-    Returns:
-        The layout, or None if the file holds no backbone of a known family.
-
-    Raises:
-        CheckpointError: If the file holds several.
-
-    Examples:
-        >>> from mmvim.checkpoints.families import recognise
-        >>> from mmvim.models import Vim
-        >>> names = Vim({'embed_dims': 16, 'depth': 2}).state_dict(prefix='module.')
-        >>> recognise(names, 'vim.pth')
-        Layout(family='vim', prefix='module.', outer='module.', kind='backbone')
-    """
-    names = list(names)
-    for family in FAMILIES.values():
-        found = find_prefix(names, family.stem, source, prefix)
-        if found is not None:
-            return layout_of(names, family.name, found)
-    return None
-
-
-def shape_of(own: dict[str, Tensor], pattern: str, axes: int) -> tuple[int, ...]:
-    """Return the shape of the first tensor whose name matches; zeros if none does or it has another number of axes."""
-    shape = next((tuple(tensor.shape) for name, tensor in own.items() if re.fullmatch(pattern, name)), ())
-    return shape if len(shape) == axes else (0,) * axes
-
-
-def count(own: dict[str, Tensor], pattern: str) -> int:
-    """Return one more than the largest number that ``pattern``'s group finds in the names, or 0 if it finds none."""
-    numbers = [int(match[1]) for match in map(re.compile(pattern).match, own) if match]
-    return max(numbers, default=-1) + 1
-
-
-def drop(own: dict[str, Tensor], report: Report, start: str | tuple[str, ...], reason: str) -> None:
-    """Drop the tensors whose names begin with ``start``, and record the reason in the report."""
-    for name in [name for name in own if name.startswith(start)]:
-        del own[name]
-        report.dropped[name] = reason
-
-
-def unpublished(title: str, source: str, settings: dict, zoo: Iterable[str]) -> CheckpointError:
-    """Make the error for a file whose sizes are those of no published architecture."""
-    sizes = some((f'{k}={v}' for k, v in settings.items()), 9)
-    return CheckpointError(
-        f'{source} is a {title} of no published size ({sizes}); published are {", ".join(zoo)}',
-        'give arch=dict(...) if that is meant, or a complete file',
-        misfit=True,
-    )

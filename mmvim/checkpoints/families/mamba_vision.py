@@ -3,15 +3,15 @@
 Their names are mmvim's own, so that little is left to do.
 """
 
-import re
-from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.base import HEAD, Family, count, drop, shape_of
-from mmvim.checkpoints.report import Report
+from mmvim.checkpoints.families.base import Family
+from mmvim.checkpoints.families.names import count, shape_of
+from mmvim.checkpoints.view import View
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.mamba_vision import MambaVision
 
@@ -19,6 +19,10 @@ from mmvim.models.backbones.mamba_vision import MambaVision
 _DENSE_WINDOWS = {'small': (8, 8, 160, 56)}
 _DENSE_WINDOW = (8, 8, 64, 32)
 _DETECTOR_WINDOW = (8, 8, 112, 56)
+# Crops of the author's model configurations; he repeats T's at https://github.com/NVlabs/MambaVision/issues/57.
+_VIEW = View(224, 1.0, 'bicubic')
+# At 512 pixels L2 and L3 see the whole picture squashed to a square, whose border is then cut off.
+_SQUASHED = View(512, 0.93, 'bicubic', 'squash')
 
 
 class MambaVisionFamily(Family):
@@ -41,6 +45,16 @@ class MambaVisionFamily(Family):
     backbone = MambaVision
     stem = ('patch_embed.conv_down.0.weight', 'levels.0.blocks.0.conv1.weight')
     final_norm = 'norm.weight'
+    views: ClassVar[dict[str | None, View]] = {
+        None: replace(_VIEW, crop_pct=0.875),
+        'tiny': _VIEW,
+        'tiny2': replace(_VIEW, crop_pct=0.98),
+        'small': replace(_VIEW, crop_pct=0.93),
+        'base': _VIEW,
+        'large': _VIEW,
+        'large2': _VIEW,
+        'large3': replace(_VIEW, img_size=256),
+    }
     config_options: ClassVar[dict] = {'window_sizes': None, 'img_size': None, 'out_indices': None}
     numbers: ClassVar[dict[str, tuple[int, ...]]] = {'window_sizes': (4,), 'img_size': (0,)}
 
@@ -99,23 +113,12 @@ class MambaVisionFamily(Family):
             config['window_sizes'] = tuple(windows)
         return config, None
 
-    def fit(
-        self, own: dict[str, Tensor], module: MambaVision, options: dict, report: Report
-    ) -> OrderedDict[str, Tensor]:
+    def view(self, arch: str | dict | None, img_size: int | None = None) -> View:
         """See the base class."""
-        weights = OrderedDict(own)
-        drop(weights, report, 'head.', HEAD)
-        if module.norm is None:
-            drop(weights, report, 'norm.', 'final norm of the classifier, not on the way to maps')
-        outputs = [name for name in weights if re.match(r'outnorm\d\.', name)]
-        for name in outputs:
-            level = int(name[len('outnorm')])
-            if not module.out_norm or level not in module.out_indices:
-                drop(weights, report, name, f'norm of an output that this backbone does not have (level {level})')
-        if not outputs and module.out_norm:
-            report.fresh.update(
-                (name, 'norm of an output, which a classifier does not have; it starts at 1 and 0')
-                for name in module.state_dict()
-                if name.startswith('outnorm')
-            )
-        return weights
+        if arch in ('large2', 'large3') and img_size == _SQUASHED.img_size:
+            return _SQUASHED
+        return super().view(arch, img_size)
+
+    def input_size(self, arch: str | dict | None, config: dict) -> int:
+        """See the base class. A classifier's windows tell: one covers the map of the third level, at stride 16."""
+        return 16 * config['window_sizes'][2] if 'window_sizes' in config else self.view(arch).img_size

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.base import HEAD, Family, count, drop, shape_of
+from mmvim.checkpoints.families.base import Family
+from mmvim.checkpoints.families.names import count, drop, shape_of
 from mmvim.checkpoints.families.patches import resample_patches
 from mmvim.checkpoints.report import Report
+from mmvim.checkpoints.view import View
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.vim import CLASS_TOKENS, Vim
 from mmvim.models.layers.pos_embed import class_rows, fit_positions
@@ -60,6 +62,12 @@ class VimFamily(Family):
     stem = ('patch_embed.proj.weight', 'layers.0.mixer.A_b_log')
     final_norm = 'norm_f.weight'
     neck: ClassVar[dict[str, str]] = {'fpn1.': 'upsample_4x.', 'fpn2.': 'upsample_2x.'}
+    never_used: ClassVar[dict[str, str]] = {
+        'norm_f.': 'final norm of the classifier, which dense models do not apply',
+        'rope.': 'angles of RoPE, computed from the grid',
+    }
+    # DeiT's 224 / 256, as in the evaluation code.
+    views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
     file_options: ClassVar[dict] = {
         'cls_token': 'middle',
         'compat': None,
@@ -147,19 +155,11 @@ class VimFamily(Family):
 
     def fit(self, own: dict[str, Tensor], module: Vim, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """See the base class."""
-        weights = OrderedDict(own)
-        drop(weights, report, 'head.', HEAD)
+        weights = super().fit(own, module, options, report)
         drop(weights, report, _PYRAMID, 'pyramid inside the published backbone; here it is the neck Feature2Pyramid')
-        drop(
-            weights,
-            report,
-            'rope.',
-            'angles of RoPE, computed from the grid'
-            if module.rope
-            else 'angles of RoPE, which this backbone is built without',
-        )
-        if module.norm_f is None:
-            drop(weights, report, 'norm_f.', 'final norm of the classifier, which dense models do not apply')
+        if not module.rope:
+            angles = (name for name in own if name.startswith('rope.'))
+            report.dropped.update((name, 'angles of RoPE, which this backbone is built without') for name in angles)
         _fit_patches(weights, module, options, report)
         _fit_positions(weights, module, options, report)
         return weights

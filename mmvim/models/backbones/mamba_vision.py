@@ -211,7 +211,7 @@ class MambaVision(Backbone):
         with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
         init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
-            as it is (:class:`mmvim.checkpoints.PretrainedBackbone` has the options). Defaults to None.
+            as it is; :class:`mmvim.checkpoints.PretrainedBackbone` has its other arguments. Defaults to None.
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.

@@ -3,6 +3,8 @@
 Written from the paper. The parameters have the names of the published checkpoints.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,8 @@ class MambaVisionMixer(nn.Module):
         >>> MambaVisionMixer(embed_dims=8)(torch.randn(2, 49, 8)).shape
         torch.Size([2, 49, 8])
     """
+
+    scan_operator: ClassVar[str] = 'mmvim::selective_scan'  # what a count of FLOPs must have found
 
     def __init__(
         self,

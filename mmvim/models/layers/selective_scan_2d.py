@@ -5,6 +5,7 @@ Sec. 4.2); the parameters have the names of its published checkpoints. Written f
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,8 @@ class SelectiveScan2D(nn.Module):
         >>> layer(torch.randn(2, 8, 5, 9)).shape
         torch.Size([2, 8, 5, 9])
     """
+
+    scan_operator: ClassVar[str] = 'mmvim::selective_scan'  # what a count of FLOPs must have found
 
     def __init__(
         self,

@@ -5,6 +5,8 @@ Written from the paper. The parameters have the names of the published checkpoin
 for the backward one.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,7 @@ class VimMixer(nn.Module):
         torch.Size([2, 196, 8])
     """
 
+    scan_operator: ClassVar[str] = 'mmvim::selective_scan'  # what a count of FLOPs must have found
     conv1d: nn.Conv1d
     conv1d_b: nn.Conv1d
 

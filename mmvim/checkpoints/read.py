@@ -8,15 +8,13 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmvim.checkpoints import heads
-from mmvim.checkpoints.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, Family, recognise
-from mmvim.checkpoints.families.base import unpublished
+from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.sources import fetch
 
 
 @dataclass
@@ -24,7 +22,7 @@ class Published:
     """What :func:`read` finds in a file.
 
     Attributes:
-        family: 'vim' or 'mambavision'.
+        family: Its name, such as 'vim'.
         arch: The published architecture, or what was asked for.
         kind: 'classifier', 'segmentor', 'detector', 'backbone', or 'dense' if that was asked for.
         backbone: Config of the backbone.
@@ -82,12 +80,12 @@ class Published:
 
     @property
     def neck(self) -> dict | None:
-        """Config of the neck: Vim's pyramid, a detector's FPN, or None."""
+        """Config of the neck: a pyramid that the publisher has in the backbone (Vim), a detector's FPN, or None."""
         return self.pyramid or self._all().get('neck')
 
     def _all(self) -> dict[str, dict]:
         if self._configs is None:
-            self._configs = heads.head_configs(self.parts, self.kind)
+            self._configs = FAMILIES[self.family].heads(self.parts, self.kind)
         return self._configs
 
 
@@ -114,10 +112,9 @@ def read(
         task: 'dense' for the backbone of a dense model: a classifier's head, final norm and class token are dropped.
             Defaults to None, what the file is.
         strict: Also raise for tensors that have no place. Defaults to True.
-        **options: What the tensors do not reveal, see the families; an unknown one is an error. Vim: ``cls_token``,
-            ``compat``, ``grid``, ``stride``, ``patch_change``, ``img_size``, ``rope``, ``rope_residual``, ``feature``,
-            ``out_indices``. MambaVision: ``window_sizes``, ``img_size``, ``out_indices``. The defaults are the
-            published values.
+        **options: What the tensors do not reveal, by default the published values: ``file_options`` and
+            ``config_options`` of the family, such as :class:`mmvim.checkpoints.families.VimFamily`. An unknown one is
+            an error.
 
     Returns:
         Configs, weights and report.
@@ -155,10 +152,7 @@ def read(
         raise CheckpointError(f"task={task!r} is neither None nor 'dense'", 'omit it')
     kind = task or layout.kind
     settings = family.options(options, (*family.file_options, *family.config_options))
-    # The family needs all that the publisher keeps in the backbone, a neck that was moved out of it included.
-    whole = OrderedDict((n.removeprefix(layout.prefix), tensors[n]) for n in tensors if n.startswith(layout.prefix))
-    whole.update(found.parts)
-    backbone, pyramid = family.config(whole, kind, arch, settings)
+    backbone, pyramid = family.config({**found.own, **found.parts}, kind, arch, settings)
     report = Report(
         file,
         f'{layout.kind} of {family.title}, arch {arch if isinstance(arch, str) else "given"}'
@@ -206,7 +200,13 @@ def _arch(family: Family, own: OrderedDict[str, Tensor], arch: str | dict | None
     if arch is None:
         arch = family.arch_of(own)
         if arch is None:
-            raise unpublished(family.title, file, settings, family.backbone.arch_zoo)
+            raise CheckpointError(
+                f'{file} is a {family.title} of no published size '
+                f'({some((f"{k}={v}" for k, v in settings.items()), 9)}); published are '
+                f'{", ".join(family.backbone.arch_zoo)}',
+                'give arch=dict(...) if that is meant, or a complete file',
+                misfit=True,
+            )
         return arch
     try:
         wanted = family.arch_settings(arch)

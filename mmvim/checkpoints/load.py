@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from mmvim.checkpoints.by_names import fit_by_names
-from mmvim.checkpoints.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError, some
-from mmvim.checkpoints.families import FAMILIES, Family, family_of, recognise
+from mmvim.checkpoints.families import FAMILIES, family_of, recognise
+from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.sources import fetch
 
 
 def load_backbone(
@@ -33,8 +33,8 @@ def load_backbone(
         key: Key of the container. Defaults to None, see :func:`mmvim.checkpoints.read`.
         prefix: What precedes the backbone's names in the file. Defaults to None, any chain of the usual wrappers.
         strict: Also raise for tensors that have no place, and for missing weights outside the blocks. Defaults to True.
-        **options: What tensors do not reveal about the file; for Vim ``cls_token``, ``compat``, ``grid``, ``stride``
-            and ``patch_change``, see :class:`mmvim.checkpoints.families.VimFamily`. An unknown one is an error.
+        **options: What the tensors do not reveal about the file: ``file_options`` of the backbone's family, such as
+            :class:`mmvim.checkpoints.families.VimFamily`. An unknown one is an error.
 
     Returns:
         What became of every tensor.
@@ -54,11 +54,14 @@ def load_backbone(
         >>> report.resized
         {'pos_embed': '14 x 14 to 4 x 6 cells'}
     """
+    kind, family = type(module).__name__, family_of(module)
+    if family is None and options:
+        raise CheckpointError(f'{kind} has no option {next(iter(options))!r}', 'leave it out')
+    settings = {} if family is None else family.options(options, family.file_options)
     path = fetch(file)
     _, tensors = weights_of(load_file(path, file), file, key)
     check_tensors(tensors, file)
-    family, layout = family_of(module), recognise(tensors, file, prefix)
-    kind = type(module).__name__
+    layout = recognise(tensors, file, prefix)
     if layout is not None and (family is None or layout.family != family.name):
         raise CheckpointError(
             f'{file} is a {layout.kind} of {FAMILIES[layout.family].title}, and this backbone is a {kind}',
@@ -66,11 +69,16 @@ def load_backbone(
             misfit=True,
         )
     if family is None:
-        if options:
-            raise CheckpointError(f'{kind} has no option {next(iter(options))!r}', 'leave it out')
         report, weights = fit_by_names(module, tensors, file, prefix)
+    elif layout is None:
+        raise CheckpointError(
+            f'{file} is of another model: it holds no backbone of {family.title}, its {len(tensors)} tensors are named '
+            f'{some(tensors)}',
+            'give a file of this family, or the prefix',
+            misfit=True,
+        )
     else:
-        report, weights = _fit_by_family(module, family, layout, tensors, file, options)
+        report, weights = _fit_by_family(module, layout, tensors, file, settings)
     report.check(strict)
     with torch.no_grad():
         module.load_state_dict(weights, strict=False)
@@ -78,20 +86,13 @@ def load_backbone(
 
 
 def _fit_by_family(
-    module: nn.Module, family: Family, layout: Layout | None, tensors: OrderedDict[str, Tensor], file: str, given: dict
+    module: nn.Module, layout: Layout, tensors: OrderedDict[str, Tensor], file: str, settings: dict
 ) -> tuple[Report, OrderedDict[str, Tensor]]:
-    if layout is None:
-        raise CheckpointError(
-            f'{file} is of another model: it holds no backbone of {family.title}, its {len(tensors)} tensors are named '
-            f'{some(tensors)}',
-            'give a file of this family, or the prefix',
-            misfit=True,
-        )
+    family = FAMILIES[layout.family]
     found = sort_tensors(tensors, layout)
     family.check_arch(found.own, module, file)
     arch = family.arch_of(found.own)
     report = Report(file, f'{layout.kind} of {family.title}{f", arch {arch}" if arch else ""}')
-    settings = family.options(given, family.file_options)
     own = family.fit(found.own, module, settings, report)
     report.compare(module.state_dict(), own)
     report.require_output_norms(layout.kind)

@@ -1,10 +1,20 @@
-"""The initializer behind ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of mmvim's backbones."""
+"""What MMEngine calls: the initializer of mmvim's backbones, and locations for its own loaders.
+
+``init_cfg=dict(type='Pretrained', checkpoint=...)`` of a backbone comes here. ``hf://owner/repo/file`` and
+``published://FILE`` work wherever MMEngine takes a checkpoint (``load_from``, ``load_checkpoint``) once
+:mod:`mmvim.checkpoints` is imported: the file is read safely and given to the model under the model's own names.
+"""
+
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmvim.checkpoints.loading import load_backbone
+from mmvim.checkpoints.files.sources import PUBLISHED
+from mmvim.checkpoints.load import load_backbone
+from mmvim.checkpoints.openmmlab import read_for_model
 from mmvim.registry import WEIGHT_INITIALIZERS
 
 
@@ -24,11 +34,9 @@ class PretrainedBackbone:
         key: Key of the container, for example 'model_ema'. Defaults to None: 'state_dict', else 'model', else bare
             weights.
         strict: Also raise for tensors that have no place. Defaults to True.
-        cls_token: Vim: where the file's class token stands. Defaults to None, 'middle'.
-        compat: Vim: 'upstream' for the shifted positions of the published dense code. Defaults to None.
-        grid: Vim: rows and columns of the file's positions. Defaults to None, a square.
-        stride: Vim: stride of the file's patches. Defaults to None, the published one.
-        patch_change: Vim: 'refuse' or 'resample' patches of another size or stride. Defaults to None, 'refuse'.
+        **options: What the file does not say of itself: ``file_options`` of the backbone's family, such as
+            :class:`mmvim.checkpoints.families.VimFamily`. None stands for the default. An unknown one is an error that
+            names the known ones.
 
     Raises:
         CheckpointError: If the file cannot be read safely or does not fit; the backbone is left as it was.
@@ -40,8 +48,8 @@ class PretrainedBackbone:
         >>> import torch
         >>> from mmvim.models import Vim
         >>> arch = {'embed_dims': 16, 'depth': 2}
-        >>> published = Vim(arch)
         >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file, contextlib.redirect_stdout(sys.stderr):
+        ...     published = Vim(arch)
         ...     torch.save({'model': published.state_dict()}, file.name)
         ...     backbone = Vim(arch, init_cfg={'type': 'Pretrained', 'checkpoint': file.name})
         ...     backbone.init_weights()
@@ -56,21 +64,10 @@ class PretrainedBackbone:
         map_location: str = 'cpu',
         key: str | None = None,
         strict: bool = True,
-        cls_token: str | None = None,
-        compat: str | None = None,
-        grid: tuple[int, int] | None = None,
-        stride: int | None = None,
-        patch_change: str | None = None,
+        **options: Any,
     ) -> None:
         del map_location
         self.checkpoint, self.prefix, self.key, self.strict = checkpoint, prefix, key, strict
-        options = {
-            'cls_token': cls_token,
-            'compat': compat,
-            'grid': grid,
-            'stride': stride,
-            'patch_change': patch_change,
-        }
         self.options = {name: value for name, value in options.items() if value is not None}
 
     def __call__(self, module: nn.Module) -> None:
@@ -80,3 +77,35 @@ class PretrainedBackbone:
         print_log(report.text(), logger='current')
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'Pretrained: loaded from {self.checkpoint}')
+
+
+@CheckpointLoader.register_scheme(prefixes=('hf://', PUBLISHED), force=True)
+def load_from_published(filename: str, map_location: str | None = None, logger: str = 'current') -> dict:
+    """Read a published file for MMEngine.
+
+    Args:
+        filename: ``hf://…`` or ``published://FILE``.
+        map_location: Accepted because MMEngine passes it; weights are mapped into memory. Defaults to None.
+        logger: Where the report goes, as MMEngine's ``print_log`` takes it. Defaults to 'current'.
+
+    Returns:
+        A checkpoint with ``state_dict``.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from mmvim import checkpoints
+        >>> from mmvim.models import Vim
+        >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        ...     torch.save({'model': Vim({'embed_dims': 16, 'depth': 2}).state_dict()}, file.name)
+        ...     checkpoint = checkpoints.load_from_published(f'published://{file.name}', logger='silent')
+        >>> 'backbone.pos_embed' in checkpoint['state_dict']
+        True
+    """
+    del map_location
+    checkpoint, report = read_for_model(filename.removeprefix(PUBLISHED))
+    print_log(report.text(), logger=logger)
+    return checkpoint

@@ -4,19 +4,19 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from mmvim.checkpoints.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families import recognise
+from mmvim.checkpoints.families import FAMILIES, recognise
+from mmvim.checkpoints.files.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.sources import fetch
 
 
 def model_weights(container: dict, source: str, key: str | None = None) -> tuple[OrderedDict[str, Tensor], Report]:
     """Take the weights for an OpenMMLab model out of a container, under the model's names.
 
-    A wrapper's prefix is taken off, a published classifier becomes ``backbone.…`` and ``head.fc.…``, and Vim's pyramid
-    inside the backbone becomes the neck. Files in OpenMMLab's own layout pass unchanged.
+    A wrapper's prefix is taken off, a published classifier becomes ``backbone.…`` and ``head.fc.…``, and a pyramid
+    inside the backbone (Vim) becomes the neck. Files in OpenMMLab's own layout keep their names.
 
     Args:
         container: What :func:`mmvim.checkpoints.load_file` returned.
@@ -50,15 +50,9 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
     else:
         report = Report(source, f'{layout.kind} of {layout.family}')
         found = sort_tensors(tensors, layout)
-        pyramid = any(
-            name.startswith('neck.') and given.startswith(layout.prefix) for name, given in found.names.items()
-        )
-        for name, tensor in found.own.items():
-            reason = _never_used(name) if pyramid else None
-            if reason:
-                report.dropped[f'backbone.{name}'] = reason
-            else:
-                weights[f'backbone.{name}'] = tensor
+        report.dropped.update(FAMILIES[layout.family].unused(layout, found.names))
+        whole = ((f'backbone.{name}', tensor) for name, tensor in found.own.items())
+        weights.update((name, tensor) for name, tensor in whole if name not in report.dropped)
         weights.update(found.parts)
         report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
         for name in report.unexpected:
@@ -70,15 +64,6 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
     report.used = list(weights)
     weights._metadata = metadata  # type: ignore[attr-defined]
     return weights, report
-
-
-def _never_used(name: str) -> str | None:
-    """Return why Vim's dense models keep a tensor that they never use, or None if they use it."""
-    if name.startswith('norm_f.'):
-        return 'final norm of the classifier, which dense models do not apply'
-    if name.startswith('rope.'):
-        return 'angles of RoPE, computed from the grid'
-    return None
 
 
 def read_for_model(file: str, key: str | None = None) -> tuple[dict, Report]:

@@ -11,12 +11,12 @@ import torch
 from mmengine import dist
 
 from mmvim.checkpoints.errors import CheckpointError, some
-from mmvim.checkpoints.header import check_header, is_plain_name, read_index
+from mmvim.checkpoints.files.header import check_header, is_plain_name, read_index
 
-# The prefix by which MMEngine's own loaders are sent to a publisher's file; see :mod:`.schemes`.
+# The prefix by which MMEngine's own loaders are sent to a publisher's file; see :mod:`mmvim.checkpoints.mmengine`.
 PUBLISHED = 'published://'
 _HUB = re.compile(r'hf://(?P<owner>[^/@]+)/(?P<repo>[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)')
-_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.ckpt', '.bin')
 _INDEX = '.index.json'
 _FETCHED = ('http://', 'https://', 'hf://', 'file://', PUBLISHED)
 
