@@ -10,8 +10,8 @@ from mmengine.config import Config
 from PIL import Image
 
 import mmvim  # noqa: F401  makes `mmseg::` known to configs
+from mmvim.cli import UserError
 from mmvim.datasets.demo_scenes import CLASSES, PALETTE, DemoSceneParams
-from mmvim.engine.launch import UserError
 
 pytest.importorskip('mmseg')
 ROOT = Path(__file__).parents[1]

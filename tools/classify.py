@@ -16,15 +16,14 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from mmvim import checkpoints
-    from mmvim.engine import launch
+    from mmvim import checkpoints, cli
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.OneLineParser(description='Print the five most probable classes of each picture.')
+    parser = cli.OneLineParser(description='Print the five most probable classes of each picture.')
     parser.add_argument('images', metavar='IMAGE', nargs='+')
     parser.add_argument('--arch', help='raise unless the file is of this one, e.g. tiny. Defaults to what the file is')
     parser.add_argument(
@@ -74,7 +73,7 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise launch.UserError(
+        raise cli.UserError(
             f'--device {device} cannot be used ({str(error).splitlines()[0][:80]})', 'leave it out, or give cpu or cuda'
         ) from error
 
@@ -93,9 +92,9 @@ def class_names(file: str | None, number: int) -> list[str]:
         try:
             names = Path(file).read_text('utf-8').splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise launch.UserError(f'--classes {file} cannot be read ({error})', 'give a text file') from error
+            raise cli.UserError(f'--classes {file} cannot be read ({error})', 'give a text file') from error
         if len(names) != number:
-            raise launch.UserError(
+            raise cli.UserError(
                 f'--classes {file} has {len(names)} lines, and the head {number} classes', 'give a name for each'
             )
         return names
@@ -120,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse_args(argv)
     check_device(args.device)
-    with launch.checkpoint_errors():
+    with cli.checkpoint_errors():
         # Images first: they are quicker to read than the weights.
         pictures = {image: checkpoints.read_picture(image) for image in args.images}
         options = {} if args.img_size is None else {'img_size': args.img_size}
@@ -142,4 +141,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

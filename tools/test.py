@@ -14,20 +14,21 @@ try:
     from mmengine.runner import Runner
 
     import mmvim  # noqa: F401 makes ``mmvim::`` and ``mmseg::`` known to configs, so it must precede reading one
-    from mmvim.engine import launch
+    from mmvim import cli
+    from mmvim.checkpoints import allow_checkpoint_globals
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.config_parser('Evaluate a segmentor or a detector.')
+    parser = cli.config_parser('Evaluate a segmentor or a detector.')
     parser.add_argument(
         'checkpoint',
         metavar='CHECKPOINT',
         help='checkpoint file or URL, hf://owner/repo/file too; a published file as it is',
     )
-    launch.add_run_arguments(parser)
+    cli.add_run_arguments(parser)
     parser.add_argument(
         '--out', metavar='PATH', help='keep the predictions: a folder for label maps (mmseg), or a .pkl file (mmdet)'
     )
@@ -52,40 +53,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If the command, the config, the data or the checkpoint is wrong.
     """
     args = parse_args(argv)
-    launch.warn_if_untested()
-    launch.check_launcher(args.launcher)
-    launch.publish_local_rank(args)
-    launch.allow_checkpoint_globals()
-    cfg = launch.load_config(args.config, args.cfg_options)
+    cli.warn_if_untested()
+    cli.check_launcher(args.launcher)
+    cli.publish_local_rank(args)
+    allow_checkpoint_globals()
+    cfg = cli.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    launch.set_work_dir(cfg, args)
+    cli.set_work_dir(cfg, args)
     cfg.load_from, cfg.resume = args.checkpoint, False
 
     # The checkpoint is quick to read, so it is checked before the data set.
-    launch.check_compiled_ops(cfg)
-    file = launch.local_checkpoint(args.checkpoint)
-    checkpoint = None if file is None else launch.read_checkpoint(file, 'CHECKPOINT')
-    launch.check_data(cfg, ('test',))
-    model = launch.build_model(cfg)
+    cli.check_compiled_ops(cfg)
+    file = cli.local_checkpoint(args.checkpoint)
+    checkpoint = None if file is None else cli.read_checkpoint(file, 'CHECKPOINT')
+    cli.check_data(cfg, ('test',))
+    model = cli.build_model(cfg)
     if checkpoint is not None:
-        weights = launch.state_dict_of(checkpoint, args.checkpoint, 'CHECKPOINT')
-        launch.check_fit(model, weights, args.checkpoint, 'CHECKPOINT', complete=True)
-        cfg.load_from = launch.runner_checkpoint(file, checkpoint, weights)
+        weights = cli.state_dict_of(checkpoint, args.checkpoint, 'CHECKPOINT')
+        cli.check_fit(model, weights, args.checkpoint, 'CHECKPOINT', complete=True)
+        cfg.load_from = cli.runner_checkpoint(file, checkpoint, weights)
         del weights
 
-    launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
+    cli.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.out is not None:
-        launch.set_output(cfg, args.out)
+        cli.set_output(cfg, args.out)
     if args.tta:
-        launch.set_tta(cfg, model)
+        cli.set_tta(cfg, model)
     if args.check:
         return
 
     del model, checkpoint  # the runner has its own
-    launch.prepare_cpu_distribution(cfg)
+    cli.prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.test()
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

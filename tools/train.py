@@ -15,7 +15,8 @@ try:
     from mmengine.runner import Runner
 
     import mmvim  # noqa: F401 makes ``mmvim::`` and ``mmseg::`` known to configs, so it must precede reading one
-    from mmvim.engine import launch
+    from mmvim import cli
+    from mmvim.checkpoints import allow_checkpoint_globals
     from mmvim.engine.hooks import RandomStateHook
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
@@ -23,8 +24,8 @@ except ModuleNotFoundError as error:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.config_parser('Train a segmentor or a detector.')
-    launch.add_run_arguments(parser)
+    parser = cli.config_parser('Train a segmentor or a detector.')
+    cli.add_run_arguments(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision (float16 with loss scaling); needs a GPU')
     parser.add_argument(
         '--auto-scale-lr',
@@ -51,7 +52,7 @@ def scale_lr(cfg: Config) -> None:
         UserError: If the config does not say for which batch size its learning rate is.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise launch.UserError(
+        raise cli.UserError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size, which the config lacks',
             'pass --cfg-options auto_scale_lr.base_batch_size=N, or leave it out',
         )
@@ -68,30 +69,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If the command, the config, the data or a checkpoint is wrong.
     """
     args = parse_args(argv)
-    launch.warn_if_untested()
-    launch.check_launcher(args.launcher)
-    launch.publish_local_rank(args)
-    launch.allow_checkpoint_globals()
-    if not launch.has_accelerator():
-        launch.keep_freed_memory()
-    cfg = launch.load_config(args.config, args.cfg_options)
+    cli.warn_if_untested()
+    cli.check_launcher(args.launcher)
+    cli.publish_local_rank(args)
+    allow_checkpoint_globals()
+    if not cli.has_accelerator():
+        cli.keep_freed_memory()
+    cfg = cli.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    launch.set_work_dir(cfg, args)
-    launch.set_precision(cfg, args.amp)
+    cli.set_work_dir(cfg, args)
+    cli.set_precision(cfg, args.amp)
     if args.auto_scale_lr:
         scale_lr(cfg)
-    launch.set_resume(cfg, args.resume)
+    cli.set_resume(cfg, args.resume)
 
-    launch.check_compiled_ops(cfg)
-    launch.check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
-    model = launch.build_model(cfg)
-    launch.check_pretrained(cfg, model)
-    launch.check_start(cfg, model)
+    cli.check_compiled_ops(cfg)
+    cli.check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
+    model = cli.build_model(cfg)
+    cli.check_pretrained(cfg, model)
+    cli.check_start(cfg, model)
     if args.check:
         return
 
     del model  # the runner has its own
-    launch.prepare_cpu_distribution(cfg)
+    cli.prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if not any(isinstance(hook, RandomStateHook) for hook in runner.hooks):
         runner.register_hook(RandomStateHook())
@@ -99,4 +100,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from mmvim.cli import UserError
 from mmvim.datasets.demo_scenes import ADE_IDS, CLASSES, DemoSceneParams, read_record, write_demo_scenes
 from mmvim.datasets.demo_scenes import writer as writer_module
 from mmvim.datasets.demo_scenes.classes import THING_CATEGORIES, coco_categories, coco_ids
 from mmvim.datasets.demo_scenes.outlines import box, polygons, run_lengths
 from mmvim.datasets.demo_scenes.scene import Instance, Scene
-from mmvim.engine.launch import UserError
 
 PARAMS = DemoSceneParams(train=8, val=4, size=(64, 96), seed=2)
 TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'make_demo_scenes.py'

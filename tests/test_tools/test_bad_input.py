@@ -15,9 +15,9 @@ class Forbidden:
 @pytest.fixture
 def checkpoint(tmp_path, seg):
     """Weights of the tiny segmentor."""
-    from mmvim.engine import launch
+    from mmvim import cli
 
-    model = launch.build_model(launch.load_config(str(seg)))
+    model = cli.build_model(cli.load_config(str(seg)))
     path = tmp_path / 'weights.pth'
     torch.save({'state_dict': model.state_dict()}, path)
     return path
@@ -102,10 +102,10 @@ def test_option_that_nothing_reads(train, fails, seg, untouched, option, words):
     ],
 )
 def test_option_that_the_config_does_not_mention(seg, option):
-    from mmvim.engine import launch
+    from mmvim import cli
 
     key, value = option.split('=', 1)
-    cfg = launch.load_config(str(seg), {key: value})
+    cfg = cli.load_config(str(seg), {key: value})
     node = cfg
     for part in key.split('.'):
         node = node[int(part) if part.isdigit() else part]
@@ -175,26 +175,27 @@ def test_model_that_cannot_be_built(train, fails, seg, untouched):
 
 
 def test_internal_error_keeps_its_traceback(train, seg, untouched, monkeypatch):
-    from mmvim.engine import launch
+    from mmvim import cli
 
     monkeypatch.setattr('mmvim.models.backbones.vim.Vim.__init__', lambda self, **kwargs: kwargs['nothing'])
     with pytest.raises(KeyError):
-        launch.run_tool(lambda: train.main([str(seg), '--work-dir', str(untouched)]))
+        cli.run_tool(lambda: train.main([str(seg), '--work-dir', str(untouched)]))
 
 
 def test_no_mmcv_ops(train, fails, det, untouched, monkeypatch):
-    from mmvim.engine.launch import ops
+    from mmvim.cli import config
 
-    monkeypatch.setattr(ops, 'find_spec', lambda name: None)
+    find_spec = config.find_spec
+    monkeypatch.setattr(config, 'find_spec', lambda name: None if name == 'mmcv._ext' else find_spec(name))
     assert 'compiled ops' in fails(train.main, det, '--work-dir', untouched, status=1)
 
 
 def test_amp(train, fails, seg, untouched, monkeypatch):
-    from mmvim.engine.launch import device
+    from mmvim.cli import machine
 
-    monkeypatch.setattr(device, 'has_accelerator', lambda: False)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
     assert '--amp needs a GPU' in fails(train.main, seg, '--work-dir', untouched, '--amp', status=1)
-    monkeypatch.setattr(device, 'has_accelerator', lambda: True)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
     options = ('--cfg-options', 'optim_wrapper.type=mmvim.Sharpened')
     assert 'mmvim.Sharpened' in fails(train.main, seg, '--work-dir', untouched, '--amp', *options, status=2)
 

@@ -67,9 +67,9 @@ def write_config(kind, path, base):
 
 def build(config, seed=0):
     """A model with random weights, batch statistics included."""
-    from mmvim.engine import launch
+    from mmvim import cli
 
-    model = launch.build_model(launch.load_config(str(config))).eval()
+    model = cli.build_model(cli.load_config(str(config))).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -133,8 +133,7 @@ def test_configs_read_off_a_file_build_the_same_model(kind, request, tmp_path):
     """Backbone, neck and heads by `read` give the file's own outputs, heads included."""
     from mmengine.registry import init_default_scope
 
-    from mmvim import checkpoints
-    from mmvim.engine import launch
+    from mmvim import checkpoints, cli
 
     base = request.getfixturevalue(kind)
     config = write_config(kind, tmp_path / f'read_{kind}.py', base)
@@ -145,12 +144,12 @@ def test_configs_read_off_a_file_build_the_same_model(kind, request, tmp_path):
     )
     assert found.kind == {'seg': 'segmentor', 'det': 'detector'}[kind]
     assert found.state_dict.keys() == model.state_dict().keys() and not found.report.dropped
-    cfg = launch.load_config(str(config))
+    cfg = cli.load_config(str(config))
     built = {**cfg.model, 'backbone': found.backbone, **found.heads}
     if kind == 'det':
         built['neck'] = found.neck
     init_default_scope(cfg.default_scope)
-    other = launch.build_model(type(cfg)({**cfg.to_dict(), 'model': built})).eval()
+    other = cli.build_model(type(cfg)({**cfg.to_dict(), 'model': built})).eval()
     other.load_state_dict(found.state_dict, strict=True)
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -108,7 +108,7 @@ def test_resume_from_nothing_starts(train, tmp_path, seg, capsys):
 
 
 def test_resume_in_a_work_dir_that_was_moved(train, tmp_path, seg):
-    from mmvim.engine.launch.resume import last_checkpoint
+    from mmvim.engine.cli.resume import last_checkpoint
 
     (tmp_path / 'iter_2.pth').write_bytes(b'')
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/iter_2.pth')
@@ -117,7 +117,7 @@ def test_resume_in_a_work_dir_that_was_moved(train, tmp_path, seg):
 
 def test_checkpoint_is_plain_weights_and_known_classes(train, tmp_path, seg):
     """What MMEngine 0.10.7 needs under PyTorch 2.6 and later, where torch.load is restricted by default."""
-    from mmvim.engine.launch import checkpoint_globals
+    from mmvim.checkpoints import checkpoint_globals
 
     train.main(
         [
@@ -145,9 +145,9 @@ def test_safe_globals_give_no_other_attribute():
 
 
 def test_precision_without_gpu(train, tmp_path, ade, monkeypatch, capsys):
-    from mmvim.engine.launch import device
+    from mmvim.cli import machine
 
-    monkeypatch.setattr(device, 'has_accelerator', lambda: False)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
     config = tiny.seg_config(tmp_path / f'amp_{tmp_path.name}.py', ade, wrapper='AmpOptimWrapper')
     train.main(
         [
@@ -166,12 +166,12 @@ def test_precision_without_gpu(train, tmp_path, ade, monkeypatch, capsys):
 
 
 def test_amp_with_gpu(seg, monkeypatch):
-    from mmvim.engine import launch
-    from mmvim.engine.launch import device
+    from mmvim import cli
+    from mmvim.cli import machine
 
-    monkeypatch.setattr(device, 'has_accelerator', lambda: True)
-    cfg = launch.load_config(str(seg))
-    launch.set_precision(cfg, amp=True)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
+    cfg = cli.load_config(str(seg))
+    cli.set_precision(cfg, amp=True)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
 
 

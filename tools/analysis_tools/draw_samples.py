@@ -19,15 +19,15 @@ try:
     from mmengine.model import ImgDataPreprocessor
 
     import mmvim  # noqa: F401 makes ``mmvim::`` known to configs
+    from mmvim import cli
     from mmvim.analysis.instances import draw_instances, picture_table
-    from mmvim.engine import launch
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.config_parser('Draw augmented training pictures of a detector with boxes and masks.')
+    parser = cli.config_parser('Draw augmented training pictures of a detector with boxes and masks.')
     parser.add_argument('--out', default='work_dirs/samples', metavar='DIR', help='folder. Defaults to %(default)s')
     parser.add_argument('--count', type=int, default=8, help='pictures. Defaults to 8')
     parser.add_argument('--repeat', type=int, default=4, help='times that each is augmented. Defaults to 4')
@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for name in ('count', 'repeat', 'width'):
         if getattr(args, name) < 1:
-            raise launch.UserError(f'--{name} {getattr(args, name)} is less than 1', 'give a larger number')
-    cfg = launch.load_config(args.config, args.cfg_options)
+            raise cli.UserError(f'--{name} {getattr(args, name)} is less than 1', 'give a larger number')
+    cfg = cli.load_config(args.config, args.cfg_options)
     if cfg.default_scope != 'mmdet':
-        raise launch.UserError(f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector')
-    launch.check_data(cfg, ('train',))
+        raise cli.UserError(f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector')
+    cli.check_data(cfg, ('train',))
     from mmdet.registry import DATASETS, MODELS
     from mmengine.registry import init_default_scope
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocess = MODELS.build(cfg.model.data_preprocessor)
     if preprocess.pad_size_divisor < 64:
-        launch.warn('the config pads a batch to its largest picture, so the table shows every picture stretched')
+        cli.warn('the config pads a batch to its largest picture, so the table shows every picture stretched')
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
     out = Path(args.out)
@@ -87,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

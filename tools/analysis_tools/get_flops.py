@@ -15,15 +15,15 @@ try:
     from rich.table import Table
 
     import mmvim  # noqa: F401 makes ``mmvim::`` and ``mmseg::`` known to configs, so it must precede reading one
+    from mmvim import cli
     from mmvim.analysis.flops import Complexity, UncountedScanError, count_complexity, default_shape, forward_once
-    from mmvim.engine import launch
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.config_parser('Count the parameters and floating-point operations of a model.')
+    parser = cli.config_parser('Count the parameters and floating-point operations of a model.')
     parser.add_argument(
         '--shape',
         type=int,
@@ -70,15 +70,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If the command or the config is wrong.
     """
     args = parse_args(argv)
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.check_compiled_ops(cfg)
-    model = launch.build_model(cfg).to('cuda' if torch.cuda.is_available() else 'cpu')
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.check_compiled_ops(cfg)
+    model = cli.build_model(cfg).to('cuda' if torch.cuda.is_available() else 'cpu')
     shape = default_shape(cfg) if args.shape is None else (args.shape[0], args.shape[-1])
     try:
         counts = count_complexity(model, forward_once(model, cfg, shape))
     except UncountedScanError as error:
-        raise launch.UserError(
-            str(error), 'unset MMVIM_SCAN_BACKEND and leave backend to its default', launch.ENVIRONMENT
+        raise cli.UserError(
+            str(error), 'unset MMVIM_SCAN_BACKEND and leave backend to its default', cli.ENVIRONMENT
         ) from error
     console = Console()
     console.print(report(counts, shape, type(model).__name__))
@@ -91,4 +91,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

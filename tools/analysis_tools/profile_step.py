@@ -85,7 +85,7 @@ def work(job: dict) -> None:
     import torch
 
     import mmvim.models  # noqa: F401  (registers the backbones)
-    from mmvim.engine.launch import keep_freed_memory
+    from mmvim.cli import keep_freed_memory
     from mmvim.registry import MODELS as REGISTRY
 
     if job['keep'] and not keep_freed_memory():

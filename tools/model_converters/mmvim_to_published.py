@@ -11,15 +11,14 @@ import sys
 from collections.abc import Sequence
 
 try:
-    from mmvim import checkpoints
-    from mmvim.engine import launch
+    from mmvim import checkpoints, cli
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.ConversionParser(
+    parser = cli.ConversionParser(
         "Convert a checkpoint in mmvim's names to its publisher's.",
         'checkpoint in the names of mmvim',
         "what to write, in the publisher's layout",
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If the file cannot be read, or its publisher's tensors are not in it.
     """
     args = parse_args(argv)
-    with launch.checkpoint_errors():
+    with cli.checkpoint_errors():
         if args.target is not None:
             checkpoints.check_target(args.target)
         container = checkpoints.from_mmvim(args.source, args.family, args.kind)
@@ -56,4 +55,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

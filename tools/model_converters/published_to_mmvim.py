@@ -13,15 +13,14 @@ import sys
 from collections.abc import Sequence
 
 try:
-    from mmvim import checkpoints
-    from mmvim.engine import launch
+    from mmvim import checkpoints, cli
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.ConversionParser(
+    parser = cli.ConversionParser(
         "Convert a published checkpoint to mmvim's names.",
         'file, http(s):// or hf://owner/repo/file',
         'the plain checkpoint to write',
@@ -37,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--options',
         nargs='+',
-        action=launch.OptionsAction,
+        action=cli.OptionsAction,
         default={},
         metavar='KEY=VALUE',
         help='what tensors do not tell, e.g. compat=upstream img_size=512 (mmvim/checkpoints/families)',
@@ -59,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     twice = next((name for name in args.options if name in (*options, 'file')), None)
     if twice is not None:
         others = {'task': '--dense', 'file': 'FILE'}
-        raise launch.UserError(
+        raise cli.UserError(
             f'--options {twice}=... is an argument of its own', f'give {others.get(twice, "--" + twice)}'
         )
-    with launch.checkpoint_errors():
+    with cli.checkpoint_errors():
         if args.target is not None:
             checkpoints.check_target(args.target)
         converted, found = checkpoints.to_mmvim(args.source, **options, **args.options)
@@ -74,4 +73,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

@@ -2,50 +2,21 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from mmengine.config import DictAction
 
-from mmvim.engine.launch.errors import USAGE, is_main_process
+from mmvim.cli.errors import OneLineParser
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line instead of the usage text.
-
-    Examples:
-        >>> from mmvim.engine.launch import OneLineParser
-        >>> parser = OneLineParser(prog='train.py')
-        >>> _ = parser.add_argument('--epochs', type=int)
-        >>> try:  # prints "error: argument --epochs: invalid int value: 'x'; see train.py --help" to stderr
-        ...     parser.parse_args(['--epochs', 'x'])
-        ... except SystemExit as error:
-        ...     print(error.code)
-        2
-    """
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message on one line and exit.
-
-        Args:
-            message: What is wrong.
-
-        Raises:
-            SystemExit: With status 2.
-        """
-        if is_main_process():
-            print(f'error: {message}; see {self.prog} --help', file=sys.stderr)
-        raise SystemExit(USAGE)
 
 
 class OptionsAction(DictAction):
     """An action that reads ``KEY=VALUE ...`` into a dict as MMEngine's does, but never ends in a traceback.
 
     Examples:
-        >>> from mmvim.engine.launch import OneLineParser, OptionsAction
+        >>> from mmvim.cli import OneLineParser, OptionsAction
         >>> parser = OneLineParser()
         >>> _ = parser.add_argument('--cfg-options', nargs='+', action=OptionsAction)
         >>> parser.parse_args(['--cfg-options', 'model.depth=2', 'size=[64,64]']).cfg_options
@@ -76,7 +47,7 @@ class ConversionParser(OneLineParser):
         target: Help on OUT.
 
     Examples:
-        >>> from mmvim.engine.launch import ConversionParser
+        >>> from mmvim.cli import ConversionParser
         >>> parser = ConversionParser('Convert a checkpoint.', source='what to read', target='what to write')
         >>> args = parser.parse_args(['a.pth', 'b.pth'])
         >>> args.source, args.target, args.check
@@ -115,7 +86,7 @@ def config_parser(description: str) -> OneLineParser:
         description: What the tool does.
 
     Examples:
-        >>> from mmvim.engine.launch import config_parser
+        >>> from mmvim.cli import config_parser
         >>> args = config_parser('Train a model.').parse_args(['vim.py', '--cfg-options', 'model.depth=2'])
         >>> args.config, args.cfg_options
         ('vim.py', {'model.depth': 2})
@@ -140,7 +111,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The parser, changed in place.
 
     Examples:
-        >>> from mmvim.engine.launch import add_run_arguments, config_parser
+        >>> from mmvim.cli import add_run_arguments, config_parser
         >>> parser = config_parser('Train a model.')
         >>> add_run_arguments(parser)
         >>> parser.parse_args(['vim.py', '--check']).launcher
@@ -166,7 +137,7 @@ def publish_local_rank(args: argparse.Namespace) -> None:
     Examples:
         >>> import argparse, os
         >>> from unittest import mock
-        >>> from mmvim.engine.launch import publish_local_rank
+        >>> from mmvim.cli import publish_local_rank
         >>> with mock.patch.dict(os.environ, clear=True):
         ...     publish_local_rank(argparse.Namespace(local_rank=3))
         ...     os.environ['LOCAL_RANK']

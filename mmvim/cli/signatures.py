@@ -52,7 +52,7 @@ def find_type(node: dict, path: tuple[str, ...], scope: str) -> Callable | None:
         The class or function; None if the dict has no ``type`` or its registry does not know it.
 
     Examples:
-        >>> from mmvim.engine.launch.signatures import find_type
+        >>> from mmvim.cli.signatures import find_type
         >>> find_type(dict(type='Vim'), ('model', 'backbone'), scope='mmvim').__name__
         'Vim'
     """
@@ -85,7 +85,7 @@ def accepted_arguments(target: Callable) -> tuple[set[str], bool]:
         use differently.
 
     Examples:
-        >>> from mmvim.engine.launch.signatures import accepted_arguments
+        >>> from mmvim.cli.signatures import accepted_arguments
         >>> class Base:
         ...     def __init__(self, depth=2): ...
         >>> class Derived(Base):
@@ -118,7 +118,7 @@ def default_of(target: object, name: str) -> Any:
         name: The argument.
 
     Examples:
-        >>> from mmvim.engine.launch.signatures import default_of
+        >>> from mmvim.cli.signatures import default_of
         >>> class Layer:
         ...     def __init__(self, width=8): ...
         >>> default_of(Layer, 'width')

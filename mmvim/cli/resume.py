@@ -6,8 +6,8 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from mmvim.engine.launch.errors import ENVIRONMENT, UserError, warn
-from mmvim.engine.launch.weights import (
+from mmvim.cli.errors import ENVIRONMENT, UserError, warn
+from mmvim.cli.weights import (
     check_fit,
     is_remote,
     local_checkpoint,
@@ -32,7 +32,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
     Examples:
         >>> from mmengine.config import Config
-        >>> from mmvim.engine.launch import set_resume
+        >>> from mmvim.cli import set_resume
         >>> cfg = Config(dict(work_dir='work_dirs/vim'))
         >>> set_resume(cfg, 'work_dirs/vim/iter_1000.pth')
         >>> cfg.resume, cfg.load_from
@@ -65,7 +65,7 @@ def last_checkpoint(work_dir: str) -> str | None:
 
     Examples:
         >>> import tempfile
-        >>> from mmvim.engine.launch.resume import last_checkpoint
+        >>> from mmvim.cli.resume import last_checkpoint
         >>> with tempfile.TemporaryDirectory() as work_dir:
         ...     print(last_checkpoint(work_dir))
         None
@@ -102,7 +102,7 @@ def check_start(cfg: Config, model: nn.Module) -> None:
     Examples:
         >>> from mmengine.config import Config
         >>> from torch import nn
-        >>> from mmvim.engine.launch import UserError, check_start
+        >>> from mmvim.cli import UserError, check_start
         >>> try:
         ...     check_start(Config(dict(resume=True, load_from='gone.pth')), nn.Identity())
         ... except UserError as error:

@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from mmvim.engine.launch.errors import UserError, warn
-from mmvim.engine.launch.signatures import accepted_arguments, find_type
+from mmvim.cli.errors import UserError, warn
+from mmvim.cli.signatures import accepted_arguments, find_type
 
 # Read by Config, by the runner from its config, by MMSegmentation's and MMDetection's tools, or by these tools.
 _TOP_LEVEL = {
@@ -91,8 +91,8 @@ def merge_options(cfg: Config, options: dict) -> Config:
 
     Examples:
         >>> from mmengine.config import Config
-        >>> from mmvim.engine.launch import UserError
-        >>> from mmvim.engine.launch.options import merge_options
+        >>> from mmvim.cli import UserError
+        >>> from mmvim.cli.options import merge_options
         >>> cfg = Config(dict(train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=10)))
         >>> merge_options(cfg, {'train_cfg.val_begin': 5}).train_cfg.val_begin
         5

@@ -11,7 +11,7 @@ from mmengine.model.weight_init import initialize
 from torch import nn
 
 from mmvim import checkpoints
-from mmvim.engine.launch.errors import ENVIRONMENT, USAGE, UserError, warn
+from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, warn
 from mmvim.models.backbones.base import Backbone
 
 # Below this share of names in common a checkpoint is taken for one of another model.
@@ -27,7 +27,7 @@ def is_remote(path: str) -> bool:
         path: The path.
 
     Examples:
-        >>> from mmvim.engine.launch import is_remote
+        >>> from mmvim.cli import is_remote
         >>> is_remote('https://example.org/vim.pth'), is_remote('published://work_dirs/vim.pth')
         (True, False)
     """
@@ -43,7 +43,7 @@ def checkpoint_errors() -> Iterator[None]:
 
     Examples:
         >>> from mmvim import checkpoints
-        >>> from mmvim.engine.launch import UserError, checkpoint_errors
+        >>> from mmvim.cli import UserError, checkpoint_errors
         >>> try:
         ...     with checkpoint_errors():
         ...         checkpoints.load_file('gone.pth', '--resume gone.pth')
@@ -67,7 +67,7 @@ def local_checkpoint(path: str) -> str | None:
         UserError: If it cannot be fetched.
 
     Examples:
-        >>> from mmvim.engine.launch import local_checkpoint
+        >>> from mmvim.cli import local_checkpoint
         >>> local_checkpoint('work_dirs/iter_1000.pth'), local_checkpoint('open-mmlab://resnet50')
         ('work_dirs/iter_1000.pth', None)
     """
@@ -93,7 +93,7 @@ def read_checkpoint(path: str, option: str) -> dict:
     Examples:
         >>> import tempfile
         >>> import torch
-        >>> from mmvim.engine.launch import read_checkpoint
+        >>> from mmvim.cli import read_checkpoint
         >>> with tempfile.NamedTemporaryFile(suffix='.pth') as file:
         ...     torch.save({'state_dict': {'weight': torch.ones(2)}}, file.name)
         ...     read_checkpoint(file.name, '--resume')
@@ -121,7 +121,7 @@ def state_dict_of(checkpoint: dict, path: str, option: str) -> dict[str, torch.T
 
     Examples:
         >>> import torch
-        >>> from mmvim.engine.launch import state_dict_of
+        >>> from mmvim.cli import state_dict_of
         >>> state_dict_of({'state_dict': {'weight': torch.ones(2)}, 'meta': {}}, 'a.pth', '--resume')['weight']
         tensor([1., 1.])
     """
@@ -142,7 +142,7 @@ def runner_checkpoint(path: str, checkpoint: dict, weights: dict[str, torch.Tens
 
     Examples:
         >>> import torch
-        >>> from mmvim.engine.launch import runner_checkpoint
+        >>> from mmvim.cli import runner_checkpoint
         >>> weights = {'weight': torch.ones(2)}
         >>> runner_checkpoint('iter_1000.pth', {'state_dict': weights}, weights)
         'iter_1000.pth'
@@ -167,7 +167,7 @@ def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, opt
 
     Examples:
         >>> import torch
-        >>> from mmvim.engine.launch import UserError, check_fit
+        >>> from mmvim.cli import UserError, check_fit
         >>> model = torch.nn.Linear(2, 1)
         >>> check_fit(model, model.state_dict(), 'a.pth', '--resume', complete=True)
         >>> try:
@@ -238,7 +238,7 @@ def check_pretrained(cfg: Config, model: nn.Module) -> None:
     Examples:
         >>> from mmengine.config import Config
         >>> from torch import nn
-        >>> from mmvim.engine.launch import UserError, check_pretrained
+        >>> from mmvim.cli import UserError, check_pretrained
         >>> init_cfg = dict(type='Pretrained', checkpoint='gone.pth')
         >>> try:
         ...     check_pretrained(Config(dict(model=dict(type='Vim', init_cfg=init_cfg))), nn.Identity())
