@@ -3,6 +3,7 @@
 Paths are joined as in MMEngine's ``BaseDataset``: ``ann_file`` and each ``data_prefix`` under ``data_root``.
 """
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmvim.cli.errors import ENVIRONMENT, UserError
-from mmvim.cli.signatures import default_of, find_type
+from mmvim.cli.options import find_types
 
 # Prefixes that hold images: an empty folder there means an empty data set, on which a sampler may block for ever.
 _IMAGE_PREFIXES = ('img', 'img_path')
@@ -148,6 +149,27 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
     return None
 
 
+def default_of(target: object, name: str) -> Any:
+    """Return the default of an argument, from the most derived ``__init__`` that has one; None if none has.
+
+    Args:
+        target: A class; anything else has no defaults.
+        name: The argument.
+
+    Examples:
+        >>> from mmvim.cli.data import default_of
+        >>> class Layer:
+        ...     def __init__(self, width=8): ...
+        >>> default_of(Layer, 'width')
+        8
+    """
+    for function in [c.__dict__['__init__'] for c in getattr(target, '__mro__', ()) if '__init__' in c.__dict__]:
+        parameter = inspect.signature(function).parameters.get(name)
+        if parameter is not None and parameter.default is not parameter.empty:
+            return parameter.default
+    return None
+
+
 def _is_remote(path: str, backend_args: dict | None) -> bool:
     return '://' in path or (backend_args or {}).get('backend', 'local') not in ('local', 'disk')
 
@@ -157,7 +179,7 @@ def _is_absolute(path: str) -> bool:
 
 
 def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator[_Problem]:
-    target = find_type(node, path, scope)
+    target = next(iter(find_types(node, scope)), None)
 
     def setting(name: str) -> Any:
         return node[name] if name in node else default_of(target, name)
