@@ -69,10 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_data(cfg, ('test',))
     model = cli.build_model(cfg)
     if checkpoint is not None:
-        weights = cli.state_dict_of(checkpoint, args.checkpoint, 'CHECKPOINT')
-        cli.check_fit(model, weights, args.checkpoint, 'CHECKPOINT', complete=True)
-        cfg.load_from = cli.runner_checkpoint(file, checkpoint, weights)
-        del weights
+        cfg.load_from = cli.check_fit(model, checkpoint, file, 'CHECKPOINT', complete=True)
 
     cli.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.out is not None:

@@ -30,16 +30,15 @@ _NAMES = {
         'set_precision',
     ),
     'model': ('build_model',),
-    'resume': ('check_start', 'set_resume'),
     'weights': (
         'check_fit',
         'check_pretrained',
+        'check_start',
         'checkpoint_errors',
         'is_remote',
         'local_checkpoint',
         'read_checkpoint',
-        'runner_checkpoint',
-        'state_dict_of',
+        'set_resume',
     ),
 }
 _FILES = {name: file for file, names in _NAMES.items() for name in names}

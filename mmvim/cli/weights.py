@@ -1,23 +1,20 @@
-"""Checks, before the runner exists, that a file is a checkpoint and that it is of this model."""
+"""What a run reads from checkpoints: the one to test, resume or start from, and those that ``init_cfg`` names.
+
+All are checked before the runner exists. Whether a file fits is judged by :class:`mmvim.checkpoints.Report` alone.
+"""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.model.weight_init import initialize
-from torch import nn
+from torch import Tensor, nn
 
 from mmvim import checkpoints
 from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, warn
 from mmvim.models.backbones.base import Backbone
-
-# Below this share of names in common a checkpoint is taken for one of another model.
-_SAME_MODEL = 0.5
-# PyTorch's wording: the checkpoint's shape, then the model's.
-_MISMATCH = re.compile(r'size mismatch for (\S+): .*?torch\.Size(\(\[.*?\]\)).*?torch\.Size(\(\[.*?\]\))')
 
 
 def is_remote(path: str) -> bool:
@@ -105,124 +102,72 @@ def read_checkpoint(path: str, option: str) -> dict:
         return checkpoints.load_file(path, f'{option} {path}')
 
 
-def state_dict_of(checkpoint: dict, path: str, option: str) -> dict[str, torch.Tensor]:
-    """Return the weights of a checkpoint under the names of an OpenMMLab model, whoever published it.
+def check_fit(model: nn.Module, checkpoint: dict, path: str, option: str, complete: bool) -> str:
+    """Check that a checkpoint is of this model, whoever published it.
 
-    Args:
-        checkpoint: What :func:`read_checkpoint` returned.
-        path: The file, for messages.
-        option: What the user calls it, for messages.
-
-    Returns:
-        Names and tensors.
-
-    Raises:
-        UserError: If it holds no tensors where they are expected, or some that are not finite.
-
-    Examples:
-        >>> import torch
-        >>> from mmvim.cli import state_dict_of
-        >>> state_dict_of({'state_dict': {'weight': torch.ones(2)}, 'meta': {}}, 'a.pth', '--resume')['weight']
-        tensor([1., 1.])
-    """
-    with checkpoint_errors():
-        return checkpoints.model_weights(checkpoint, f'{option} {path}')[0]
-
-
-def runner_checkpoint(path: str, checkpoint: dict, weights: dict[str, torch.Tensor]) -> str:
-    """Return the path that makes MMEngine's runner load the weights that were checked.
-
-    Args:
-        path: The file.
-        checkpoint: What :func:`read_checkpoint` returned.
-        weights: What :func:`state_dict_of` returned.
-
-    Returns:
-        The path itself if MMEngine reads the same weights from it, else the path behind ``published://``.
-
-    Examples:
-        >>> import torch
-        >>> from mmvim.cli import runner_checkpoint
-        >>> weights = {'weight': torch.ones(2)}
-        >>> runner_checkpoint('iter_1000.pth', {'state_dict': weights}, weights)
-        'iter_1000.pth'
-    """
-    return path if checkpoints.is_native(checkpoint, weights) else checkpoints.PUBLISHED + os.path.abspath(path)
-
-
-def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str, option: str, complete: bool) -> None:
-    """Check that weights are of this model.
-
-    With ``complete`` they are loaded into it, so that the model's own hooks (resizing, renaming) apply.
+    With ``complete`` it is loaded into the model, so that the model's own hooks (resizing, renaming) apply; weights
+    beyond the model's give a warning.
 
     Args:
         model: The model, as :func:`build_model` returns it.
-        weights: Names and tensors.
-        path: The file, for messages.
+        checkpoint: What :func:`read_checkpoint` returned.
+        path: The file.
         option: What the user calls it, for messages.
         complete: Whether every weight of the model must be there: True to test or resume, False to start training from.
 
+    Returns:
+        The path that makes MMEngine's runner load the weights that were checked: the file's own, or that behind
+        ``published://``.
+
     Raises:
-        UserError: If few or no names match, or, with ``complete``, if a weight is missing or has another shape.
+        UserError: If it holds no tensors where they are expected, some that are not finite, or none that the model can
+            use; with ``complete``, if a weight is missing or has another shape.
 
     Examples:
         >>> import torch
         >>> from mmvim.cli import UserError, check_fit
         >>> model = torch.nn.Linear(2, 1)
-        >>> check_fit(model, model.state_dict(), 'a.pth', '--resume', complete=True)
+        >>> check_fit(model, {'state_dict': model.state_dict()}, 'a.pth', '--resume', complete=True)
+        'a.pth'
         >>> try:
-        ...     check_fit(model, {'weight': torch.ones(3, 2)}, 'b.pth', '--resume', complete=True)
+        ...     check_fit(model, {'state_dict': {'bias': torch.ones(1)}}, 'b.pth', '--resume', complete=True)
         ... except UserError as error:
         ...     print(str(error).split('; ')[0])
-        --resume b.pth is of another model: weight has shape ([3, 2]) in it and ([1, 2]) in this Linear
+        --resume b.pth (as weights of this Linear) does not fit: it lacks 1 weights (weight)
     """
-    own = model.state_dict()
-    common = own.keys() & weights.keys()
-    kind = type(model).__name__
-    other = next((name for name in weights if name not in own), None)
-    lacking = next((name for name in own if name not in weights), None)
-    if len(common) < _SAME_MODEL * (len(own) if complete else 1):
-        example = ''.join((f', e.g. it has {other}' if other else '', f' and lacks {lacking}' if lacking else ''))
-        raise UserError(
-            f'{option} {path} is of another model: {len(common)} of the {len(own)} weights of this {kind} are in it'
-            f'{example}',
-            'give the config that it was trained with',
-            USAGE,
-        )
-    if not complete:
-        return
+    kind, own = type(model).__name__, model.state_dict()
+    report = checkpoints.Report(f'{option} {path}', f'as weights of this {kind}')
+    with checkpoint_errors():
+        weights, _ = checkpoints.model_weights(checkpoint, report.source)
+    given = _load(model, own, weights) if complete else weights
+    report.fresh = {
+        name: 'serves training only' for name in own if name.startswith('auxiliary_head') and name not in given
+    }
+    report.compare(own, given)
+    if complete and report.unexpected and not (report.missing or report.mismatched):
+        extra, report.unexpected = report.unexpected, []
+        warn(f'{report.source} has {len(extra)} weights that this {kind} does not use, e.g. {extra[0]}')
+    if complete or not report.used:  # else MMEngine loads what fits, and logs what does not
+        try:
+            report.check()
+        except checkpoints.CheckpointError as error:
+            raise UserError(error.problem, 'give the config that it was trained with', USAGE) from error
+    native = checkpoints.is_native(checkpoint, weights)
+    return path if native else checkpoints.PUBLISHED + os.path.abspath(path)
+
+
+def _load(model: nn.Module, own: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """Load weights, and return them as the model's hooks have made them, by the names that they arrived under."""
     try:
         result = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        mismatch = _MISMATCH.search(str(error))
-        if mismatch is None:
+        wrong = {name: value for name, value in weights.items() if f'size mismatch for {name}:' in str(error)}
+        if not wrong:
             raise
-        name, theirs, ours = mismatch.groups()
-        raise UserError(
-            f'{option} {path} is of another model: {name} has shape {theirs} in it and {ours} in this {kind}',
-            'give the config that it was trained with',
-            USAGE,
-        ) from error
-    counts = next((name for name in common if own[name].is_floating_point() > weights[name].is_floating_point()), None)
-    if counts is not None:
-        raise UserError(f'{option} {path} has integers for {counts}', 'give a checkpoint of floating-point weights')
-    # An auxiliary head serves training only; counters of BatchNorm are absent from old checkpoints.
-    missing = [
-        name
-        for name in result.missing_keys
-        if not name.endswith('num_batches_tracked') and not name.startswith('auxiliary_head')
-    ]
-    if missing:
-        raise UserError(
-            f'{option} {path} lacks {len(missing)} of the {len(own)} weights of this {kind}, e.g. {missing[0]}',
-            'give the config that it was trained with',
-            USAGE,
-        )
-    if result.unexpected_keys:
-        warn(
-            f'{option} {path} has {len(result.unexpected_keys)} weights that this {kind} does not use, '
-            f'e.g. {result.unexpected_keys[0]}'
-        )
+        return {**own, **wrong}
+    lacking, extra = set(result.missing_keys), dict.fromkeys(result.unexpected_keys)
+    same = {name for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    return {name: weights[name] if name in same else own[name] for name in own if name not in lacking} | extra
 
 
 def check_pretrained(cfg: Config, model: nn.Module) -> None:
@@ -269,3 +214,116 @@ def _pretrained(node: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from _pretrained(value, (*path, str(index)))
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Set ``resume`` and ``load_from`` of a config.
+
+    ``auto`` takes the last checkpoint of the work dir. If there is none, training starts as without ``--resume`` (with
+    the config's ``load_from``), so that the same command can be run again after an interruption.
+
+    Args:
+        cfg: The config with its final work dir, changed in place.
+        resume: A checkpoint, 'auto', or None to do as the config says.
+
+    Raises:
+        UserError: If the work dir names a last checkpoint that does not exist.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.cli import set_resume
+        >>> cfg = Config(dict(work_dir='work_dirs/vim'))
+        >>> set_resume(cfg, 'work_dirs/vim/iter_1000.pth')
+        >>> cfg.resume, cfg.load_from
+        (True, 'work_dirs/vim/iter_1000.pth')
+    """
+    if resume is None and not (cfg.get('resume') and cfg.get('load_from') is None):
+        return
+    if resume not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, resume
+        return
+    latest = last_checkpoint(cfg.work_dir)
+    cfg.resume = latest is not None
+    if latest is None:
+        warn(f'--resume: no checkpoint in {cfg.work_dir}: starting at iteration 0')
+    else:
+        cfg.load_from = latest
+
+
+def last_checkpoint(work_dir: str) -> str | None:
+    """Return the checkpoint that the file ``last_checkpoint`` of a work dir names, even if the work dir was moved.
+
+    Args:
+        work_dir: The work dir.
+
+    Returns:
+        Its path; None if the work dir has no such file.
+
+    Raises:
+        UserError: If the checkpoint itself is gone.
+
+    Examples:
+        >>> import tempfile
+        >>> from mmvim.cli.weights import last_checkpoint
+        >>> with tempfile.TemporaryDirectory() as work_dir:
+        ...     print(last_checkpoint(work_dir))
+        None
+    """
+    note = Path(work_dir) / 'last_checkpoint'
+    if not note.is_file():
+        return None
+    named = note.read_text().strip()
+    beside = Path(work_dir) / Path(named).name
+    if beside.is_file():
+        return str(beside)
+    if is_remote(named) or os.path.isfile(named):
+        return named
+    raise UserError(
+        f'{note} names {named}, which does not exist',
+        f'give the checkpoint with --resume PATH, or remove {note} to start anew',
+        ENVIRONMENT,
+    )
+
+
+def check_start(cfg: Config, model: nn.Module) -> None:
+    """Check the checkpoint that a run resumes or starts from, and adopt the seed of one that is resumed.
+
+    MMEngine builds the data loader before it reads the checkpoint. Unless the config fixes a seed, the order of the
+    data would otherwise start from another seed than the interrupted run's.
+
+    Args:
+        cfg: The config; ``load_from`` becomes what MMEngine reads, ``randomness`` gets the seed.
+        model: The model, as :func:`build_model` returns it.
+
+    Raises:
+        UserError: If the file is missing, damaged or of another model, or cannot be resumed.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from torch import nn
+        >>> from mmvim.cli import UserError, check_start
+        >>> try:
+        ...     check_start(Config(dict(resume=True, load_from='gone.pth')), nn.Identity())
+        ... except UserError as error:
+        ...     print(error)
+        --resume gone.pth does not exist; give a checkpoint file
+    """
+    path = cfg.get('load_from') and local_checkpoint(cfg.load_from)
+    if not path:
+        return
+    option = '--resume' if cfg.get('resume') else 'load_from'
+    checkpoint = read_checkpoint(path, option)
+    cfg.load_from = check_fit(model, checkpoint, path, option, complete=bool(cfg.get('resume')))
+    if not cfg.get('resume'):
+        return
+    lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+    if lacking:
+        raise UserError(
+            f'--resume {path} holds weights only (no {lacking[0]})',
+            f'start from them instead: --cfg-options load_from={path}',
+        )
+    cfg.load_from = path
+    seed = checkpoint['meta'].get('seed')
+    randomness = dict(cfg.get('randomness') or {})
+    if seed is not None and randomness.get('seed') is None:
+        cfg.randomness = dict(randomness, seed=seed)

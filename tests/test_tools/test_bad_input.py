@@ -246,16 +246,20 @@ def test_checkpoint_of_another_model(train, evaluate, fails, tmp_path, seg, chec
 
     torch.save({'state_dict': {f'resnet.{k}': v for k, v in weights.items()}}, other)
     line = attempt()
-    assert f'0 of the {len(weights)} weights' in line and 'it has resnet.' in line
+    own = [name for name in weights if not name.endswith('num_batches_tracked')]
+    assert f'lacks {len(own)} weights (' in line and f'{len(weights)} that belong nowhere (resnet.' in line
+    assert 'give the config that it was trained with' in line
     torch.save({'state_dict': {**weights, 'decode_head.conv_seg.weight': torch.zeros(3, 16, 1, 1)}}, other)
-    assert 'decode_head.conv_seg.weight has shape ([3, 16, 1, 1]) in it and ([150, 16, 1, 1])' in attempt()
+    line = attempt()
+    assert 'decode_head.conv_seg.weight: (3, 16, 1, 1) in the file, (150, 16, 1, 1) in the model' in line
+    assert 'has 1 of another shape' in line and 'lacks' not in line
     torch.save({'state_dict': {k: v for k, v in weights.items() if k != 'decode_head.conv_seg.bias'}}, other)
-    assert 'lacks 1 of' in attempt()
+    assert 'lacks 1 weights (decode_head.conv_seg.bias)' in attempt()
     line = fails(train.main, seg, '--work-dir', untouched, '--resume', checkpoint, status=2)
     assert 'holds weights only' in line and f'load_from={checkpoint}' in line
     torch.save({'state_dict': {'resnet.w': torch.zeros(1)}}, other)
     line = fails(train.main, seg, '--work-dir', untouched, '--cfg-options', f'load_from={other}', status=2)
-    assert 'load_from' in line and 'another model' in line
+    assert f'load_from {other}' in line and 'does not fit' in line and 'belong nowhere (resnet.w)' in line
 
 
 def test_resume_from_a_lost_checkpoint(train, fails, seg, tmp_path):
