@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import DictAction
 
+from mmvim.cli.commands import command_parser
 from mmvim.cli.errors import OneLineParser
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -45,6 +46,7 @@ class ConversionParser(OneLineParser):
         description: What the tool does.
         source: Help on FILE.
         target: Help on OUT.
+        prog: The tool's name. Defaults to None, that of its file.
 
     Examples:
         >>> from mmvim.cli import ConversionParser
@@ -54,8 +56,8 @@ class ConversionParser(OneLineParser):
         ('a.pth', 'b.pth', False)
     """
 
-    def __init__(self, description: str, source: str, target: str) -> None:
-        super().__init__(description=description)
+    def __init__(self, description: str, source: str, target: str, prog: str | None = None) -> None:
+        super().__init__(prog=prog, description=description)
         self.add_argument('source', metavar='FILE', help=source)
         self.add_argument('target', metavar='OUT', nargs='?', help=target)
         self.add_argument('--check', action='store_true', help='report only, write nothing')
@@ -79,27 +81,31 @@ class ConversionParser(OneLineParser):
         return parsed
 
 
-def config_parser(description: str) -> OneLineParser:
-    """Return a parser with ``config`` and ``--cfg-options``.
+def config_parser(command: str) -> OneLineParser:
+    """Return the parser of a command, with ``config`` and ``--cfg-options``.
 
     Args:
-        description: What the tool does.
+        command: The command of ``mmvim``.
 
     Examples:
         >>> from mmvim.cli import config_parser
-        >>> args = config_parser('Train a model.').parse_args(['vim.py', '--cfg-options', 'model.depth=2'])
+        >>> args = config_parser('train').parse_args(['vim.py', '--cfg-options', 'model.depth=2'])
         >>> args.config, args.cfg_options
         ('vim.py', {'model.depth': 2})
     """
-    parser = OneLineParser(description=description)
-    parser.add_argument('config', metavar='CONFIG', help='config file of mmseg or mmdet (default_scope decides)')
+    parser = command_parser(command)
+    parser.add_argument(
+        'config',
+        metavar='CONFIG',
+        help="config of mmseg or mmdet (default_scope decides): a file, or the name of one of mmvim's",
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=OptionsAction,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. optim_wrapper.optimizer.lr=1e-4 model.decode_head.dropout_ratio=0. '
-        'Lists and tuples: key="[a,b]" or key="(a,b)" without blanks. A key that nothing reads is an error',
+        'Lists and tuples: key="[a,b]" or key="(a,b)" without blanks. A misspelt key is an error',
     )
     return parser
 
@@ -112,7 +118,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
     Examples:
         >>> from mmvim.cli import add_run_arguments, config_parser
-        >>> parser = config_parser('Train a model.')
+        >>> parser = config_parser('train')
         >>> add_run_arguments(parser)
         >>> parser.parse_args(['vim.py', '--check']).launcher
         'none'

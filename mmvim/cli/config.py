@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
 from mmvim.cli.options import merge_options
+from mmvim.cli.recipes import find_config
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
@@ -31,7 +32,7 @@ def load_config(filename: str, options: dict | None = None) -> Config:
     """Read a config with its bases and merge ``--cfg-options`` into it.
 
     Args:
-        filename: Path of the config.
+        filename: Path of the config, or the name of one of mmvim's.
         options: Dotted keys and their values. Defaults to None.
 
     Returns:
@@ -51,10 +52,30 @@ def load_config(filename: str, options: dict | None = None) -> Config:
         ...     load_config(path, {'model.drop_path_rate': 0.2}).model.drop_path_rate
         0.2
     """
-    path = Path(filename)
-    if not path.is_file():
-        kind = 'is a directory' if path.is_dir() else 'does not exist'
-        raise UserError(f'config {filename} {kind}', _similar_configs(path))
+    cfg = read_config(filename)
+    check_scope(cfg.get('default_scope'))
+    return merge_options(cfg, options or {})
+
+
+def read_config(filename: str) -> Config:
+    """Read a config with its bases.
+
+    Args:
+        filename: Path of the config, or the name of one of mmvim's.
+
+    Raises:
+        UserError: If the file or a base is missing, cannot be executed or is only a fragment.
+
+    Examples:
+        >>> from mmvim.cli import UserError
+        >>> from mmvim.cli.config import read_config
+        >>> try:
+        ...     read_config('upernet_vin_t_ade20k')
+        ... except UserError as error:
+        ...     print(str(error).split(' or ')[0])
+        config upernet_vin_t_ade20k does not exist; did you mean upernet_vim_t_ade20k
+    """
+    path = find_config(filename)
     if path.suffix not in SUFFIXES:
         raise UserError(f'config {filename} does not end in {", ".join(SUFFIXES)}', 'CONFIG comes first')
     try:
@@ -66,17 +87,7 @@ def load_config(filename: str, options: dict | None = None) -> Config:
         ) from error
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'config {filename} has no model', 'it is a fragment; give a config that inherits it')
-    check_scope(cfg.get('default_scope'))
-    return merge_options(cfg, options or {})
-
-
-def _similar_configs(path: Path) -> str:
-    folder = path.parent
-    names = sorted(p.name for p in folder.glob('*.py')) if folder.is_dir() else []
-    if not names:
-        return f'there is no config in {folder}; give the path of an existing one'
-    listed = ', '.join(names[:4]) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
-    return f'{folder} holds {listed}'
+    return cfg
 
 
 def check_scope(scope: str | None) -> None:
@@ -213,7 +224,8 @@ def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+        name = Path(args.config)
+        cfg.work_dir = os.path.join('work_dirs', name.stem if name.suffix in SUFFIXES else name.name)
     work_dir = Path(cfg.work_dir)
     taken = next((p for p in (work_dir, *work_dir.parents) if p.exists()), None)
     if taken is not None and not taken.is_dir():
