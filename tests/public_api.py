@@ -90,18 +90,18 @@ class _Parsed(Exception):
     """Carries a tool's parser to whoever asked for it."""
 
 
-def _parser_of(parse: Callable[[], Any]) -> argparse.ArgumentParser:
-    """The parser that a function parses its arguments with, before it does anything else."""
+def _parser_of(function: Callable, *arguments: Any) -> argparse.ArgumentParser:
+    """The parser with which a function begins."""
 
     def stop(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         raise _Parsed(parser)
 
     with mock.patch.object(argparse.ArgumentParser, 'parse_args', stop):
         try:
-            parse()
+            function(*arguments)
         except _Parsed as parsed:
             return parsed.args[0]
-    raise AssertionError(f'{parse} parses no arguments')
+    raise AssertionError(f'{function} parses no arguments')
 
 
 def _load(path: Path) -> Any:
@@ -132,7 +132,7 @@ def tools() -> dict[str, Any]:
         text = path.read_text('utf-8')
         if 'def parse_args' in text or 'mmvim.cli.commands' in text:
             tool = _load(path)
-            parser = _parser_of(getattr(tool, 'parse_args', None) or (lambda: tool.main([])))  # noqa: B023
+            parser = _parser_of(tool.parse_args) if hasattr(tool, 'parse_args') else _parser_of(tool.main, [])
             found |= _options(path.relative_to(ROOT / 'tools').as_posix(), parser)
     return found
 
@@ -144,7 +144,7 @@ def commands() -> dict[str, Any]:
     found = {}
     for name in COMMANDS:
         command = importlib.import_module(f'mmvim.cli.commands.{name}')
-        found |= _options(f'mmvim {name}', _parser_of(lambda: command.main([])))  # noqa: B023
+        found |= _options(f'mmvim {name}', _parser_of(command.main, []))
     return found
 
 

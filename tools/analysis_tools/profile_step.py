@@ -10,6 +10,8 @@ the shortest time of each counts. An operation counts for the innermost kind tha
 normalisations are sums and products like others, so norm with residual addition is also timed alone, at the model's
 shapes. The memory of freed tensors is kept, as tools/train.py does on a CPU; the last row of each backbone is without
 that ("plain malloc"). Nothing else should run on the machine.
+
+It measures mmvim itself, from a checkout.
 """
 
 import argparse
