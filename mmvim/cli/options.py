@@ -128,13 +128,13 @@ def _judge(key: str, path: list[str], beside: set[str], merged: Config) -> None:
     if part not in read and (targets or beside):
         # The config may have variables. Functions build layers, and take some keys out first (norm_cfg.requires_grad).
         certain = certain and bool(path) and not (in_model and path[-1].endswith('_cfg'))
-        names, where = sorted(arguments.keys() | beside), '.'.join(path) or 'the config'
-        close = difflib.get_close_matches(part, names, n=1, cutoff=0.6 if certain else 0.85)
-        if close or certain or (rest and not (isinstance(node[part], dict) and 'type' in node[part])):
-            reader = targets[0].__name__ if targets and path else where
+        names, wrong = sorted(arguments.keys() | beside), certain or (bool(rest) and 'type' not in node[part])
+        reader = targets[0].__name__ if targets and path else '.'.join(path) or 'the config'
+        close = difflib.get_close_matches(part, names, n=1, cutoff=0.6 if wrong else 0.85)
+        if close or wrong:
             hint = f'did you mean {".".join((*path, *close))}?' if close else f'known are {", ".join(names[:12])}'
             raise UserError(f'--cfg-options {key}: {reader} has no {part!r}', hint)
-        warn(f'--cfg-options {key}: {where} has had no {part!r} so far; make sure that something reads it')
+        warn(f'--cfg-options {key}: {reader} has had no {part!r} so far; make sure that something reads it')
     if rest:
         default = arguments[part].default if part in arguments else None
         _judge(key, [*path, part], set(default) if isinstance(default, dict) else set(), merged)

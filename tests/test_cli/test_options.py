@@ -117,6 +117,10 @@ def test_warnings(option, capsys):
 def test_a_part_that_options_add_is_checked_by_its_type(capsys):
     merged = merge('default_hooks.ema.type=EMAHook', 'default_hooks.ema.begin_iter=5')
     assert merged.default_hooks.ema == {'type': 'EMAHook', 'begin_iter': '5'}
+    assert "default_hooks has had no 'ema' so far" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"EMAHook has no 'begin_itr'; did you mean default_hooks\.ema\.begin_iter\?"):
+        merge('default_hooks.ema.type=EMAHook', 'default_hooks.ema.begin_itr=5')
+    capsys.readouterr()
     with pytest.raises(UserError, match=r'did you mean model\.init_cfg\.checkpoint\?'):
         merge('model.init_cfg.type=Pretrained', 'model.init_cfg.chekpoint=x')
     assert capsys.readouterr().err == ''
