@@ -110,7 +110,7 @@ def _leave(node: object, parts: list[str], option: str) -> tuple[list[str], set[
             return parts[:place], set(node)
         elif node[part] is None and place < len(parts) - 1:
             node[part] = ConfigDict()
-        node = node[int(part) if isinstance(node, list) else part]
+        node = node[part] if isinstance(node, dict) else node[int(part)]
     return parts, set()
 
 
@@ -118,7 +118,7 @@ def _judge(key: str, path: list[str], beside: set[str], merged: Config) -> None:
     """Raise or warn if nothing may read what ``key`` adds at ``path``, where the config has the keys ``beside``."""
     node, scope = merged._cfg_dict, merged.get('default_scope')
     for step in path:
-        node = node[int(step) if isinstance(node, list) else step]
+        node = node[step] if isinstance(node, dict) else node[int(step)]
         scope = node.get('_scope_', scope) if isinstance(node, dict) else scope
     part, *rest = key.split('.')[len(path) :]
     targets = find_types(node, scope) if path else [Runner]
@@ -128,7 +128,7 @@ def _judge(key: str, path: list[str], beside: set[str], merged: Config) -> None:
     if part not in read and (targets or beside):
         # The config may have variables. Functions build layers, and take some keys out first (norm_cfg.requires_grad).
         certain = certain and bool(path) and not (in_model and path[-1].endswith('_cfg'))
-        names, wrong = sorted(arguments.keys() | beside), certain or (bool(rest) and 'type' not in node[part])
+        names, wrong = sorted(arguments.keys() | beside), certain or bool(rest and not (path and 'type' in node[part]))
         reader = targets[0].__name__ if targets and path else '.'.join(path) or 'the config'
         close = difflib.get_close_matches(part, names, n=1, cutoff=0.6 if wrong else 0.85)
         if close or wrong:

@@ -51,6 +51,7 @@ def merge(*options):
         ('default_hooks.checkpoint.intervall=1', 'did you mean default_hooks.checkpoint.interval?'),
         # no parent
         ('zebra.stripes=1', "the config has no 'zebra'"),
+        ('modle.type=x', 'did you mean model?'),
         ('default_hooks.ema.momentum=1', "default_hooks has no 'ema'; known are checkpoint"),
         ('env_cfg.zebra.stripes=1', "env_cfg has no 'zebra'"),
         # not that way

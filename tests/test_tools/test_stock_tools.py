@@ -55,7 +55,7 @@ print(cfg.model.backbone.type)
 """
 
 
-@pytest.mark.parametrize(('library', 'data', 'name'), zip(('mmseg', 'mmdet'), ('ade', 'coco'), PRINTED, strict=True))
+@pytest.mark.parametrize(('library', 'data', 'name'), [*zip(('mmseg', 'mmdet'), ('ade', 'coco'), PRINTED, strict=True)])
 def test_stock_train_takes_a_printed_config(library, data, name, request, tmp_path):
     """``mmvim config NAME > mine.py``, and from there without mmvim until the registry asks for its types."""
     root = request.getfixturevalue(data)

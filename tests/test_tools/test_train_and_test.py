@@ -108,7 +108,7 @@ def test_resume_from_nothing_starts(train, tmp_path, seg, capsys):
 
 
 def test_resume_in_a_work_dir_that_was_moved(train, tmp_path, seg):
-    from mmvim.engine.cli.resume import last_checkpoint
+    from mmvim.cli.weights import last_checkpoint
 
     (tmp_path / 'iter_2.pth').write_bytes(b'')
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/iter_2.pth')

@@ -6,6 +6,7 @@ MMSegmentation's and MMDetection's own tools take the file as it is: types such 
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def _flatten(name: str) -> str:
     path, cfg = find_config(name), read_config(name)
     origin = path.relative_to(MIM).as_posix() if path.is_relative_to(MIM) else path.name
     text = f'# {origin} with its bases merged into it, by `mmvim config` of mmvim {__version__}.\n{cfg.pretty_text}'
-    if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
-        raise UserError(f'config {Path(name).name} holds values that no text stands for', 'inherit it instead')
+    if not _stands_for(text, cfg):
+        raise UserError(f'config {path.name} holds values that no text stands for', 'inherit it instead')
     return text
+
+
+def _stands_for(text: str, cfg: Config) -> bool:
+    """Check whether MMEngine reads the same config from a text: not, for example, where a number is infinite."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'config.py'
+        path.write_text(text, 'utf-8')
+        try:
+            return Config.fromfile(path).to_dict() == cfg.to_dict()
+        except (NameError, SyntaxError):
+            return False
