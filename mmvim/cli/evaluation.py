@@ -1,4 +1,4 @@
-"""The options of ``tools/test.py`` that MMSegmentation and MMDetection understand differently."""
+"""The options of ``mmvim test`` that MMSegmentation and MMDetection understand differently."""
 
 import copy
 import os

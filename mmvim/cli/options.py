@@ -6,7 +6,6 @@ that ``type`` names, and with what the sources of MMEngine read.
 
 import copy
 import difflib
-import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -24,10 +23,9 @@ from mmvim.cli.evaluation import set_tta
 _READERS = (Config, Runner, FlexibleRunner, build_optim_wrapper, roots.build_runner_from_cfg, set_tta)
 
 
-@functools.cache
 def _read_by_name() -> set[str]:
     """Return the keys that MMEngine and these tools take out of dicts themselves, as their sources say."""
-    sources = ''.join(inspect.getsource(inspect.getmodule(reader)) for reader in _READERS)
+    sources = ''.join(inspect.getsource(import_module(reader.__module__)) for reader in _READERS)
     return set(re.findall(r"\.(?:get|pop)\(\s*'(\w+)'", sources))
 
 
@@ -40,13 +38,15 @@ def find_types(node: dict, scope: str | None) -> list[Callable]:
     scope = prefix or node.get('_scope_', scope)
     with suppress(ImportError, ValueError):
         import_module(f'{scope}.registry')
-    found = []
-    for root in (value for value in vars(roots).values() if isinstance(value, roots.Registry)):
-        child = root.children.get(scope, root)
+    trees = [(r.children.get(scope, r), r) for r in vars(roots).values() if isinstance(r, roots.Registry)]
+
+    def registered() -> list[Callable]:
+        return [cls for own, root in trees if (cls := own.module_dict.get(bare) or root.module_dict.get(bare))]
+
+    for own, _ in () if registered() else trees:
         with suppress(ImportError):  # of something optional that this run may not need
-            child.import_from_location()
-        found += {child.module_dict.get(bare) or root.module_dict.get(bare)} - {None}
-    return found
+            own.import_from_location()
+    return registered()
 
 
 def _arguments(targets: list[Callable]) -> tuple[dict[str, inspect.Parameter], bool]:

@@ -125,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = checkpoints.read(args.checkpoint, key=args.key, arch=args.arch, **options)
         view = checkpoints.preprocessing(found, args.img_size, args.crop_pct, args.interpolation, args.crop_mode)
         model = checkpoints.build_classifier(found).to(args.device)
+    assert found.head is not None  # build_classifier has seen to it
     names = _class_names(args.classes, found.head['num_classes'])
     console = Console()
     console.print(found.report.summary(), highlight=False, soft_wrap=True)

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = None if file is None else read_checkpoint(file, 'CHECKPOINT')
     check_data(cfg, ('test',))
     model = build_model(cfg)
-    if checkpoint is not None:
+    if file is not None and checkpoint is not None:
         cfg.load_from = check_fit(model, checkpoint, file, 'CHECKPOINT', complete=True)
 
     set_visualization(cfg, args.show, args.show_dir, args.wait_time)
