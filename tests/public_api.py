@@ -128,12 +128,13 @@ def _options(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
 def tools() -> dict[str, Any]:
     """The options of each tool."""
     found = {}
-    for path in sorted((ROOT / 'tools').rglob('*.py')):
+    for path in sorted([*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'demo').glob('*.py')]):
         text = path.read_text('utf-8')
         if 'def parse_args' in text or 'mmvim.cli.commands' in text:
             tool = _load(path)
             parser = _parser_of(tool.parse_args) if hasattr(tool, 'parse_args') else _parser_of(tool.main, [])
-            found |= _options(path.relative_to(ROOT / 'tools').as_posix(), parser)
+            folder = ROOT if path.parent.name == 'demo' else ROOT / 'tools'
+            found |= _options(path.relative_to(folder).as_posix(), parser)
     return found
 
 

@@ -30,6 +30,7 @@ _NAMES = {
         'set_precision',
     ),
     'model': ('build_model',),
+    'recipes': ('find_config', 'published'),
     'weights': (
         'check_fit',
         'check_pretrained',

@@ -27,6 +27,7 @@ MEASURING = {
     'analysis_tools/profile_step.py',
     'analysis_tools/real_pictures.py',
 }
+# Not tools of mmvim; demo/ is their place.
 DEMO = {'demo.py', 'dataset_converters/make_demo_scenes.py'}
 
 

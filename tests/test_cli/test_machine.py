@@ -30,6 +30,7 @@ def run(keep: bool) -> tuple[bool, float]:
     return done == 'True', float(stayed)
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept(monkeypatch):
     for name in (*machine.USERS_OWN, 'LD_PRELOAD'):
         monkeypatch.delenv(name, raising=False)

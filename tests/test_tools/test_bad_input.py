@@ -283,6 +283,7 @@ def test_test_options(evaluate, fails, seg, checkpoint, untouched, tmp_path, mon
     assert '--tta needs tta_model' in fails(*arguments, '--tta', '--cfg-options', 'tta_model=None', status=2)
 
 
+@pytest.mark.slow
 def test_as_a_user_sees_it(tmp_path, seg):
     """The whole output of a mistake is one line; with MMVIM_DEBUG=1 the traceback comes before it."""
     command = (sys.executable, tiny.TOOLS / 'train.py', seg, '--cfg-options', 'modle.backbone.arch=tiny')

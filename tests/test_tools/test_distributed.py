@@ -14,6 +14,7 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
+@pytest.mark.full
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the two processes would need two GPUs')
 def test_train_and_test_on_two_processes(tmp_path, seg):
     result = tiny.run(
@@ -40,6 +41,7 @@ def test_train_and_test_on_two_processes(tmp_path, seg):
     assert list((tmp_path / 'work_dirs' / seg.stem).glob('*/*.json'))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the two processes would need two GPUs')
 def test_torchrun_starts_the_command(tmp_path, seg):
     result = tiny.run(
@@ -53,6 +55,7 @@ def test_torchrun_starts_the_command(tmp_path, seg):
     assert 'GPU number: 2' in log.read_text()
 
 
+@pytest.mark.slow
 def test_one_line_for_all_processes(tmp_path, seg):
     result = tiny.run('bash', tiny.TOOLS / 'dist_train.sh', seg, 2, '--cfg-options', 'modle.type=x', cwd=tmp_path)
     assert result.returncode == 2

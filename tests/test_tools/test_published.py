@@ -340,6 +340,7 @@ def test_the_publishers_view(arch, given, img_size, crop_pct, crop_mode):
     assert preprocessing(found, 64, 0.5, 'bilinear', 'center') == View(64, 0.5, 'bilinear', 'center')
 
 
+@pytest.mark.slow
 def test_as_a_user_types_it(classifier, tmp_path):
     tool = tiny.TOOLS / 'model_converters' / 'published_to_mmvim.py'
     (tmp_path / 'page.pth').write_text('<!DOCTYPE html><html>')

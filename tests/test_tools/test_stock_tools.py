@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import run
 
+pytestmark = pytest.mark.slow
 BACKBONES = {
     'mmseg': "dict(type='mmvim.Vim', arch=dict(embed_dims=16, depth=2), img_size=64, patch_size=8)",
     'mmdet': "dict(_delete_=True, type='mmvim.MambaVision', arch=dict(depths=(1, 1, 1, 1), dim=4, in_dim=4, "
@@ -61,6 +62,7 @@ def test_stock_train_takes_a_printed_config(library, data, name, request, tmp_pa
     root = request.getfixturevalue(data)
     printed = run(sys.executable, '-m', 'mmvim', 'config', name, cwd=tmp_path)
     assert printed.returncode == 0, printed.stderr
+    assert max(map(len, printed.stdout.splitlines())) < 120, 'not formatted'
     (tmp_path / 'mine.py').write_text(printed.stdout)
     read = run(sys.executable, '-c', READ, cwd=tmp_path)
     assert read.stdout.startswith('mmvim.'), read.stderr[-2000:]

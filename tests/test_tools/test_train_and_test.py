@@ -79,6 +79,7 @@ def test_resume_goes_on_as_if_never_stopped(train, tmp_path, seg):
     assert differing(load(tmp_path / 'without' / 'iter_4.pth'), whole) != []
 
 
+@pytest.mark.slow
 def test_resume_with_workers(train, tmp_path, seg):
     """Pictures are prepared in another process, here without chance; dropout and stochastic depth are drawn in this."""
     text = (
@@ -90,6 +91,7 @@ def test_resume_with_workers(train, tmp_path, seg):
     assert differing(resumed, whole) == []
 
 
+@pytest.mark.slow
 def test_resume_by_epoch(train, tmp_path, det):
     """Mask R-CNN draws its samples of proposals."""
     text = 'train_cfg = dict(max_epochs=2)\n'
@@ -285,6 +287,7 @@ def test_tta_of_a_box_detector(evaluate, tmp_path, detector, capsys):
     assert 'bbox_mAP' in scores.read_text()
 
 
+@pytest.mark.slow
 def test_from_a_shell(evaluate, segmentor, tmp_path):
     """In a folder of the user's own, with the default work dir."""
     config, checkpoint = segmentor
