@@ -28,10 +28,10 @@ try:
     from mmengine.runner import Runner
 
     import mmvim  # noqa: F401 makes ``mmseg::`` known to configs
+    from mmvim import cli
     from mmvim.analysis.contact_sheet import SheetRow, contact_sheet
     from mmvim.analysis.curves import plot_curves, read_curve
     from mmvim.analysis.majority_floor import majority_floor
-    from mmvim.engine import launch
     from mmvim.engine.progress import clock, progress_display
     from scenes import DemoSceneParams, write_demo_scenes
 except ModuleNotFoundError as error:
@@ -45,7 +45,7 @@ QUICK_ITERS = 4
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = launch.OneLineParser(description='Render scenes, train a small model on them, draw what it sees.')
+    parser = cli.OneLineParser(description='Render scenes, train a small model on them, draw what it sees.')
     parser.add_argument('--config', default=str(ROOT / 'configs/demo/upernet_vim_demo.py'), help='default: %(default)s')
     parser.add_argument(
         '--data', default='data/demo', help='folder of the scenes, made if missing (default: %(default)s)'
@@ -79,7 +79,7 @@ def make_scenes(folder: str, params: DemoSceneParams) -> None:
         with progress_display('Rendering', params.train + params.val) as advance:
             write_demo_scenes(folder, params, progress=lambda done, _: advance(done))
     except OSError as error:
-        raise launch.UserError(str(error), 'or name another one with --data', launch.ENVIRONMENT) from error
+        raise cli.UserError(str(error), 'or name another one with --data', cli.ENVIRONMENT) from error
 
 
 def adapt(cfg: Config, args: argparse.Namespace) -> None:
@@ -183,9 +183,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse_args(argv)
     begin = time.monotonic()
-    if not launch.has_accelerator():
-        launch.keep_freed_memory()
-    cfg = launch.load_config(args.config, None)
+    if not cli.has_accelerator():
+        cli.keep_freed_memory()
+    cfg = cli.load_config(args.config, None)
     make_scenes(args.data, QUICK_SCENES if args.quick else DemoSceneParams())
     adapt(cfg, args)
     warnings.filterwarnings('ignore')  # the libraries' remarks to each other; errors still show
@@ -211,4 +211,4 @@ The numbers      {out / 'metrics.json'}""")
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

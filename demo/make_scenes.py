@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 try:
-    from mmvim.engine import launch
+    from mmvim import cli
     from mmvim.engine.progress import progress_display
     from scenes import DemoSceneParams, write_demo_scenes
 except ModuleNotFoundError as error:
@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     default = DemoSceneParams()
-    parser = launch.OneLineParser(description='Render the demo scenes in the layouts of ADE20K and COCO.')
+    parser = cli.OneLineParser(description='Render the demo scenes in the layouts of ADE20K and COCO.')
     parser.add_argument('--out', default='data/demo', help='folder for the scenes (default: %(default)s)')
     parser.add_argument('--train', type=int, default=default.train, help='training scenes (default: %(default)s)')
     parser.add_argument('--val', type=int, default=default.val, help='validation scenes (default: %(default)s)')
@@ -52,16 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         with progress_display('Rendering', params.train + params.val) as advance:
             written = write_demo_scenes(args.out, params, args.force, lambda done, _: advance(done))
     except ValueError as error:
-        raise launch.UserError(str(error), 'see --help') from error
+        raise cli.UserError(str(error), 'see --help') from error
     except FileExistsError as error:
-        raise launch.UserError(str(error), 'nothing was changed') from error
+        raise cli.UserError(str(error), 'nothing was changed') from error
     except (OSError, RuntimeError) as error:
-        raise launch.UserError(
-            f'cannot write to {args.out}: {error}', 'nothing was left there', launch.ENVIRONMENT
+        raise cli.UserError(
+            f'cannot write to {args.out}: {error}', 'nothing was left there', cli.ENVIRONMENT
         ) from error
     print(f'{params.train} training and {params.val} validation scenes '
           f'{"written to" if written else "are already in"} {args.out}')  # fmt: skip
 
 
 if __name__ == '__main__':
-    launch.run_tool(main)
+    cli.run_tool(main)

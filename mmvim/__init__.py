@@ -1,7 +1,7 @@
 """mmvim: vision state-space backbones for MMSegmentation and MMDetection.
 
 MMEngine imports this module while it looks for a registry, and hides an ImportError raised there behind "mmvim.Vim is
-not in the registry". The module therefore imports nothing heavy: no torch, no mmcv, no triton.
+not in the registry". The module therefore imports nothing heavy: no torch, no MMEngine, no mmcv, no triton.
 """
 
 from mmvim._config_bases import register_config_bases

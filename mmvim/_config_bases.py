@@ -11,11 +11,19 @@ If the table names something that is not a distribution, every version of MMEngi
 takes the folder of the named module's file, which is right in both cases. So ``mmseg`` is entered as itself, and
 ``mmvim`` as this module, whose folder is the package's.
 
-The table is patched when mmvim is imported. MMEngine reads ``_base_`` before it obeys ``custom_imports``, so a script
-other than mmvim's own ``tools/train.py`` has to ``import mmvim`` before it reads such a config.
+The table is patched when mmvim is imported, or with MMEngine where that is imported later. MMEngine reads ``_base_``
+before it obeys ``custom_imports``, so a script other than mmvim's own commands has to ``import mmvim`` before it reads
+such a config.
 """
 
 import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+_TABLE = 'mmengine.config.utils'  # its MODULE2PACKAGE
 
 
 def _is_importable(module: str) -> bool:
@@ -29,7 +37,8 @@ def _is_importable(module: str) -> bool:
 def register_config_bases() -> None:
     """Add ``mmvim`` and, where it can be imported, ``mmseg`` to MMEngine's table of packages with configs.
 
-    Does nothing without MMEngine: there are no configs to resolve then, and the operators still work.
+    MMEngine brings PyTorch with it, so it is not imported for this. Where it has not been imported yet, the table is
+    patched as soon as it is.
 
     Examples:
         >>> import mmvim  # calls it
@@ -37,10 +46,33 @@ def register_config_bases() -> None:
         >>> MODULE2PACKAGE['mmvim']
         'mmvim._config_bases'
     """
-    try:
-        from mmengine.config.utils import MODULE2PACKAGE
-    except ImportError:
-        return
-    MODULE2PACKAGE.setdefault('mmvim', __name__)
+    if _TABLE in sys.modules:
+        _patch(sys.modules[_TABLE])
+    else:
+        sys.meta_path.insert(0, _PatchingFinder())
+
+
+def _patch(module: ModuleType) -> None:
+    module.MODULE2PACKAGE.setdefault('mmvim', __name__)
     if _is_importable('mmseg'):
-        MODULE2PACKAGE['mmseg'] = 'mmseg'
+        module.MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
+class _PatchingFinder(MetaPathFinder):
+    """A finder that patches the table once its module has run; the module itself is found as ever."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path) if fullname == _TABLE else None
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_patch(module: ModuleType) -> None:
+                run(module)
+                _patch(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+
+            spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
+        return spec

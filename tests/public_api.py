@@ -14,6 +14,7 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -89,44 +90,74 @@ class _Parsed(Exception):
     """Carries a tool's parser to whoever asked for it."""
 
 
-def _parser_of(path: Path) -> argparse.ArgumentParser:
-    spec = importlib.util.spec_from_file_location(f'public_{path.stem}', path)
-    tool = importlib.util.module_from_spec(spec)
+def _parser_of(function: Callable, *arguments: Any) -> argparse.ArgumentParser:
+    """The parser with which a function begins."""
 
     def stop(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         raise _Parsed(parser)
 
-    with mock.patch.object(argparse.ArgumentParser, 'parse_args', stop), mock.patch.object(sys, 'path', [*sys.path]):
-        sys.path.insert(0, str(path.parent))  # as Python does for a script
-        spec.loader.exec_module(tool)
+    with mock.patch.object(argparse.ArgumentParser, 'parse_args', stop):
         try:
-            tool.parse_args()
+            function(*arguments)
         except _Parsed as parsed:
             return parsed.args[0]
-    raise AssertionError(f'{path} parses no arguments')
+    raise AssertionError(f'{function} parses no arguments')
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f'public_{path.stem}', path)
+    tool = importlib.util.module_from_spec(spec)
+    with mock.patch.object(sys, 'path', [str(path.parent), *sys.path]):  # as Python does for a script
+        spec.loader.exec_module(tool)
+    return tool
+
+
+def _options(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Options and positional arguments with what each takes: choices, default, number of values."""
+    return {
+        f'{name}: {" ".join(action.option_strings) or action.dest}': {
+            'dest': action.dest,
+            'choices': sorted(map(str, action.choices or ())),
+            'default': repr(action.default).replace(str(ROOT), 'ROOT'),
+            'nargs': repr(action.nargs),
+        }
+        for action in parser._actions
+    }
 
 
 def tools() -> dict[str, Any]:
-    """Options and positional arguments of each tool with what each takes: choices, default, number of values."""
+    """The options of each tool."""
     found = {}
     for path in sorted([*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'demo').glob('*.py')]):
-        if 'def parse_args' not in path.read_text('utf-8'):
-            continue
-        folder = ROOT if path.parent.name == 'demo' else ROOT / 'tools'
-        for action in _parser_of(path)._actions:
-            name = f'{path.relative_to(folder).as_posix()}: {" ".join(action.option_strings) or action.dest}'
-            found[name] = {
-                'dest': action.dest,
-                'choices': sorted(map(str, action.choices or ())),
-                'default': repr(action.default).replace(str(ROOT), 'ROOT'),
-                'nargs': repr(action.nargs),
-            }
+        text = path.read_text('utf-8')
+        if 'def parse_args' in text or 'mmvim.cli.commands' in text:
+            tool = _load(path)
+            parser = _parser_of(tool.parse_args) if hasattr(tool, 'parse_args') else _parser_of(tool.main, [])
+            folder = ROOT if path.parent.name == 'demo' else ROOT / 'tools'
+            found |= _options(path.relative_to(folder).as_posix(), parser)
+    return found
+
+
+def commands() -> dict[str, Any]:
+    """The options of each command of ``mmvim``."""
+    from mmvim.cli.commands import COMMANDS
+
+    found = {}
+    for name in COMMANDS:
+        command = importlib.import_module(f'mmvim.cli.commands.{name}')
+        found |= _options(f'mmvim {name}', _parser_of(command.main, []))
     return found
 
 
 def collect() -> dict[str, Any]:
     """All of them."""
-    return {'exported': exported(), 'registered': registered(), 'variables': variables(), 'tools': tools()}
+    return {
+        'exported': exported(),
+        'registered': registered(),
+        'variables': variables(),
+        'tools': tools(),
+        'commands': commands(),
+    }
 
 
 if __name__ == '__main__':

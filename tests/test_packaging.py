@@ -167,6 +167,19 @@ def test_bases_resolve_from_an_installed_wheel(wheel, tmp_path, base):
     run('-c', RESOLVE, base, site, path=[site], cwd=tmp_path)
 
 
+def test_an_installed_wheel_has_the_command(wheel, tmp_path):
+    """With the metafiles and configs that the wheel brings, and without a checkout."""
+    site = tmp_path / 'site'
+    run('-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', site, wheel, cwd=tmp_path)
+    assert (site / 'bin/mmvim').exists()
+    listed = run('-m', 'mmvim', 'models', 'vim', path=[site], cwd=tmp_path).stdout
+    name = min(p.stem for p in (ROOT / 'configs/vim').glob('*upernet*.py'))
+    assert name in listed
+    if importlib.util.find_spec('mmseg') is not None:
+        text = run('-m', 'mmvim', 'config', name, path=[site], cwd=tmp_path).stdout
+        assert text.startswith(f'# configs/vim/{name}.py with its bases') and 'mmvim.Vim' in text
+
+
 @NEEDS_MMSEG
 def test_bases_resolve_from_an_editable_install(tmp_path):
     tree, site = copy_tree(tmp_path / 'tree'), tmp_path / 'site'

@@ -63,6 +63,7 @@ def test_a_loss_is_seen(found):
     assert after(lambda x: x['variables'].remove('MMVIM_SCAN_BACKEND'))
     assert after(lambda x: x['tools'].pop('train.py: --resume'))
     assert after(lambda x: x['tools']['train.py: --launcher'].update(choices=['none']))
+    assert after(lambda x: x['commands'].pop('mmvim convert: --to'))
 
 
 def test_an_addition_is_none(found):

@@ -1,91 +1,17 @@
-"""Evaluate a checkpoint under MMSegmentation or MMDetection, whichever ``default_scope`` of the config names.
+"""Evaluate a segmentor or a detector: ``mmvim test``, for a checkout, dist_test.sh and ``mim test mmvim``.
 
     python tools/test.py configs/upernet_vim_t_ade20k.py work_dirs/vim_t/iter_160000.pth --show-dir pictures
 
-Whatever is missing or misspelt is reported in one line before anything is written; MMVIM_DEBUG=1 adds the traceback.
+Its options are those of the command.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 
 try:
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
-
-    import mmvim  # noqa: F401 makes ``mmvim::`` and ``mmseg::`` known to configs, so it must precede reading one
-    from mmvim.engine import launch
+    from mmvim.cli.commands.test import main
+    from mmvim.cli.errors import run_tool
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = launch.config_parser('Evaluate a segmentor or a detector.')
-    parser.add_argument(
-        'checkpoint',
-        metavar='CHECKPOINT',
-        help='checkpoint file or URL, hf://owner/repo/file too; a published file as it is',
-    )
-    launch.add_run_arguments(parser)
-    parser.add_argument(
-        '--out', metavar='PATH', help='keep the predictions: a folder for label maps (mmseg), or a .pkl file (mmdet)'
-    )
-    parser.add_argument('--show', action='store_true', help='show each prediction in a window')
-    parser.add_argument(
-        '--show-dir', metavar='DIR', help='save each prediction, drawn, to DIR (mmdet: below the work dir)'
-    )
-    parser.add_argument(
-        '--wait-time', type=float, default=2.0, metavar='S', help='seconds a window stays open. Defaults to 2'
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Check, build and evaluate.
-
-    Args:
-        argv: The command line. Defaults to None, ``sys.argv``.
-
-    Raises:
-        UserError: If the command, the config, the data or the checkpoint is wrong.
-    """
-    args = parse_args(argv)
-    launch.warn_if_untested()
-    launch.check_launcher(args.launcher)
-    launch.publish_local_rank(args)
-    launch.allow_checkpoint_globals()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    launch.set_work_dir(cfg, args)
-    cfg.load_from, cfg.resume = args.checkpoint, False
-
-    # The checkpoint is quick to read, so it is checked before the data set.
-    launch.check_compiled_ops(cfg)
-    file = launch.local_checkpoint(args.checkpoint)
-    checkpoint = None if file is None else launch.read_checkpoint(file, 'CHECKPOINT')
-    launch.check_data(cfg, ('test',))
-    model = launch.build_model(cfg)
-    if checkpoint is not None:
-        weights = launch.state_dict_of(checkpoint, args.checkpoint, 'CHECKPOINT')
-        launch.check_fit(model, weights, args.checkpoint, 'CHECKPOINT', complete=True)
-        cfg.load_from = launch.runner_checkpoint(file, checkpoint, weights)
-        del weights
-
-    launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
-    if args.out is not None:
-        launch.set_output(cfg, args.out)
-    if args.tta:
-        launch.set_tta(cfg, model)
-    if args.check:
-        return
-
-    del model, checkpoint  # the runner has its own
-    launch.prepare_cpu_distribution(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.test()
-
-
 if __name__ == '__main__':
-    launch.run_tool(main)
+    run_tool(main)

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from PIL import Image
 
 import mmvim  # noqa: F401  makes `mmseg::` known to configs
-from mmvim.engine.launch import UserError
+from mmvim.cli import UserError
 from scenes import CLASSES, PALETTE, DemoSceneParams
 
 pytest.importorskip('mmseg')

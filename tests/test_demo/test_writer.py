@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmvim.engine.launch import UserError
+from mmvim.cli import UserError
 from scenes import ADE_IDS, CLASSES, DemoSceneParams, read_record, write_demo_scenes
 from scenes import writer as writer_module
 from scenes.classes import THING_CATEGORIES, coco_categories, coco_ids

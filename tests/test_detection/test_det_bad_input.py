@@ -129,13 +129,13 @@ def tool(cfg, folder):
 @pytest.fixture
 def refuses(train, capsys, tmp_path, load):
     """Run tools/train.py on damaged data; the error line it stops with, nothing written."""
-    from mmvim.engine import launch
+    from mmvim import cli
 
     def call(root, change=lambda cfg: None):
         cfg = small.shrink(load(VITDET), root, tmp_path / 'work', shallow=True)
         change(cfg)
         with pytest.raises(SystemExit) as stop:
-            launch.run_tool(lambda: train.main([tool(cfg, tmp_path), '--work-dir', str(tmp_path / 'work')]))
+            cli.run_tool(lambda: train.main([tool(cfg, tmp_path), '--work-dir', str(tmp_path / 'work')]))
         assert stop.value.code == 1 and not (tmp_path / 'work').exists()
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
         return line
@@ -171,11 +171,11 @@ def test_wrong_data_root(refuses, tmp_path):
 
 def test_no_data_at_the_recipes_own_place(train, capsys, tmp_path, monkeypatch):
     """What a user sees who has not linked COCO yet."""
-    from mmvim.engine import launch
+    from mmvim import cli
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        launch.run_tool(lambda: train.main([str(small.ROOT / 'configs/vitdet_vim_t_coco.py')]))
+        cli.run_tool(lambda: train.main([str(small.ROOT / 'configs/vitdet_vim_t_coco.py')]))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
     assert 'data/coco/train2017/ does not exist' in line and 'train_dataloader.dataset.data_root=PATH' in line
     assert list(tmp_path.iterdir()) == []

@@ -48,14 +48,14 @@ def det(tmp_path, coco) -> Path:
 @pytest.fixture
 def fails(capsys, monkeypatch):
     """Call ``main(argv)`` as the tool does; check that it fails with one line, and return the line."""
-    from mmvim.engine import launch
+    from mmvim import cli
 
     monkeypatch.delenv('MMVIM_DEBUG', raising=False)
 
     def call(main, *argv, status: int) -> str:
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
-            launch.run_tool(lambda: main([str(a) for a in argv]))
+            cli.run_tool(lambda: main([str(a) for a in argv]))
         lines = [line for line in capsys.readouterr().err.splitlines() if 'error' in line.lower()]
         assert exit_.value.code == status, lines
         assert len(lines) == 1 and lines[0].startswith('error: '), lines

@@ -1,6 +1,7 @@
-"""The launcher scripts, on two processes that share the CPU."""
+"""The launcher scripts and `torchrun -m mmvim`, on two processes that share the CPU."""
 
 import socket
+import sys
 
 import pytest
 import tiny_runs as tiny
@@ -13,6 +14,7 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
+@pytest.mark.full
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the two processes would need two GPUs')
 def test_train_and_test_on_two_processes(tmp_path, seg):
     result = tiny.run(
@@ -39,6 +41,21 @@ def test_train_and_test_on_two_processes(tmp_path, seg):
     assert list((tmp_path / 'work_dirs' / seg.stem).glob('*/*.json'))
 
 
+@pytest.mark.full
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the two processes would need two GPUs')
+def test_torchrun_starts_the_command(tmp_path, seg):
+    result = tiny.run(
+        *(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}'),
+        *('-m', 'mmvim', 'train', seg, '--launcher', 'pytorch', '--work-dir', 'work'),
+        *('--cfg-options', 'train_cfg.max_iters=1', 'train_cfg.val_interval=9'),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    [log] = (tmp_path / 'work').glob('*/*.log')
+    assert 'GPU number: 2' in log.read_text()
+
+
+@pytest.mark.slow
 def test_one_line_for_all_processes(tmp_path, seg):
     result = tiny.run('bash', tiny.TOOLS / 'dist_train.sh', seg, 2, '--cfg-options', 'modle.type=x', cwd=tmp_path)
     assert result.returncode == 2

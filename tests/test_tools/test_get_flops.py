@@ -50,11 +50,11 @@ def test_attention_on_a_cpu():
 
 def test_scan_is_counted(seg):
     """Linear in the number of tokens; the rest is what the other layers take."""
+    from mmvim import cli
     from mmvim.analysis.flops import forward_once
-    from mmvim.engine import launch
 
-    cfg = launch.load_config(str(seg))
-    model = launch.build_model(cfg)
+    cfg = cli.load_config(str(seg))
+    model = cli.build_model(cfg)
     counts = {shape: count_complexity(model, forward_once(model, cfg, shape)) for shape in ((64, 64), (64, 128))}
     small, large = (count['backbone'] for count in counts.values())
     assert small.scan_flops > 0

@@ -1,4 +1,4 @@
-"""The train.py that MMSegmentation and MMDetection ship finds `type='mmvim.Vim'` with no help from the config."""
+"""MMSegmentation's and MMDetection's own train.py take `type='mmvim.Vim'`, and what `mmvim config` prints."""
 
 import importlib.util
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import run
 
+pytestmark = pytest.mark.slow
 BACKBONES = {
     'mmseg': "dict(type='mmvim.Vim', arch=dict(embed_dims=16, depth=2), img_size=64, patch_size=8)",
     'mmdet': "dict(_delete_=True, type='mmvim.MambaVision', arch=dict(depths=(1, 1, 1, 1), dim=4, in_dim=4, "
@@ -25,3 +26,49 @@ def test_stock_train(library, fixture, request, tmp_path):
     result = run(sys.executable, tool, config, '--work-dir', tmp_path / 'stock', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert list((tmp_path / 'stock').glob('*.pth'))
+
+
+# One iteration of two small pictures; nothing is saved.
+SHORT = (
+    'train_dataloader.batch_size=2 train_dataloader.num_workers=0 train_dataloader.persistent_workers=False '
+    'val_cfg=None val_dataloader=None val_evaluator=None default_hooks.logger.interval=1 '
+    'default_hooks.checkpoint.interval=9 default_hooks.checkpoint.save_last=False'
+)
+PRINTED = {
+    'upernet_vim_t_ade20k': (
+        'train_cfg.max_iters=1 train_dataloader.dataset.pipeline.2.scale=(64,64) '
+        'train_dataloader.dataset.pipeline.3.crop_size=(64,64) model.data_preprocessor.size=(64,64) '
+        'model.backbone.img_size=64 model.decode_head.channels=16 model.auxiliary_head.channels=16'
+    ),
+    'mask_rcnn_mambavision_t_coco': (
+        'train_cfg.max_epochs=1 train_dataloader.dataset.pipeline.3.scale=(64,64) optim_wrapper.type=OptimWrapper '
+        'model.backbone.window_sizes=(8,8,4,2) model.roi_head.bbox_head.fc_out_channels=16 '
+        'train_dataloader.dataset.ann_file=instances.json train_dataloader.dataset.data_prefix.img=images/ '
+        'train_dataloader.dataset.metainfo.classes=(red,green,blue)'
+    ),
+}
+READ = """
+import sys
+from mmengine.config import Config
+cfg = Config.fromfile('mine.py')
+assert 'mmvim' not in sys.modules
+print(cfg.model.backbone.type)
+"""
+
+
+@pytest.mark.parametrize(('library', 'data', 'name'), [*zip(('mmseg', 'mmdet'), ('ade', 'coco'), PRINTED, strict=True)])
+def test_stock_train_takes_a_printed_config(library, data, name, request, tmp_path):
+    """``mmvim config NAME > mine.py``, and from there without mmvim until the registry asks for its types."""
+    root = request.getfixturevalue(data)
+    printed = run(sys.executable, '-m', 'mmvim', 'config', name, cwd=tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    assert max(map(len, printed.stdout.splitlines())) < 120, 'not formatted'
+    (tmp_path / 'mine.py').write_text(printed.stdout)
+    read = run(sys.executable, '-c', READ, cwd=tmp_path)
+    assert read.stdout.startswith('mmvim.'), read.stderr[-2000:]
+    tool = Path(importlib.util.find_spec(library).origin).parent / '.mim/tools/train.py'
+    options = (*SHORT.split(), *PRINTED[name].split(), f'train_dataloader.dataset.data_root={root}')
+    result = run(sys.executable, tool, 'mine.py', '--work-dir', 'stock', '--cfg-options', *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    [scalars] = (tmp_path / 'stock').rglob('scalars.json')
+    assert '"loss"' in scalars.read_text()

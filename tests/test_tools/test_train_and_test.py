@@ -79,6 +79,7 @@ def test_resume_goes_on_as_if_never_stopped(train, tmp_path, seg):
     assert differing(load(tmp_path / 'without' / 'iter_4.pth'), whole) != []
 
 
+@pytest.mark.slow
 def test_resume_with_workers(train, tmp_path, seg):
     """Pictures are prepared in another process, here without chance; dropout and stochastic depth are drawn in this."""
     text = (
@@ -90,6 +91,7 @@ def test_resume_with_workers(train, tmp_path, seg):
     assert differing(resumed, whole) == []
 
 
+@pytest.mark.slow
 def test_resume_by_epoch(train, tmp_path, det):
     """Mask R-CNN draws its samples of proposals."""
     text = 'train_cfg = dict(max_epochs=2)\n'
@@ -108,7 +110,7 @@ def test_resume_from_nothing_starts(train, tmp_path, seg, capsys):
 
 
 def test_resume_in_a_work_dir_that_was_moved(train, tmp_path, seg):
-    from mmvim.engine.launch.resume import last_checkpoint
+    from mmvim.cli.weights import last_checkpoint
 
     (tmp_path / 'iter_2.pth').write_bytes(b'')
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/iter_2.pth')
@@ -117,7 +119,7 @@ def test_resume_in_a_work_dir_that_was_moved(train, tmp_path, seg):
 
 def test_checkpoint_is_plain_weights_and_known_classes(train, tmp_path, seg):
     """What MMEngine 0.10.7 needs under PyTorch 2.6 and later, where torch.load is restricted by default."""
-    from mmvim.engine.launch import checkpoint_globals
+    from mmvim.checkpoints import checkpoint_globals
 
     train.main(
         [
@@ -145,9 +147,9 @@ def test_safe_globals_give_no_other_attribute():
 
 
 def test_precision_without_gpu(train, tmp_path, ade, monkeypatch, capsys):
-    from mmvim.engine.launch import device
+    from mmvim.cli import machine
 
-    monkeypatch.setattr(device, 'has_accelerator', lambda: False)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
     config = tiny.seg_config(tmp_path / f'amp_{tmp_path.name}.py', ade, wrapper='AmpOptimWrapper')
     train.main(
         [
@@ -166,12 +168,12 @@ def test_precision_without_gpu(train, tmp_path, ade, monkeypatch, capsys):
 
 
 def test_amp_with_gpu(seg, monkeypatch):
-    from mmvim.engine import launch
-    from mmvim.engine.launch import device
+    from mmvim import cli
+    from mmvim.cli import machine
 
-    monkeypatch.setattr(device, 'has_accelerator', lambda: True)
-    cfg = launch.load_config(str(seg))
-    launch.set_precision(cfg, amp=True)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
+    cfg = cli.load_config(str(seg))
+    cli.set_precision(cfg, amp=True)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
 
 
@@ -285,6 +287,7 @@ def test_tta_of_a_box_detector(evaluate, tmp_path, detector, capsys):
     assert 'bbox_mAP' in scores.read_text()
 
 
+@pytest.mark.slow
 def test_from_a_shell(evaluate, segmentor, tmp_path):
     """In a folder of the user's own, with the default work dir."""
     config, checkpoint = segmentor

@@ -20,6 +20,8 @@ Each measurement runs in a process of its own: the peak of resident memory durin
 before; then those of a shape take turns with repeated calls, freed memory kept, so that whatever else the machine does
 meets all alike, and the shortest time of each counts. Outputs are compared with ours:torch before anything is timed.
 Nothing else should run on the machine.
+
+It measures mmvim itself, from a checkout.
 """
 
 import argparse

@@ -9,6 +9,8 @@ trains on the training scenes of demo/make_scenes.py and scores the validation s
 model is trained by tools/train.py and scored by tools/test.py in its own process, one after the other; what is already
 in WORK_DIR is not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png, and
 for 'demo' overlays of the predictions); the table is printed as Markdown.
+
+It measures mmvim itself, from a checkout.
 """
 
 import argparse

@@ -1,90 +1,17 @@
-"""Draw what a detector is trained on: augmented, normalised and padded images with their boxes and masks.
+"""Draw what a detector is trained on: ``mmvim samples``, for a checkout.
 
     python tools/analysis_tools/draw_samples.py configs/vitdet_vim_t_coco.py --out work_dirs/samples
 
-Images pass through the config's training pipeline and data preprocessor, so they are what the model gets. Normalisation
-is undone for display, so padding, which is zero, appears in the mean colour.
+Its options are those of the command.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 try:
-    import cv2
-    import numpy as np
-    import torch
-    from mmengine.dataset import BaseDataset
-    from mmengine.model import ImgDataPreprocessor
-
-    import mmvim  # noqa: F401 makes ``mmvim::`` known to configs
-    from mmvim.analysis.instances import draw_instances, picture_table
-    from mmvim.engine import launch
+    from mmvim.cli.commands.samples import main
+    from mmvim.cli.errors import run_tool
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
 
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = launch.config_parser('Draw augmented training pictures of a detector with boxes and masks.')
-    parser.add_argument('--out', default='work_dirs/samples', metavar='DIR', help='folder. Defaults to %(default)s')
-    parser.add_argument('--count', type=int, default=8, help='pictures. Defaults to 8')
-    parser.add_argument('--repeat', type=int, default=4, help='times that each is augmented. Defaults to 4')
-    parser.add_argument('--width', type=int, default=384, help='width of a picture in the table. Defaults to 384')
-    parser.add_argument('--seed', type=int, default=0, help='Defaults to 0')
-    return parser.parse_args(argv)
-
-
-def sample(dataset: BaseDataset, preprocess: ImgDataPreprocessor, index: int) -> np.ndarray:
-    """Return one image (H, W, 3) uint8, RGB, with its instances drawn."""
-    item = dataset[index]
-    data = preprocess({key: [value] for key, value in item.items()}, training=True)
-    pixels = data['inputs'][0] * preprocess.std + preprocess.mean
-    image = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
-    objects = data['data_samples'][0].gt_instances
-    return draw_instances(
-        image, objects.bboxes.numpy(), objects.masks.masks, objects.labels.tolist(), dataset.metainfo['classes']
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Check, augment, draw.
-
-    Args:
-        argv: The command line. Defaults to None, ``sys.argv``.
-
-    Raises:
-        UserError: If the command, the config or the data is wrong.
-    """
-    args = parse_args(argv)
-    for name in ('count', 'repeat', 'width'):
-        if getattr(args, name) < 1:
-            raise launch.UserError(f'--{name} {getattr(args, name)} is less than 1', 'give a larger number')
-    cfg = launch.load_config(args.config, args.cfg_options)
-    if cfg.default_scope != 'mmdet':
-        raise launch.UserError(f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector')
-    launch.check_data(cfg, ('train',))
-    from mmdet.registry import DATASETS, MODELS
-    from mmengine.registry import init_default_scope
-
-    init_default_scope('mmdet')
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    preprocess = MODELS.build(cfg.model.data_preprocessor)
-    if preprocess.pad_size_divisor < 64:
-        launch.warn('the config pads a batch to its largest picture, so the table shows every picture stretched')
-    np.random.seed(args.seed)
-    torch.manual_seed(args.seed)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index in range(min(args.count, len(dataset))):
-        pictures = [sample(dataset, preprocess, index) for _ in range(args.repeat)]
-        height = round(args.width * pictures[0].shape[0] / pictures[0].shape[1]) if not rows else rows[0][0].shape[0]
-        rows.append([cv2.resize(picture, (args.width, height), interpolation=cv2.INTER_AREA) for picture in pictures])
-    picture_table(out / 'samples.png', rows, [f'draw {number + 1}' for number in range(args.repeat)])
-    print(f'{len(rows)} pictures, {args.repeat} times each: {out / "samples.png"}')
-
-
 if __name__ == '__main__':
-    launch.run_tool(main)
+    run_tool(main)

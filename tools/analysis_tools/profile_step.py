@@ -10,6 +10,8 @@ whatever else the machine does meets all alike, and the shortest time of each co
 innermost kind that it belongs to. The backward passes of normalisations are sums and products like others, so norm with
 residual addition is also timed alone, at the model's shapes. The memory of freed tensors is kept, as tools/train.py
 does on a CPU; the last row of each backbone is without that ("plain malloc"). Nothing else should run on the machine.
+
+It measures mmvim itself, from a checkout.
 """
 
 import argparse
@@ -105,7 +107,7 @@ def work(job: dict) -> None:
     """Measure one model with one backend in this process: the seconds of what is asked for, or the shares of a step."""
     from backbones import dense_outputs, make
 
-    from mmvim.engine.launch import keep_freed_memory
+    from mmvim.cli import keep_freed_memory
 
     if job['keep'] and not keep_freed_memory():
         raise RuntimeError('the memory of freed tensors cannot be kept: unset MALLOC_* and GLIBC_TUNABLES')

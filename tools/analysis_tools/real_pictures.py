@@ -7,6 +7,8 @@
 Each model is trained by tools/train.py and scored by tools/test.py in its own process; what is already in WORK_DIR is
 not done again. Results go to WORK_DIR/TASK (logs, checkpoints) and OUT (TASK.json, TASK_curves.png); the table is
 printed as Markdown. The task 'camvid' scores the test split, 'overfit' the training images themselves.
+
+It measures mmvim itself, from a checkout.
 """
 
 import argparse

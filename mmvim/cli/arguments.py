@@ -2,50 +2,22 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from mmengine.config import DictAction
 
-from mmvim.engine.launch.errors import USAGE, is_main_process
+from mmvim.cli.commands import command_parser
+from mmvim.cli.errors import OneLineParser
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line instead of the usage text.
-
-    Examples:
-        >>> from mmvim.engine.launch import OneLineParser
-        >>> parser = OneLineParser(prog='train.py')
-        >>> _ = parser.add_argument('--epochs', type=int)
-        >>> try:  # prints "error: argument --epochs: invalid int value: 'x'; see train.py --help" to stderr
-        ...     parser.parse_args(['--epochs', 'x'])
-        ... except SystemExit as error:
-        ...     print(error.code)
-        2
-    """
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message on one line and exit.
-
-        Args:
-            message: What is wrong.
-
-        Raises:
-            SystemExit: With status 2.
-        """
-        if is_main_process():
-            print(f'error: {message}; see {self.prog} --help', file=sys.stderr)
-        raise SystemExit(USAGE)
 
 
 class OptionsAction(DictAction):
     """An action that reads ``KEY=VALUE ...`` into a dict as MMEngine's does, but never ends in a traceback.
 
     Examples:
-        >>> from mmvim.engine.launch import OneLineParser, OptionsAction
+        >>> from mmvim.cli import OneLineParser, OptionsAction
         >>> parser = OneLineParser()
         >>> _ = parser.add_argument('--cfg-options', nargs='+', action=OptionsAction)
         >>> parser.parse_args(['--cfg-options', 'model.depth=2', 'size=[64,64]']).cfg_options
@@ -74,17 +46,18 @@ class ConversionParser(OneLineParser):
         description: What the tool does.
         source: Help on FILE.
         target: Help on OUT.
+        prog: The tool's name. Defaults to None, that of its file.
 
     Examples:
-        >>> from mmvim.engine.launch import ConversionParser
+        >>> from mmvim.cli import ConversionParser
         >>> parser = ConversionParser('Convert a checkpoint.', source='what to read', target='what to write')
         >>> args = parser.parse_args(['a.pth', 'b.pth'])
         >>> args.source, args.target, args.check
         ('a.pth', 'b.pth', False)
     """
 
-    def __init__(self, description: str, source: str, target: str) -> None:
-        super().__init__(description=description)
+    def __init__(self, description: str, source: str, target: str, prog: str | None = None) -> None:
+        super().__init__(prog=prog, description=description)
         self.add_argument('source', metavar='FILE', help=source)
         self.add_argument('target', metavar='OUT', nargs='?', help=target)
         self.add_argument('--check', action='store_true', help='report only, write nothing')
@@ -108,27 +81,31 @@ class ConversionParser(OneLineParser):
         return parsed
 
 
-def config_parser(description: str) -> OneLineParser:
-    """Return a parser with ``config`` and ``--cfg-options``.
+def config_parser(command: str) -> OneLineParser:
+    """Return the parser of a command, with ``config`` and ``--cfg-options``.
 
     Args:
-        description: What the tool does.
+        command: The command of ``mmvim``.
 
     Examples:
-        >>> from mmvim.engine.launch import config_parser
-        >>> args = config_parser('Train a model.').parse_args(['vim.py', '--cfg-options', 'model.depth=2'])
+        >>> from mmvim.cli import config_parser
+        >>> args = config_parser('train').parse_args(['vim.py', '--cfg-options', 'model.depth=2'])
         >>> args.config, args.cfg_options
         ('vim.py', {'model.depth': 2})
     """
-    parser = OneLineParser(description=description)
-    parser.add_argument('config', metavar='CONFIG', help='config file of mmseg or mmdet (default_scope decides)')
+    parser = command_parser(command)
+    parser.add_argument(
+        'config',
+        metavar='CONFIG',
+        help="config of mmseg or mmdet (default_scope decides): a file, or the name of one of mmvim's",
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=OptionsAction,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. optim_wrapper.optimizer.lr=1e-4 model.decode_head.dropout_ratio=0. '
-        'Lists and tuples: key="[a,b]" or key="(a,b)" without blanks. A key that nothing reads is an error',
+        'Lists and tuples: key="[a,b]" or key="(a,b)" without blanks. A misspelt key is an error',
     )
     return parser
 
@@ -140,8 +117,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The parser, changed in place.
 
     Examples:
-        >>> from mmvim.engine.launch import add_run_arguments, config_parser
-        >>> parser = config_parser('Train a model.')
+        >>> from mmvim.cli import add_run_arguments, config_parser
+        >>> parser = config_parser('train')
         >>> add_run_arguments(parser)
         >>> parser.parse_args(['vim.py', '--check']).launcher
         'none'
@@ -166,7 +143,7 @@ def publish_local_rank(args: argparse.Namespace) -> None:
     Examples:
         >>> import argparse, os
         >>> from unittest import mock
-        >>> from mmvim.engine.launch import publish_local_rank
+        >>> from mmvim.cli import publish_local_rank
         >>> with mock.patch.dict(os.environ, clear=True):
         ...     publish_local_rank(argparse.Namespace(local_rank=3))
         ...     os.environ['LOCAL_RANK']

@@ -1,4 +1,4 @@
-"""Reading of a config file, and the settings that follow from the command line alone."""
+"""Reading of a config, what it needs to be installed, and the settings that follow from the command line alone."""
 
 import argparse
 import contextlib
@@ -10,21 +10,29 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmvim.engine.launch.errors import ENVIRONMENT, UserError, describe
-from mmvim.engine.launch.ops import missing_ops
-from mmvim.engine.launch.options import merge_options
+from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
+from mmvim.cli.options import merge_options
+from mmvim.cli.recipes import find_config
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 # What to install for a default_scope, in the words of the README's installation section.
 _EXTRAS = {'mmseg': 'pip install "mmvim[seg]"', 'mmdet': 'pip install "mmvim[det]"'}
 
+# Two versions of each: the maintained package's (onedl-*) and the original's, which share an import name.
+TESTED = {
+    'mmengine': ('0.10.12', '0.10.7'),
+    'mmcv': ('2.3.6', '2.1.0'),
+    'mmseg': ('1.4.2', '1.2.2'),
+    'mmdet': ('3.5.1', '3.3.0'),
+}
+
 
 def load_config(filename: str, options: dict | None = None) -> Config:
     """Read a config with its bases and merge ``--cfg-options`` into it.
 
     Args:
-        filename: Path of the config.
+        filename: Path of the config, or the name of one of mmvim's.
         options: Dotted keys and their values. Defaults to None.
 
     Returns:
@@ -36,7 +44,7 @@ def load_config(filename: str, options: dict | None = None) -> Config:
 
     Examples:
         >>> import os, tempfile
-        >>> from mmvim.engine.launch import load_config
+        >>> from mmvim.cli import load_config
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = os.path.join(folder, 'vim.py')
         ...     with open(path, 'w') as file:
@@ -44,10 +52,30 @@ def load_config(filename: str, options: dict | None = None) -> Config:
         ...     load_config(path, {'model.drop_path_rate': 0.2}).model.drop_path_rate
         0.2
     """
-    path = Path(filename)
-    if not path.is_file():
-        kind = 'is a directory' if path.is_dir() else 'does not exist'
-        raise UserError(f'config {filename} {kind}', _similar_configs(path))
+    cfg = read_config(filename)
+    check_scope(cfg.get('default_scope'))
+    return merge_options(cfg, options or {})
+
+
+def read_config(filename: str) -> Config:
+    """Read a config with its bases.
+
+    Args:
+        filename: Path of the config, or the name of one of mmvim's.
+
+    Raises:
+        UserError: If the file or a base is missing, cannot be executed or is only a fragment.
+
+    Examples:
+        >>> from mmvim.cli import UserError
+        >>> from mmvim.cli.config import read_config
+        >>> try:
+        ...     read_config('upernet_vin_t_ade20k')
+        ... except UserError as error:
+        ...     print(str(error).split(' or ')[0])
+        config upernet_vin_t_ade20k does not exist; did you mean upernet_vim_t_ade20k
+    """
+    path = find_config(filename)
     if path.suffix not in SUFFIXES:
         raise UserError(f'config {filename} does not end in {", ".join(SUFFIXES)}', 'CONFIG comes first')
     try:
@@ -59,17 +87,7 @@ def load_config(filename: str, options: dict | None = None) -> Config:
         ) from error
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'config {filename} has no model', 'it is a fragment; give a config that inherits it')
-    check_scope(cfg.get('default_scope'))
-    return merge_options(cfg, options or {})
-
-
-def _similar_configs(path: Path) -> str:
-    folder = path.parent
-    names = sorted(p.name for p in folder.glob('*.py')) if folder.is_dir() else []
-    if not names:
-        return f'there is no config in {folder}; give the path of an existing one'
-    listed = ', '.join(names[:4]) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
-    return f'{folder} holds {listed}'
+    return cfg
 
 
 def check_scope(scope: str | None) -> None:
@@ -84,8 +102,8 @@ def check_scope(scope: str | None) -> None:
         UserError: If it is None, or the library is missing or fails to import.
 
     Examples:
-        >>> from mmvim.engine.launch import UserError
-        >>> from mmvim.engine.launch.config import check_scope
+        >>> from mmvim.cli import UserError
+        >>> from mmvim.cli.config import check_scope
         >>> try:
         ...     check_scope('mmfoo')
         ... except UserError as error:
@@ -110,6 +128,80 @@ def check_scope(scope: str | None) -> None:
         raise UserError(f'{scope} cannot be imported: {describe(error)}', remedy, ENVIRONMENT) from error
 
 
+def missing_ops(who: str) -> UserError:
+    """Return the error to raise where ``mmcv._ext`` is needed and missing.
+
+    Args:
+        who: What needs it.
+
+    Examples:
+        >>> from mmvim.cli.config import missing_ops
+        >>> str(missing_ops('mmdet')).split(';')[0]
+        'mmdet needs the compiled ops of mmcv (mmcv._ext), and this mmcv has none'
+    """
+    return UserError(
+        f'{who} needs the compiled ops of mmcv (mmcv._ext), and this mmcv has none',
+        'build it with them: MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --force-reinstall '
+        '--no-deps onedl-mmcv (or mmcv)',
+        ENVIRONMENT,
+    )
+
+
+def check_compiled_ops(cfg: Config) -> None:
+    """Check that mmcv has its compiled operators if the config is mmdet's, whose heads call NMS and RoIAlign.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        UserError: If ``default_scope`` is mmdet and ``mmcv._ext`` is missing.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.cli import check_compiled_ops
+        >>> check_compiled_ops(Config(dict(default_scope='mmseg')))  # does not need them
+    """
+    if cfg.get('default_scope') == 'mmdet' and find_spec('mmcv._ext') is None:
+        raise missing_ops('mmdet')
+
+
+def untested() -> list[str]:
+    """Return name and version of each installed package whose version is not in :data:`TESTED`.
+
+    Examples:
+        >>> from unittest import mock
+        >>> from mmvim.cli import config
+        >>> with mock.patch.dict(config.TESTED, {'mmengine': ('0.1',)}, clear=True):
+        ...     [name.split()[0] for name in config.untested()]
+        ['mmengine']
+    """
+    found = []
+    for name, versions in TESTED.items():
+        try:
+            version = getattr(import_module(name), '__version__', 'unknown')
+        except ImportError:
+            continue
+        if version not in versions:
+            found.append(f'{name} {version}')
+    return found
+
+
+def warn_if_untested() -> None:
+    """Print one warning line that names the packages of :func:`untested`, if there are any.
+
+    Examples:
+        >>> from unittest import mock
+        >>> import mmengine
+        >>> from mmvim.cli import config, warn_if_untested
+        >>> with mock.patch.dict(config.TESTED, {'mmengine': (mmengine.__version__,)}, clear=True):
+        ...     warn_if_untested()  # prints nothing: this version is tested
+    """
+    names = untested()
+    if names:
+        tested = '; '.join(f'{name} {" or ".join(versions)}' for name, versions in TESTED.items())
+        warn(f'not tested with {", ".join(names)} (tested: {tested})')
+
+
 def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     """Set ``work_dir`` from the command line, else the config, else to ``work_dirs/<config name>``; create nothing.
 
@@ -123,7 +215,7 @@ def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     Examples:
         >>> import argparse
         >>> from mmengine.config import Config
-        >>> from mmvim.engine.launch import set_work_dir
+        >>> from mmvim.cli import set_work_dir
         >>> cfg = Config()
         >>> set_work_dir(cfg, argparse.Namespace(config='configs/vim/upernet_vim_t.py', work_dir=None))
         >>> cfg.work_dir
@@ -132,7 +224,8 @@ def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+        name = Path(args.config)
+        cfg.work_dir = os.path.join('work_dirs', name.stem if name.suffix in SUFFIXES else name.name)
     work_dir = Path(cfg.work_dir)
     taken = next((p for p in (work_dir, *work_dir.parents) if p.exists()), None)
     if taken is not None and not taken.is_dir():

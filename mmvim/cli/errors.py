@@ -3,9 +3,11 @@
 Only what the user can fix is reported this way. Everything else is a bug and keeps its traceback.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 DEBUG_VARIABLE = 'MMVIM_DEBUG'
 
@@ -23,7 +25,7 @@ class UserError(Exception):
         status: Exit status of the tool. Defaults to 2, a wrong command line.
 
     Examples:
-        >>> from mmvim.engine.launch import UserError
+        >>> from mmvim.cli import UserError
         >>> error = UserError('config vim.py does not exist', 'configs holds vim_t.py')
         >>> print(error, error.status)
         config vim.py does not exist; configs holds vim_t.py 2
@@ -44,7 +46,7 @@ def is_main_process() -> bool:
     Examples:
         >>> import os
         >>> from unittest import mock
-        >>> from mmvim.engine.launch.errors import is_main_process
+        >>> from mmvim.cli.errors import is_main_process
         >>> with mock.patch.dict(os.environ, RANK='1'):
         ...     is_main_process()
         False
@@ -61,13 +63,41 @@ def warn(message: str) -> None:
 
     Examples:
         >>> import contextlib, sys
-        >>> from mmvim.engine.launch import warn
+        >>> from mmvim.cli import warn
         >>> with contextlib.redirect_stderr(sys.stdout):
         ...     warn('no GPU: training in fp32 instead')
         warning: no GPU: training in fp32 instead
     """
     if is_main_process():
         print(f'warning: {_one_line(message)}', file=sys.stderr)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line instead of the usage text.
+
+    Examples:
+        >>> from mmvim.cli import OneLineParser
+        >>> parser = OneLineParser(prog='train.py')
+        >>> _ = parser.add_argument('--epochs', type=int)
+        >>> try:  # prints "error: argument --epochs: invalid int value: 'x'; see train.py --help" to stderr
+        ...     parser.parse_args(['--epochs', 'x'])
+        ... except SystemExit as error:
+        ...     print(error.code)
+        2
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message on one line and exit.
+
+        Args:
+            message: What is wrong.
+
+        Raises:
+            SystemExit: With status 2.
+        """
+        if is_main_process():
+            print(f'error: {message}; see {self.prog} --help', file=sys.stderr)
+        raise SystemExit(USAGE)
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
@@ -78,7 +108,7 @@ def describe(error: BaseException, limit: int = 300) -> str:
         limit: Longest text to keep, in characters. Defaults to 300.
 
     Examples:
-        >>> from mmvim.engine.launch.errors import describe
+        >>> from mmvim.cli.errors import describe
         >>> describe(ValueError('a text of some length'), limit=12)
         'ValueError: a text of...'
     """
@@ -99,7 +129,7 @@ def run_tool(main: Callable[[], None]) -> None:
         SystemExit: With the error's status.
 
     Examples:
-        >>> from mmvim.engine.launch import UserError, run_tool
+        >>> from mmvim.cli import UserError, run_tool
         >>> def main():
         ...     raise UserError('data/ade does not exist', 'download it')
         >>> try:  # prints "error: data/ade does not exist; download it" to stderr

@@ -1,4 +1,4 @@
-"""The options of ``tools/test.py`` that MMSegmentation and MMDetection understand differently."""
+"""The options of ``mmvim test`` that MMSegmentation and MMDetection understand differently."""
 
 import copy
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmvim.engine.launch.errors import UserError
+from mmvim.cli.errors import UserError
 
 
 def _library(cfg: Config, option: str) -> str:
@@ -30,7 +30,7 @@ def set_output(cfg: Config, out: str) -> None:
 
     Examples:
         >>> from mmengine.config import Config
-        >>> from mmvim.engine.launch import set_output
+        >>> from mmvim.cli import set_output
         >>> cfg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
         >>> set_output(cfg, 'work_dirs/labels')
         >>> cfg.test_evaluator.output_dir
@@ -68,7 +68,7 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
 
     Examples:
         >>> from mmengine.config import Config
-        >>> from mmvim.engine.launch import set_visualization
+        >>> from mmvim.cli import set_visualization
         >>> hooks = dict(visualization=dict(type='DetVisualizationHook'))
         >>> cfg = Config(dict(default_scope='mmdet', default_hooks=hooks))
         >>> set_visualization(cfg, show=False, show_dir='drawn', wait_time=2)
@@ -114,7 +114,7 @@ def set_tta(cfg: Config, model: nn.Module) -> None:
     Examples:
         >>> from mmengine.config import Config
         >>> from torch import nn
-        >>> from mmvim.engine.launch import set_tta
+        >>> from mmvim.cli import set_tta
         >>> tta = dict(tta_model=dict(type='SegTTAModel'), tta_pipeline=[dict(type='TestTimeAug')])
         >>> dataset = dict(type='ADE20KDataset', pipeline=[])
         >>> cfg = Config(dict(default_scope='mmseg', model={}, test_dataloader=dict(dataset=dataset), **tta))

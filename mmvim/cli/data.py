@@ -3,6 +3,8 @@
 Paths are joined as in MMEngine's ``BaseDataset``: ``ann_file`` and each ``data_prefix`` under ``data_root``.
 """
 
+import inspect
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,12 +13,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvim.engine.launch.coco import annotation_problem, is_coco
-from mmvim.engine.launch.errors import ENVIRONMENT, UserError
-from mmvim.engine.launch.signatures import default_of, find_type
+from mmvim.cli.errors import ENVIRONMENT, UserError
+from mmvim.cli.options import find_types
 
 # Prefixes that hold images: an empty folder there means an empty data set, on which a sampler may block for ever.
 _IMAGE_PREFIXES = ('img', 'img_path')
+# Reading takes a second per 50 MB. A larger file is certainly not empty, so it is not read a second time.
+_LARGEST = 50_000_000
 
 
 @dataclass
@@ -40,7 +43,7 @@ def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
 
     Examples:
         >>> from mmengine.config import Config
-        >>> from mmvim.engine.launch import UserError, check_data
+        >>> from mmvim.cli import UserError, check_data
         >>> dataset = dict(type='ADE20KDataset', data_root='no/ade', data_prefix=dict(img_path='images'))
         >>> try:
         ...     check_data(Config(dict(test_dataloader=dict(dataset=dataset))), ('test',))
@@ -77,6 +80,96 @@ def _datasets(node: object, path: tuple[str, ...]) -> Iterator[tuple[dict, tuple
             yield node, path
 
 
+def is_coco(target: object) -> bool:
+    """Check whether a data set class is MMDetection's ``CocoDataset`` or derived from it.
+
+    Args:
+        target: The class; anything else is not one.
+
+    Examples:
+        >>> from mmvim.cli.data import is_coco
+        >>> class CocoDataset: ...
+        >>> is_coco(CocoDataset), is_coco(dict)
+        (True, False)
+    """
+    return any(cls.__name__ == 'CocoDataset' for cls in getattr(target, '__mro__', ()))
+
+
+def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict) -> str | None:
+    """Return what is wrong with a COCO annotation file.
+
+    Args:
+        file: The file, which exists.
+        setting: Returns a setting of the data set by its name, or its default.
+        metainfo: The data set class's own ``METAINFO``.
+
+    Returns:
+        A predicate to put after the file's name in a sentence; None if there is something to read. A file of more than
+        50 MB is not opened.
+
+    Examples:
+        >>> import tempfile
+        >>> from mmvim.cli.data import annotation_problem
+        >>> with tempfile.NamedTemporaryFile('w') as file:
+        ...     print('{"images": []}', file=file, flush=True)
+        ...     annotation_problem(file.name, {}.get, {})
+        'lists no image'
+    """
+    if os.path.getsize(file) > _LARGEST:
+        return None
+    try:
+        with open(file, encoding='utf-8') as stream:
+            content = json.load(stream)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return 'is not JSON'
+    if not isinstance(content, dict) or not isinstance(content.get('images'), list):
+        return "has no list 'images': it is not in COCO's format"
+    if not content['images']:
+        return 'lists no image'
+    classes = (setting('metainfo') or metainfo).get('classes', ())
+    classes = {classes} if isinstance(classes, str) else set(classes)
+    wanted = {item['id']: item['name'] for item in content.get('categories') or () if item.get('name') in classes}
+    missing = sorted(classes - set(wanted.values()))
+    if missing:  # labels are numbered by what the file lists: a missing class would shift the others
+        return (
+            f'lists {len(classes) - len(missing)} of the {len(classes)} classes of the data set among its '
+            f'categories, and not {missing[0]!r}: name its own in metainfo.classes of every data set'
+        )
+    objects = [item for item in content.get('annotations') or () if item.get('category_id') in wanted]
+    bare = next((item for item in objects if not item.get('segmentation')), None)
+    if bare is not None and any(step.get('with_mask') for step in setting('pipeline') or ()):
+        return f'has no segmentation in annotation {bare.get("id")}, and the pipeline loads masks'
+    # Images without objects are fine in a test, and where they are not filtered out.
+    filtered = not setting('test_mode') and (setting('filter_cfg') or {}).get('filter_empty_gt')
+    if filtered and not objects:
+        return (
+            f'has no object in its {len(content["images"])} images, and filter_cfg.filter_empty_gt=True leaves out '
+            'images without objects'
+        )
+    return None
+
+
+def default_of(target: object, name: str) -> Any:
+    """Return the default of an argument, from the most derived ``__init__`` that has one; None if none has.
+
+    Args:
+        target: A class; anything else has no defaults.
+        name: The argument.
+
+    Examples:
+        >>> from mmvim.cli.data import default_of
+        >>> class Layer:
+        ...     def __init__(self, width=8): ...
+        >>> default_of(Layer, 'width')
+        8
+    """
+    for function in [c.__dict__['__init__'] for c in getattr(target, '__mro__', ()) if '__init__' in c.__dict__]:
+        parameter = inspect.signature(function).parameters.get(name)
+        if parameter is not None and parameter.default is not parameter.empty:
+            return parameter.default
+    return None
+
+
 def _is_remote(path: str, backend_args: dict | None) -> bool:
     return '://' in path or (backend_args or {}).get('backend', 'local') not in ('local', 'disk')
 
@@ -86,7 +179,7 @@ def _is_absolute(path: str) -> bool:
 
 
 def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator[_Problem]:
-    target = find_type(node, path, scope)
+    target = next(iter(find_types(node, scope)), None)
 
     def setting(name: str) -> Any:
         return node[name] if name in node else default_of(target, name)

@@ -11,8 +11,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmvim.engine.launch.errors import ENVIRONMENT, UserError, describe
-from mmvim.engine.launch.ops import missing_ops
+from mmvim.cli.config import missing_ops
+from mmvim.cli.errors import ENVIRONMENT, UserError, describe
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -32,7 +32,7 @@ def build_model(cfg: Config) -> nn.Module:
 
     Examples:
         >>> from mmengine.config import Config
-        >>> from mmvim.engine.launch import build_model
+        >>> from mmvim.cli import build_model
         >>> model = dict(type='mmvim.Vim', arch=dict(embed_dims=8, depth=1), img_size=32)
         >>> type(build_model(Config(dict(model=model)))).__name__
         'Vim'

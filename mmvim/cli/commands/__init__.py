@@ -1,0 +1,31 @@
+"""The commands of ``mmvim``, a file each with a ``main(argv)``; ``tools/*.py`` call the same.
+
+Named here, and not in their files, so that ``mmvim --help`` imports none of them.
+"""
+
+from mmvim.cli.errors import OneLineParser
+
+COMMANDS = {
+    'train': 'Train a segmentor or a detector.',
+    'test': 'Evaluate a segmentor or a detector.',
+    'classify': 'Print the five most probable classes of each picture.',
+    'flops': 'Count the parameters and floating-point operations of a model.',
+    'samples': 'Draw augmented training pictures of a detector with boxes and masks.',
+    'convert': "Convert a published checkpoint to mmvim's names, or back.",
+    'models': 'List the configs that come with mmvim, with published numbers.',
+    'config': 'Print a config as one file without bases.',
+}
+
+
+def command_parser(command: str) -> OneLineParser:
+    """Return the parser of a command, with no arguments yet.
+
+    Args:
+        command: One of ``COMMANDS``.
+
+    Examples:
+        >>> from mmvim.cli.commands import command_parser
+        >>> command_parser('train').prog
+        'mmvim train'
+    """
+    return OneLineParser(prog=f'mmvim {command}', description=COMMANDS[command])

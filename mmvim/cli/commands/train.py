@@ -1,0 +1,99 @@
+"""Train a model of mmvim under MMSegmentation or MMDetection, whichever ``default_scope`` of the config names.
+
+    mmvim train upernet_vim_t_ade20k --work-dir work_dirs/vim_t
+
+Whatever is missing or misspelt is reported in one line before anything is written; MMVIM_DEBUG=1 adds the traceback.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmvim.checkpoints import allow_checkpoint_globals
+from mmvim.cli.arguments import add_run_arguments, config_parser, publish_local_rank
+from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
+from mmvim.cli.data import check_data
+from mmvim.cli.errors import UserError
+from mmvim.cli.machine import (
+    check_launcher,
+    has_accelerator,
+    keep_freed_memory,
+    prepare_cpu_distribution,
+    set_precision,
+)
+from mmvim.cli.model import build_model
+from mmvim.cli.weights import check_pretrained, check_start, set_resume
+from mmvim.engine.hooks import RandomStateHook
+
+
+def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = config_parser('train')
+    add_run_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='mixed precision (float16 with loss scaling); needs a GPU')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by batch size / auto_scale_lr.base_batch_size of the config',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='resume from this checkpoint; alone: from the last one in the work dir, if there is one',
+    )
+    return parser.parse_args(argv)
+
+
+def _scale_lr(cfg: Config) -> None:
+    """Switch on ``auto_scale_lr``, if the config says for which batch size its learning rate is."""
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UserError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size, which the config lacks',
+            'pass --cfg-options auto_scale_lr.base_batch_size=N, or leave it out',
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check, build and train.
+
+    Args:
+        argv: The command line. Defaults to None, ``sys.argv``.
+
+    Raises:
+        UserError: If the command, the config, the data or a checkpoint is wrong.
+    """
+    args = _parse_args(argv)
+    warn_if_untested()
+    check_launcher(args.launcher)
+    publish_local_rank(args)
+    allow_checkpoint_globals()
+    if not has_accelerator():
+        keep_freed_memory()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args)
+    set_precision(cfg, args.amp)
+    if args.auto_scale_lr:
+        _scale_lr(cfg)
+    set_resume(cfg, args.resume)
+
+    check_compiled_ops(cfg)
+    check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
+    model = build_model(cfg)
+    check_pretrained(cfg, model)
+    check_start(cfg, model)
+    if args.check:
+        return
+
+    del model  # the runner has its own
+    prepare_cpu_distribution(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if not any(isinstance(hook, RandomStateHook) for hook in runner.hooks):
+        runner.register_hook(RandomStateHook())
+    runner.train()
