@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""What holds for every test, and what tests of several folders need."""
 
 import pytest
 from mmengine.logging import MessageHub, MMLogger
@@ -12,3 +12,34 @@ def no_globals_of_runners():
     yield
     for cls in (DefaultScope, MMLogger, MessageHub, Visualizer):
         cls._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def quick_runners(monkeypatch):
+    """Write configs unformatted: MMEngine formats them several times a run, for longer than small models train."""
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **options: (text, False))
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch):
+    """Fill memory that nobody initialises with NaN, so that reading it shows."""
+    import torch
+
+    with torch.device('cpu'):  # on its first use PyTorch notes which functions make tensors: these, not ours
+        torch.empty(0)
+    empty, new_empty, empty_like = torch.empty, torch.Tensor.new_empty, torch.empty_like
+
+    def poison(x):
+        return x.fill_(float('nan')) if x.is_floating_point() and x.device.type != 'meta' else x
+
+    monkeypatch.setattr(torch, 'empty', lambda *a, **k: poison(empty(*a, **k)))
+    monkeypatch.setattr(torch, 'empty_like', lambda *a, **k: poison(empty_like(*a, **k)))
+    monkeypatch.setattr(torch.Tensor, 'new_empty', lambda *a, **k: poison(new_empty(*a, **k)))
+
+
+@pytest.fixture(scope='session')
+def load():
+    """Read a config by its path below ``configs/``; the caller owns the copy."""
+    from checkout import load_config  # here, so that the tests of mmvim/ops need no model
+
+    return load_config

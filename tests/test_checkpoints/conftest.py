@@ -2,20 +2,16 @@
 
 from collections import OrderedDict
 
+import golden.models
 import published_files
 import pytest
 import torch
 
 
 @pytest.fixture(scope='session')
-def synthetic():
-    return published_files.synthetic
-
-
-@pytest.fixture(scope='session')
 def tensors():
     """The publisher's tensors of a golden case; the caller must not change them in place."""
-    return lambda case: OrderedDict(published_files.golden_tensors(case))
+    return lambda case: OrderedDict(golden.models.tensors(case))
 
 
 @pytest.fixture

@@ -1,28 +1,10 @@
-"""Files as publishers write them, filled with the stand-in weights of ``tests/golden`` or with narrow models'."""
+"""The containers in which publishers and libraries save weights."""
 
 import argparse
-import functools
-import importlib.util
 from collections import OrderedDict
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-
-from mmvim.models import LinearReadout, MambaVision, Vim
-
-GOLDEN = Path(__file__).parents[1] / 'golden'
-_spec = importlib.util.spec_from_file_location('golden_synthetic', GOLDEN / 'synthetic.py')
-synthetic = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(synthetic)
-
-
-@functools.cache
-def golden_tensors(case):
-    """The publisher's tensors of a golden case, shared: not to be changed in place."""
-    made = synthetic.checkpoint(synthetic.load(case))
-    return OrderedDict((name, torch.from_numpy(np.asarray(value))) for name, value in made.items())
 
 
 def prefixed(weights, prefix):
@@ -59,35 +41,4 @@ CONTAINERS = {
     'bare': lambda w: w,
 }
 
-
 ALL = [*CONTAINERS, 'safetensors']
-
-
-SMALL_VIM = {'embed_dims': 16, 'depth': 2, 'd_state': 4}
-SMALL_MAMBAVISION = {'depths': (1, 1, 2, 2), 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)}
-
-
-def randomised(module, seed=0):
-    """The module, every weight its own random number."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                value.copy_(
-                    torch.rand(value.shape, generator=generator) + 0.5
-                    if name.endswith('running_var')
-                    else torch.randn(value.shape, generator=generator) * 0.2
-                )
-    return module
-
-
-def published_vim(**settings):
-    model = randomised(Vim(SMALL_VIM, cls_token='middle', final_norm=True, **settings))
-    head = randomised(LinearReadout(SMALL_VIM['embed_dims'], 7), 1)
-    return OrderedDict(model.state_dict(), **{f'head.{n}': v for n, v in head.fc.state_dict().items()})
-
-
-def published_mambavision():
-    model = randomised(MambaVision(SMALL_MAMBAVISION, out_norm=False, final_norm=True))
-    head = randomised(LinearReadout(64, 7), 1)
-    return OrderedDict(model.state_dict(), **{f'head.{n}': v for n, v in head.fc.state_dict().items()})

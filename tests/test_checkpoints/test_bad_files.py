@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_files import SMALL_MAMBAVISION, SMALL_VIM, randomised
+from family_cases.base import randomised
+from family_cases.mambavision import SMALL_MAMBAVISION
+from family_cases.vim import SMALL_VIM
 
 from mmvim import checkpoints
 from mmvim.checkpoints import CheckpointError

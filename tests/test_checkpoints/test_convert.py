@@ -5,68 +5,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_files import ALL, SMALL_MAMBAVISION, SMALL_VIM, published_mambavision, published_vim, randomised
+from families import FAMILY_CASES, each
+from family_cases.base import randomised
+from family_cases.mambavision import SMALL_MAMBAVISION, published_mambavision
+from family_cases.vim import SMALL_VIM, published_vim, vim_segmentation
+from published_files import ALL
 
 from mmvim import checkpoints
-from mmvim.models import MambaVision, Vim
+from mmvim.models import Vim
+
+HEADS = {
+    'backbone': (),
+    'segmentor': ('decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.weight'),
+    'detector': ('neck.lateral_convs.0.conv.weight', 'rpn_head.rpn_conv.weight', 'roi_head.bbox_head.0.fc_cls.weight'),
+}
+FILES = [*each('files'), *((family, kind) for family in FAMILY_CASES for kind in HEADS)]
 
 
-def vim_segmentation():
-    """The published layout: pyramid and unused norm inside the backbone."""
-    weights = OrderedDict(randomised(Vim(SMALL_VIM, img_size=64, final_norm=True)).state_dict())
-    for name, shape in (
-        ('fpn1.0.weight', (16, 16, 2, 2)),
-        ('fpn1.0.bias', (16,)),
-        ('fpn1.1.weight', (16,)),
-        ('fpn1.1.bias', (16,)),
-        ('fpn1.1.running_mean', (16,)),
-        ('fpn1.1.running_var', (16,)),
-        ('fpn1.3.weight', (16, 16, 2, 2)),
-        ('fpn1.3.bias', (16,)),
-        ('fpn2.0.weight', (16, 16, 2, 2)),
-        ('fpn2.0.bias', (16,)),
-    ):
-        weights[name] = torch.rand(shape)
-    weights['fpn1.1.num_batches_tracked'] = torch.tensor(7)
-    return weights
-
-
-def dense_model(*heads):
-    """A model of MMSegmentation or MMDetection around a backbone."""
-    backbone = randomised(MambaVision(SMALL_MAMBAVISION))
-    weights = OrderedDict(backbone.state_dict(prefix='backbone.'))
+def dense_model(case, kind):
+    """A model of MMSegmentation or MMDetection around a backbone, or the bare backbone."""
+    heads = HEADS[kind]
+    weights = OrderedDict(randomised(case.backbone(case.file_arch)).state_dict(prefix='backbone.' if heads else ''))
     for i, name in enumerate(heads):
         weights[name] = torch.arange(6.0).reshape(2, 3) + i
     return weights
-
-
-FILES = {
-    'vim': (published_vim, SMALL_VIM),
-    'mambavision': (published_mambavision, SMALL_MAMBAVISION),
-    'vim segmentation': (vim_segmentation, SMALL_VIM),
-    'mambavision dense': (
-        lambda: OrderedDict(randomised(MambaVision(SMALL_MAMBAVISION)).state_dict()),
-        SMALL_MAMBAVISION,
-    ),
-    'segmentor': (
-        lambda: dense_model('decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.weight'),
-        SMALL_MAMBAVISION,
-    ),
-    'detector': (
-        lambda: dense_model(
-            'neck.lateral_convs.0.conv.weight', 'rpn_head.rpn_conv.weight', 'roi_head.bbox_head.0.fc_cls.weight'
-        ),
-        SMALL_MAMBAVISION,
-    ),
-}
-KINDS = {
-    'vim': 'classifier',
-    'mambavision': 'classifier',
-    'vim segmentation': 'backbone',
-    'mambavision dense': 'backbone',
-    'segmentor': 'segmentor',
-    'detector': 'detector',
-}
 
 
 def same(a, b):
@@ -74,14 +36,15 @@ def same(a, b):
 
 
 @pytest.mark.parametrize('container', [c for c in ALL if c != 'safetensors'])
-@pytest.mark.parametrize('file', FILES)
-def test_round_trip(file, container, write, tmp_path):
-    make, arch = FILES[file]
-    path = write(make(), container)
+@pytest.mark.parametrize(('family', 'file'), FILES)
+def test_round_trip(family, file, container, write, tmp_path):
+    case = FAMILY_CASES[family]
+    arch, kind = case.file_arch, file if file in HEADS else case.files[file].kind
+    path = write(dense_model(case, file) if file in HEADS else case.files[file].weights(), container)
     key = 'model_ema' if container == 'model_ema' else None
     there, back, again = (str(tmp_path / name) for name in ('there.pth', 'back.pth', 'again.pth'))
     converted, found = checkpoints.to_mmvim(path, arch=arch, key=key)
-    assert found.kind == KINDS[file]
+    assert found.kind == kind
     checkpoints.save_file(converted, there)
     checkpoints.save_file(checkpoints.from_mmvim(there), back)
     original, returned = checkpoints.load_file(path), checkpoints.load_file(back)

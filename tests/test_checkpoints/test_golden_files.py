@@ -1,30 +1,27 @@
 """Recorded cases through files: every tensor accounted for, outputs those of the publishers' models."""
 
+import math
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import torch
+from families import FAMILY_CASES, each
+from golden import synthetic
+from golden.models import image, output_error
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from published_files import ALL
 from torch import nn
 
 from mmvim import checkpoints
-from mmvim.models import MambaVision, Vim
 
-CASES = [
-    'vim_tiny_cls',
-    'vim_tiny_det',
-    'vim_tiny_seg',
-    'vim_small_seg',
-    'vim_small_seg_residual',
-    'mambavision_tiny_cls',
-    'mambavision_tiny_seg',
-]
-# What names and shapes cannot tell and is not the published default: the recipe of a config that a script overrides.
-OPTIONS = {'vim_small_seg': {'feature': 'mixer'}}
-NEVER_USED = {'vim_tiny_det', 'vim_tiny_seg', 'vim_small_seg', 'vim_small_seg_residual'}  # norm_f
+GOLDEN = each('golden')
+CLASSIFIERS = [(family, name) for family, name in GOLDEN if FAMILY_CASES[family].golden[name].classifier]
+
+
+def arch_of(family, name):
+    """The second word of a case's name."""
+    return name.removeprefix(f'{family}_').split('_')[0]
 
 
 def build(found):
@@ -39,60 +36,54 @@ def build(found):
 
 
 @pytest.mark.parametrize('container', ALL)
-@pytest.mark.parametrize('case', CASES)
-def test_accounting(case, container, tensors, write):
-    weights = tensors(case)
+@pytest.mark.parametrize(('family', 'name'), GOLDEN)
+def test_accounting(family, name, container, tensors, write):
+    case, weights = FAMILY_CASES[family].golden[name], tensors(name)
     file = write(weights, container)
-    key = 'model_ema' if container == 'model_ema' else None
-    found = checkpoints.read(file, key=key, **OPTIONS.get(case, {}))
+    chosen = 'model_ema' if container == 'model_ema' else None
+    found = checkpoints.read(file, key=chosen, **case.options)
     report = found.report
-    dropped = {'backbone.norm_f.weight'} if case in NEVER_USED else set()
+    dropped = {f'backbone.{key}' for key in weights if case.rename(key) is None}  # what the models never use
     assert set(report.dropped) == dropped and all(report.dropped.values())
     assert not (report.resized or report.fresh or report.missing or report.mismatched or report.unexpected)
     assert len(report.used) + len(dropped) == len(weights)
     assert set(report.used) == set(found.state_dict)
-    assert (found.family, found.arch) == (case.split('_')[0], case.split('_')[1])
+    assert (found.family, found.arch) == (family, arch_of(family, name))
     given = checkpoints.load_file(file)
-    given = given.get(key or 'state_dict', given.get('model', given))
-    for name, value in found.state_dict.items():
-        assert torch.equal(value, given[found.names[name]]), name
+    given = given.get(chosen or 'state_dict', given.get('model', given))
+    for key, value in found.state_dict.items():
+        assert torch.equal(value, given[found.names[key]]), key
     assert {*map(found.names.get, found.state_dict), *found.dropped} == set(given)
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_outputs(case, tensors, write, synthetic):
-    found = checkpoints.read(write(tensors(case)), **OPTIONS.get(case, {}))
-    model = build(found)
-    run = min(synthetic.load(case)['runs'], key=lambda run: np.prod(run['input']))
+@pytest.mark.parametrize(('family', 'name'), GOLDEN)
+def test_outputs(family, name, tensors, write):
+    case = FAMILY_CASES[family].golden[name]
+    model = build(checkpoints.read(write(tensors(name)), **case.options))
+    run = min(synthetic.load(name)['runs'], key=lambda run: math.prod(run['input']))
     with torch.no_grad():
-        outputs = model(torch.from_numpy(synthetic.image(run['key'], run['input'])))
+        outputs = model(image(run))
     outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
     assert len(outputs) == len(run['outputs'])
     for output, recorded in zip(outputs, run['outputs'], strict=True):
-        assert list(output.shape) == recorded['shape']
-        wrong = np.abs(synthetic.samples(output.numpy()) - np.asarray(recorded['samples'])).max()
-        assert wrong < 1e-4 * recorded['std']
+        assert output_error(output, recorded) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ('case', 'container'),
-    [('vim_tiny_cls', 'model'), ('vim_tiny_cls', 'safetensors'), ('mambavision_tiny_cls', 'state_dict')],
-)
-def test_init_cfg_fills_a_dense_backbone(case, container, tensors, write):
+@pytest.mark.parametrize('container', ['model', 'safetensors', 'state_dict'])
+@pytest.mark.parametrize(('family', 'name'), CLASSIFIERS)
+def test_init_cfg_fills_a_dense_backbone(family, name, container, tensors, write):
     """``type='Pretrained'``, the one way."""
-    init_cfg = {'type': 'Pretrained', 'checkpoint': write(tensors(case), container)}
-    backbone = Vim('tiny', init_cfg=init_cfg) if case.startswith('vim') else MambaVision('tiny', init_cfg=init_cfg)
+    case, weights = FAMILY_CASES[family], tensors(name)
+    init_cfg = {'type': 'Pretrained', 'checkpoint': write(weights, container)}
+    backbone = case.backbone(arch_of(family, name), init_cfg=init_cfg)
     backbone.init_weights()
-    weights, loaded = tensors(case), backbone.state_dict()
-    if case.startswith('vim'):
-        positions = weights.pop('pos_embed')
-        assert torch.equal(loaded.pop('pos_embed'), torch.cat([positions[:, :98], positions[:, 99:]], dim=1))
-    for name, value in loaded.items():
-        if not name.startswith('outnorm'):
-            assert torch.equal(value, weights[name]), name
+    loaded = {key: value for key, value in backbone.state_dict().items() if not key.startswith(case.not_copied)}
+    assert len(loaded) > len(weights) / 2
+    for key, value in loaded.items():
+        assert torch.equal(value, weights[key]), key
 
 
-def test_options_change_the_config_only(tensors, write):
+def test_options_of_vim_change_the_config_only(tensors, write):
     file = write(tensors('vim_tiny_cls'))
     dense = checkpoints.read(file, task='dense')
     assert dense.backbone['feature'] == 'mixer' and dense.backbone['out_indices'] == (5, 11, 17, 23)
@@ -110,6 +101,8 @@ def test_options_change_the_config_only(tensors, write):
     )
     assert all(torch.equal(value, dense.state_dict[name]) for name, value in other.state_dict.items())
 
+
+def test_options_of_mambavision_change_the_config_only(tensors, write):
     file = write(tensors('mambavision_tiny_cls'))
     assert 'window_sizes' not in checkpoints.read(file).backbone
     assert checkpoints.read(file, img_size=512).backbone['window_sizes'] == (8, 8, 32, 16)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from published_files import SMALL_VIM, randomised
+from family_cases.base import randomised
+from family_cases.vim import SMALL_VIM
 
 from mmvim import checkpoints
 from mmvim.models import Vim
@@ -79,6 +80,15 @@ def test_long_sequence_file(write):
     backbone, report = load(write, model, stride=8)
     assert torch.equal(backbone.pos_embed, torch.cat([model.pos_embed[:, :364], model.pos_embed[:, 365:]], dim=1))
     assert 'row 364 of 730' in report.resized['pos_embed']
+
+
+def test_the_published_classifier(tensors, write):
+    """Of Vim-Ti: 14 x 14 cells for 224 pixels, none of them resized."""
+    weights = tensors('vim_tiny_cls')
+    backbone = Vim('tiny', init_cfg={'type': 'Pretrained', 'checkpoint': write(weights)})
+    backbone.init_weights()
+    positions = weights['pos_embed']
+    assert torch.equal(backbone.pos_embed, torch.cat([positions[:, :98], positions[:, 99:]], dim=1))
 
 
 def test_class_token_elsewhere(write):

@@ -1,84 +1,42 @@
 """Configs under ``configs/``, and a way to make a config and its data small."""
 
 import copy
-import functools
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import mmengine
 import numpy as np
 import pytest
+from checkout import CONFIGS, ROOT, box_detectors, config_files, full_named, is_classifier, is_detector, recipes
+from families import narrow_backbone
+from family_cases.base import scaled
 from mmengine.config import Config
 from mmseg.datasets import ADE20KDataset
 
-import mmvim  # noqa: F401  (makes `mmseg::` and `mmvim::` bases resolve)
-from mmvim.models.backbones import MambaVision, Vim
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / 'configs'
 CROP = 64
-
-
-def config_files() -> list[str]:
-    """Every config, relative to ``configs/``; ``_base_`` holds parts of configs, not configs."""
-    return sorted(str(f.relative_to(CONFIGS)) for f in CONFIGS.rglob('*.py') if '_base_' not in f.parts)
-
-
-def full_named(files: list[str]) -> list[str]:
-    """Those in family folders; the others are one-line entries to them."""
-    return [f for f in files if os.sep in f]
-
-
-def is_detector(file: str) -> bool:
-    """Configs of detectors have COCO in their name or their folder's."""
-    return '_coco' in file
 
 
 def pytest_generate_tests(metafunc):
     files = config_files()
-    classifiers = [f for f in files if f.endswith('_in1k.py')]  # of MMPreTrain, with tests of their own
-    full = [f for f in full_named(files) if f not in classifiers]
-    recipes = [f for f in full if f.startswith(('vim/', 'mambavision/'))]
+    full = [f for f in full_named(files) if not is_classifier(f)]
     choices = {
         'config_file': files,
         'full_config': full,
         'segmentor_config': [f for f in full if not is_detector(f)],
-        'classifier_config': classifiers,
+        'classifier_config': [f for f in files if is_classifier(f)],  # of MMPreTrain, with tests of their own
         'entry': sorted(set(files) - set(full_named(files))),
-        'recipe': recipes,
-        'segmentor_recipe': [f for f in recipes if not is_detector(f)],
-        'detector_recipe': [f for f in recipes if is_detector(f)],
+        'recipe': recipes(),
+        'segmentor_recipe': [f for f in recipes() if not is_detector(f)],
+        'detector_recipe': [f for f in recipes() if is_detector(f)],
+        'box_detector_recipe': box_detectors(),
     }
     for name, values in choices.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values)
-
-
-_read_once = functools.cache(mmengine.load)
-
-
-@functools.cache
-def _load(file: str) -> Config:
-    with mock.patch('mmengine.config.utils.load', _read_once):  # MMSegmentation's fifty metafiles, for each `mmseg::`
-        return Config.fromfile(CONFIGS / file)
-
-
-@pytest.fixture(scope='session')
-def load():
-    """Read a config by its path below ``configs/``; the caller owns the copy."""
-    return lambda file: copy.deepcopy(_load(file))
-
-
-@pytest.fixture(autouse=True)
-def quick_runners(monkeypatch):
-    """Write configs unformatted: formatting takes longer than the step."""
-    monkeypatch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
 
 
 def _labels(dataset: dict, num_classes: int) -> list[int]:
@@ -106,28 +64,11 @@ def _write_pictures(dataset: dict, root: Path, labels: list[int], shapes: list[t
     dataset['data_root'] = str(root)
 
 
-def _scaled(size: int | Sequence[int], ratio: float) -> int | tuple[int, ...]:
-    return round(size * ratio) if isinstance(size, int) else tuple(round(side * ratio) for side in size)
-
-
 def _narrow(model: dict, ratio: float) -> None:
     """Make a segmentor with a named, hence large, backbone of mmvim narrow; depth, outputs and switches stay."""
-    backbone, arch = model['backbone'], model['backbone'].get('arch')
-    if not isinstance(arch, str):
+    if not isinstance(model['backbone'].get('arch'), str):
         return  # written for a CPU
-    if backbone['type'] == 'mmvim.Vim':
-        backbone.update(
-            arch={'embed_dims': 16, 'depth': Vim.arch_zoo[arch]['depth'], 'd_state': 4},
-            img_size=_scaled(backbone['img_size'], ratio),
-        )
-        channels = [16] * len(backbone['out_indices'])
-    else:
-        assert backbone['type'] == 'mmvim.MambaVision', f'no rule to make {backbone["type"]} narrow'
-        backbone.update(
-            arch={**MambaVision.arch_zoo[arch], 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)},
-            window_sizes=_scaled(backbone['window_sizes'], ratio),
-        )
-        channels = [8, 16, 32, 64]
+    channels = narrow_backbone(model['backbone'], ratio)
     if model.get('neck'):
         model['neck']['embed_dim'] = channels[0]
     model['decode_head'].update(in_channels=channels, channels=16)
@@ -146,10 +87,10 @@ def shrink_config(cfg: Config, work_dir: Path) -> Config:
     resizes = any(t['type'] in ('RandomCrop', 'Resize') for t in cfg.train_dataloader.dataset.pipeline)
     ratio = CROP / min(size) if resizes else 1.0
     _narrow(model, ratio)
-    model.data_preprocessor['size'] = _scaled(size, ratio)
+    model.data_preprocessor['size'] = scaled(size, ratio)
     if model.test_cfg.mode == 'slide':
         model.test_cfg.update(
-            crop_size=_scaled(model.test_cfg.crop_size, ratio), stride=_scaled(model.test_cfg.stride, ratio)
+            crop_size=scaled(model.test_cfg.crop_size, ratio), stride=scaled(model.test_cfg.stride, ratio)
         )
 
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -160,7 +101,7 @@ def shrink_config(cfg: Config, work_dir: Path) -> Config:
         _write_pictures(loader.dataset, work_dir / 'data', labels, shapes)
         for transform in loader.dataset.pipeline:
             for key in {'crop_size', 'scale'} & set(transform):
-                transform[key] = _scaled(transform[key], ratio)
+                transform[key] = scaled(transform[key], ratio)
     cfg.train_cfg.update(max_iters=1, val_interval=10)
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # needs a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'

@@ -6,34 +6,36 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from checkout import config_files, is_classifier
+from families import FAMILY_CASES, family_of, narrow_backbone
+from family_cases.base import scaled
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from names_of_torchvision import torchvision_or_its_names
 
 from mmvim.engine.hooks import MESAHook
 
-PUBLISHED = {  # optimizer, lr, weight decay, batch, epochs of warm-up, stochastic depth, side before the crop
-    'vim/vim-tiny_in1k.py': ('AdamW', 1e-3, 0.1, 1024, 5, 0.0, 256),
-    'vim/vim-small_in1k.py': ('AdamW', 1e-3, 0.05, 1024, 5, 0.05, 256),
-    'mambavision/mambavision-tiny_in1k.py': ('Lamb', 5e-3, 0.05, 4096, 20, 0.2, 224),
-    'mambavision/mambavision-small_in1k.py': ('Lamb', 5e-3, 0.05, 4096, 20, 0.2, 240),
-    'mambavision/mambavision-tiny_adamw_in1k.py': ('AdamW', 1e-3, 0.05, 1024, 20, 0.2, 224),
-}
+SIDE = 64  # of the small images, where the recipes have 224
+FIGURES = {file: figures for case in FAMILY_CASES.values() for file, figures in case.classifiers.items()}
+
+
+def test_every_recipe_has_its_figures():
+    assert sorted(FIGURES) == [f for f in config_files() if is_classifier(f)]
 
 
 def test_published_recipe(classifier_config, load):
     cfg = load(classifier_config)
     optimizer = cfg.optim_wrapper.optimizer
     warmup, cosine = cfg.param_scheduler
-    assert (
-        optimizer.type,
-        optimizer.lr,
-        optimizer.weight_decay,
-        cfg.auto_scale_lr.base_batch_size,
-        warmup.end,
-        cfg.model.backbone.drop_path_rate,
-        cfg.test_dataloader.dataset.pipeline[1].scale,
-    ) == PUBLISHED[classifier_config]
+    figures = FIGURES[classifier_config]
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == (
+        figures.optimizer,
+        figures.lr,
+        figures.weight_decay,
+    )
+    assert (cfg.auto_scale_lr.base_batch_size, warmup.end) == (figures.batch, figures.warmup)
+    assert cfg.model.backbone.drop_path_rate == figures.drop_path
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == figures.side
     assert cfg.train_cfg.max_epochs == cosine.end == 300 and cosine.begin == warmup.end
     assert cosine.type == 'CosineAnnealingLR'
     assert cfg.model.head.loss.type == 'LabelSmoothLoss' and cfg.model.head.loss.label_smooth_val == 0.1
@@ -72,15 +74,7 @@ def mmpretrain():
 
 def small(cfg, folder):
     """The config, narrow, for one epoch of two steps on noise written in ImageNet's folders."""
-    backbone = cfg.model.backbone
-    if backbone.type == 'mmvim.Vim':
-        backbone.update(arch={'embed_dims': 16, 'depth': 2, 'd_state': 4}, img_size=64)
-        cfg.model.head.in_channels = 16
-    else:
-        backbone.update(
-            arch={'depths': (1, 1, 2, 2), 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)}, window_sizes=(8, 8, 4, 2)
-        )
-        cfg.model.head.in_channels = 64
+    cfg.model.head.in_channels = narrow_backbone(cfg.model.backbone, SIDE / 224, shallow=True)[-1]
     rng = np.random.default_rng(0)
     for split in ('train', 'val'):
         for name in ('n01440764', 'n01443537'):
@@ -94,7 +88,7 @@ def small(cfg, folder):
         loader.dataset.update(data_root=str(folder / 'imagenet'), metainfo={'classes': ('a', 'b')})
         for transform in loader.dataset.pipeline:
             for key in {'scale', 'crop_size'} & set(transform):
-                transform[key] = round(transform[key] * 64 / 224)
+                transform[key] = scaled(transform[key], SIDE / 224)
     cfg.train_cfg.update(max_epochs=1)
     for hook in cfg.get('custom_hooks', ()):
         hook.begin_epoch = 0
@@ -111,9 +105,10 @@ def test_one_step(classifier_config, load, tmp_path, mmpretrain):
     runner.train()
     assert runner.iter == 2
     mesa = [hook for hook in runner.hooks if isinstance(hook, MESAHook)]
-    assert len(mesa) == ('small_in1k' in classifier_config and 'mambavision' in classifier_config)
+    figures = FIGURES[classifier_config]
+    assert len(mesa) == figures.mesa
     assert ('train/loss_mesa' in runner.message_hub.log_scalars) == bool(mesa)
-    assert type(runner.optim_wrapper.optimizer).__name__ == PUBLISHED[classifier_config][0]
+    assert type(runner.optim_wrapper.optimizer).__name__ == figures.optimizer
     after = runner.model.state_dict()
     assert all(torch.isfinite(value).all() for value in after.values())
     assert not torch.equal(before['head.fc.weight'], after['head.fc.weight'])
@@ -125,7 +120,7 @@ def test_a_published_classifier_sees_the_same(classifier_config, load, tmp_path,
     from mmvim import checkpoints
 
     cfg = small(load(classifier_config), tmp_path)
-    family = cfg.model.backbone.type
+    options = {name: cfg.model.backbone[name] for name in family_of(cfg.model.backbone).read_options}
     backbone = MODELS.build(cfg.model.backbone)
     head = torch.nn.Linear(cfg.model.head.in_channels, 1000)
     file = str(tmp_path / 'published.pth')
@@ -134,12 +129,11 @@ def test_a_published_classifier_sees_the_same(classifier_config, load, tmp_path,
     cfg.load_from = checkpoints.PUBLISHED + file
     runner = Runner.from_cfg(cfg)
     runner.test()
-    options = {} if family == 'mmvim.Vim' else {'window_sizes': cfg.model.backbone.window_sizes}
     found = checkpoints.read(file, arch=cfg.model.backbone.arch, **options)
     classifier = checkpoints.build_classifier(found)
     resized, cropped = (cfg.test_dataloader.dataset.pipeline[i] for i in (1, 2))
     view = checkpoints.preprocessing(found, crop_pct=cropped.crop_size / resized.scale)
-    assert view.img_size == 64
+    assert view.img_size == SIDE
     seen = 0
     for batch in runner.test_dataloader:
         data = runner.model.data_preprocessor(batch, False)

@@ -1,16 +1,14 @@
 """The recipes of detectors say what their names promise and what was published."""
 
 import copy
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
+import small_detectors
+from checkout import CONFIGS
 from mmengine.registry import MODELS, init_default_scope
 
 pytest.importorskip('mmdet')
-
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 VITDET = [
     f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py'
@@ -152,9 +150,8 @@ def resizings(node):
             yield from resizings(item)
 
 
-@pytest.mark.parametrize('file', [*VITDET, *HIERARCHICAL])
-def test_no_resizing_leaves_a_side_of_nothing(file, load):
-    cfg = load(file)
+def test_no_resizing_leaves_a_side_of_nothing(box_detector_recipe, load):
+    cfg = load(box_detector_recipe)
     for part in ('train', 'val', 'test'):
         found = list(resizings(cfg[f'{part}_dataloader'].dataset.pipeline))
         assert found and all('mmvim.KeepRatioResize' in (step.type, step.get('resize_type')) for step in found)
@@ -205,11 +202,6 @@ def test_one_step_from_a_users_config(index, repository, tmp_path):
     from scenes import DemoSceneParams, write_demo_scenes
 
     pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
-    spec = importlib.util.spec_from_file_location(
-        'small_detectors', Path(__file__).parents[1] / 'test_detection/small_detectors.py'
-    )
-    small_detectors = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(small_detectors)
     cfg = Config(repository[index])
     assert cfg.train_dataloader.dataset.data_root == cfg.test_dataloader.dataset.data_root == 'data/street/'
     assert cfg.optim_wrapper['_scope_'] == 'mmvim', 'read through mmvim::, where every scope must resolve'

@@ -2,18 +2,17 @@
 
 import copy
 import re
-from pathlib import Path
 
 import pytest
+from checkout import CONFIGS, ROOT
+from families import FAMILY_CASES
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
-BASES = [
-    'vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py',
-    'mambavision/mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py',
-]
+# A recipe of each family.
+BASES = {name: next(iter(case.segmentors)) for name, case in FAMILY_CASES.items() if case.segmentors}
 
 OWN_CLASSES = """
 _base_ = 'mmvim::{base}'
@@ -47,17 +46,17 @@ def repository(tmp_path_factory, read_as_installed):
     root = tmp_path_factory.mktemp('repository') / 'my-project' / 'configs'
     root.mkdir(parents=True)
     files = []
-    for i, base in enumerate(BASES):
-        files += [root / f'own{i}.py', root / f'own{i}_contrast.py']
+    for family, base in BASES.items():
+        files += [root / f'own_{family}.py', root / f'own_{family}_contrast.py']
         files[-2].write_text(OWN_CLASSES.format(base=base))
         files[-1].write_text(OWN_PIPELINE.format(level_one=files[-2].name))
     cfgs = [Config(cfg) for cfg in read_as_installed(files)]
-    return list(zip(cfgs[::2], cfgs[1::2], strict=True))
+    return dict(zip(BASES, zip(cfgs[::2], cfgs[1::2], strict=True), strict=True))
 
 
-@pytest.mark.parametrize('index', range(len(BASES)), ids=BASES)
-def test_two_levels(index, repository, load):
-    base, (own, contrast) = load(BASES[index]), repository[index]
+@pytest.mark.parametrize('family', BASES)
+def test_two_levels(family, repository, load):
+    base, (own, contrast) = load(BASES[family]), repository[family]
     assert own.model.decode_head.num_classes == 3
     assert own.train_dataloader.dataset.data_root == own.test_dataloader.dataset.data_root == 'data/plants'
     assert own.optim_wrapper.optimizer.lr == 3e-5
@@ -77,9 +76,9 @@ def test_two_levels(index, repository, load):
     assert contrast.model.decode_head.num_classes == 3
 
 
-@pytest.mark.parametrize('index', range(len(BASES)), ids=BASES)
-def test_one_step_from_a_users_config(index, repository, shrink):
-    cfg = shrink(repository[index][1])
+@pytest.mark.parametrize('family', BASES)
+def test_one_step_from_a_users_config(family, repository, shrink):
+    cfg = shrink(repository[family][1])
     assert cfg.optim_wrapper['_scope_'] == 'mmvim', 'read through mmvim::, where every scope must resolve'
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -88,19 +87,24 @@ def test_one_step_from_a_users_config(index, repository, shrink):
     assert not any(p.requires_grad for p in runner.model.backbone.patch_embed.parameters())
 
 
+def snippets(readme):
+    """The configs printed in a README."""
+    blocks = re.findall(r'^```python\n(.*?)^```', readme.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if re.search('^_base_ = ', block, re.MULTILINE)]
+
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted(CONFIGS.rglob('README.md'))]
+SNIPPETS = [(page.parent.name if page.parent != ROOT else 'README', text) for page in PAGES for text in snippets(page)]
+NAMES = [f'{folder}-{number}' for number, (folder, _) in enumerate(SNIPPETS)]
+
+
 @pytest.fixture(scope='module')
-def readme_configs(tmp_path_factory, read_as_installed):
-    """The configs printed in the READMEs and in the pages about configs, as a user pastes them, by their text."""
-    root, snippets = tmp_path_factory.mktemp('pasted'), []
-    project = Path(__file__).resolve().parents[2]
-    pages = [project / name for name in ('README.md', 'docs/own_repository.md', 'docs/data.md')]
-    for page in [*pages, *sorted((project / 'configs').rglob('README.md'))]:
-        blocks = re.findall(r'^```python\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL)
-        snippets += [block for block in blocks if re.search('^_base_ = ', block, re.MULTILINE)]
-    files = [root / f'snippet{i}.py' for i in range(len(snippets))]
-    for file, snippet in zip(files, snippets, strict=True):
-        file.write_text(snippet)
-    return dict(zip(snippets, map(Config, read_as_installed(files)), strict=True))
+def pasted(tmp_path_factory, read_as_installed):
+    """The configs printed in the READMEs and in docs/, as a user pastes them."""
+    files = [tmp_path_factory.mktemp('pasted') / f'snippet{i}.py' for i in range(len(SNIPPETS))]
+    for file, (_, text) in zip(files, SNIPPETS, strict=True):
+        file.write_text(text)
+    return list(map(Config, read_as_installed(files)))
 
 
 def settings(cfg, shrink):
@@ -114,14 +118,23 @@ def settings(cfg, shrink):
     return {name: (*of[id(p)], p.ndim) for name, p in model.named_parameters()}
 
 
-def test_readme_snippets_build(readme_configs, shrink):
-    assert len(readme_configs) == 7
-    for cfg in readme_configs.values():
-        assert settings(cfg, shrink)
+def test_every_familys_readme_has_a_snippet():
+    assert set(BASES) <= {folder for folder, _ in SNIPPETS}
 
 
-def test_readme_snippet_with_the_published_optimizer_of_vim(readme_configs, shrink):
-    (cfg,) = [cfg for text, cfg in readme_configs.items() if 'layer_decay_scope' in text]
+@pytest.mark.parametrize('number', range(len(SNIPPETS)), ids=NAMES)
+def test_readme_snippets_build(number, pasted, shrink):
+    assert settings(pasted[number], shrink)
+
+
+def snippet(folder, words):
+    """The number of the one snippet of a folder's README with these words."""
+    (number,) = (i for i, (place, text) in enumerate(SNIPPETS) if place == folder and words in text)
+    return number
+
+
+def test_readme_snippet_with_the_published_optimizer_of_vim(pasted, shrink):
+    cfg = pasted[snippet('vim', 'layer_decay_scope')]
     decayed = cfg.optim_wrapper.optimizer.weight_decay
     for name, (scale, weight_decay, ndim) in settings(cfg, shrink).items():
         embedding = name.startswith(('backbone.patch_embed', 'backbone.pos_embed'))
@@ -129,8 +142,8 @@ def test_readme_snippet_with_the_published_optimizer_of_vim(readme_configs, shri
         assert weight_decay == (0 if ndim == 1 or name.endswith('.bias') else decayed), name
 
 
-def test_readme_snippet_with_the_published_optimizer_of_mambavision(readme_configs, shrink):
-    (cfg,) = [cfg for text, cfg in readme_configs.items() if 'DefaultOptimWrapperConstructor' in text]
+def test_readme_snippet_with_the_published_optimizer_of_mambavision(pasted, shrink):
+    cfg = pasted[snippet('mambavision', 'DefaultOptimWrapperConstructor')]
     decayed = cfg.optim_wrapper.optimizer.weight_decay
     for name, (scale, weight_decay, _) in settings(cfg, shrink).items():
         assert scale == 1, name

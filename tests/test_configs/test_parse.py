@@ -1,14 +1,13 @@
 """Every config reads, locally and through ``mmvim::``, and says what a recipe must say."""
 
 import re
-from pathlib import Path
 
 import pytest
+from checkout import CONFIGS
+from families import FAMILY_CASES, each
 from mmengine.registry import Registry
 
 import mmvim.registry
-
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 def walk(node, path=''):
@@ -37,7 +36,8 @@ def own_names() -> set[str]:
     for registry in registries:
         registry.import_from_location()
     names = {name for registry in registries for name in registry.module_dict}
-    assert {'Vim', 'MambaVision', 'LearningRateDecayOptimWrapperConstructor'} <= names
+    backbones = {case.backbone.__name__ for case in FAMILY_CASES.values()}
+    assert {*backbones, 'LearningRateDecayOptimWrapperConstructor'} <= names
     return names
 
 
@@ -154,26 +154,11 @@ def test_recipe(segmentor_recipe, load):
     assert cfg.tta_pipeline[-1]['type'] == 'TestTimeAug'
 
 
-PUBLISHED = {  # lr, weight decay, layer decay, batch: notes in the folders' READMEs
-    'vim/vim-tiny_upernet_4xb8-60k_ade20k-512x512.py': (2e-4, 0.1, 0.92, 32),
-    'vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py': (1e-4, 0.05, 0.95, 32),
-    'vim/vim-tiny_upernet_8xb2-160k_ade20k-512x512.py': (6e-5, 0.01, 1.0, 16),
-    'vim/vim-small_upernet_8xb2-160k_ade20k-512x512.py': (6e-5, 0.01, 1.0, 16),
-    'mambavision/mambavision-tiny_upernet_16xb1-amp-160k_ade20k-512x512.py': (5e-5, 0.01, 1.0, 16),
-    'mambavision/mambavision-small_upernet_8xb2-amp-160k_ade20k-512x512.py': (6e-5, 0.01, 1.0, 16),
-    'mambavision/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py': (5e-5, 0.01, 1.0, 16),
-    'mambavision/mambavision-large3_upernet_16xb1-160k_ade20k-640x640.py': (8e-5, 0.05, 1.0, 16),
-}
-
-
-@pytest.mark.parametrize('file', PUBLISHED)
-def test_published_figures(file, load):
-    cfg = load(file)
+@pytest.mark.parametrize(('family', 'file'), each('segmentors'))
+def test_published_figures(family, file, load):
+    cfg, figures = load(file), FAMILY_CASES[family].segmentors[file]
     optimizer = cfg.optim_wrapper.optimizer
     assert optimizer.type == 'AdamW' and optimizer.betas == (0.9, 0.999)
-    assert (
-        optimizer.lr,
-        optimizer.weight_decay,
-        cfg.optim_wrapper.paramwise_cfg.layer_decay_rate,
-        cfg.auto_scale_lr.base_batch_size,
-    ) == PUBLISHED[file]
+    assert (optimizer.lr, optimizer.weight_decay) == (figures.lr, figures.weight_decay)
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == figures.layer_decay
+    assert cfg.auto_scale_lr.base_batch_size == figures.batch

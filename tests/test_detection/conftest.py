@@ -1,12 +1,8 @@
 """Data, configs and tools for the tests of detectors; all of them need mmdet and the compiled operators of mmcv."""
 
-import functools
 from pathlib import Path
-from unittest import mock
 
-import mmengine
 import pytest
-from mmengine.config import Config
 
 import mmvim  # noqa: F401  makes `mmdet::` bases and mmvim's types known
 from scenes import DemoSceneParams, write_demo_scenes
@@ -15,26 +11,7 @@ pytest.importorskip('mmdet', reason='mmdet is not installed')
 pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
 
 import small_detectors as small
-
-_read_once = functools.cache(mmengine.load)
-
-
-@pytest.fixture(autouse=True)
-def quick_runners(monkeypatch):
-    """Write configs unformatted: formatting takes longer than the step."""
-    monkeypatch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
-
-
-@functools.cache
-def _load(file: str) -> Config:
-    with mock.patch('mmengine.config.utils.load', _read_once):  # mmdet's metafiles, for each `mmdet::`
-        return Config.fromfile(small.ROOT / 'configs' / file)
-
-
-@pytest.fixture(scope='session')
-def load():
-    """Read a config by its path below ``configs/``; the caller owns the copy."""
-    return lambda file: Config(_load(file).to_dict())
+from checkout import load_tool
 
 
 @pytest.fixture(scope='session')
@@ -56,12 +33,12 @@ def real_coco() -> Path:
 
 @pytest.fixture(scope='session')
 def train():
-    return small.load_tool('train.py')
+    return load_tool('train.py')
 
 
 @pytest.fixture(scope='session')
 def evaluate():
-    return small.load_tool('test.py')
+    return load_tool('test.py')
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import small_detectors as small
+from checkout import ROOT
 from mmengine.runner import Runner
 
 from scenes.classes import coco_categories
@@ -175,7 +176,7 @@ def test_no_data_at_the_recipes_own_place(train, capsys, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        cli.run_tool(lambda: train.main([str(small.ROOT / 'configs/vitdet_vim_t_coco.py')]))
+        cli.run_tool(lambda: train.main([str(ROOT / 'configs/vitdet_vim_t_coco.py')]))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
     assert 'data/coco/train2017/ does not exist' in line and 'train_dataloader.dataset.data_root=PATH' in line
     assert list(tmp_path.iterdir()) == []

@@ -7,20 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import box_detectors
+from families import narrow_backbone
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from small_detectors import RATIO
 
-VITDET = [
-    f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py'
-    for size in ('tiny', 'small', 'base')
-    for head in ('mask-rcnn', 'cascade-mask-rcnn')
-]
-HIERARCHICAL = [
-    f'mambavision/mambavision-{size}_{head}_8xb2-amp-{epochs}x_coco.py'
-    for size in ('tiny', 'small', 'base')
-    for head, epochs in (('mask-rcnn', 1), ('cascade-mask-rcnn', 3))
-]
+VITDET = [f'vim/vim-tiny_vitdet-{head}_4xb16-amp-lsj-100e_coco.py' for head in ('mask-rcnn', 'cascade-mask-rcnn')]
+HIERARCHICAL = 'mambavision/mambavision-tiny_cascade-mask-rcnn_8xb2-amp-3x_coco.py'
 PANOPTIC = 'mambavision/mambavision-tiny_mask2former_8xb2-lsj-50e_coco-panoptic.py'
 STATE = ('A_log', 'A_b_log', 'D', 'D_b')
 
@@ -33,7 +28,7 @@ def gradients_reach(model) -> set[str]:
     return reached
 
 
-@pytest.mark.parametrize('file', [*VITDET, *HIERARCHICAL])
+@pytest.mark.parametrize('file', box_detectors())
 def test_one_step(file, load, shrink):
     runner = Runner.from_cfg(shrink(load(file)))
     reached = gradients_reach(runner.model)
@@ -58,7 +53,7 @@ def parameter_groups(cfg):
     return {name: (*of[id(p)], p.ndim) for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize('file', VITDET[:2])
+@pytest.mark.parametrize('file', VITDET)
 def test_every_block_learns_at_its_own_rate(file, load, shrink):
     cfg = shrink(load(file))
     scales, blocks = parameter_groups(cfg), 24
@@ -76,7 +71,7 @@ def test_every_block_learns_at_its_own_rate(file, load, shrink):
     }
 
 
-@pytest.mark.parametrize('file', [VITDET[1], HIERARCHICAL[1], PANOPTIC])
+@pytest.mark.parametrize('file', [VITDET[1], HIERARCHICAL, PANOPTIC])
 def test_what_decays(file, load, shrink):
     cfg = load(file)
     if file == PANOPTIC:
@@ -108,9 +103,7 @@ def test_the_groups_are_printed(load, shrink):
 
 def narrow_mask2former(model):
     """Make Mask2Former small: 32 channels, two layers of each kind, eight queries."""
-    from small_detectors import narrow_backbone
-
-    channels = narrow_backbone(model.backbone)
+    channels = narrow_backbone(model.backbone, RATIO)
     head = model.panoptic_head
     head.update(
         in_channels=channels,

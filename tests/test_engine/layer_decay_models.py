@@ -10,13 +10,6 @@ from torch import nn
 
 LR, WD = 1e-3, 0.1
 CONSTRUCTOR = 'mmvim.LearningRateDecayOptimWrapperConstructor'
-VIM = {
-    'type': 'mmvim.Vim',
-    'arch': {'embed_dims': 8, 'depth': 3, 'd_state': 2},
-    'img_size': 32,
-    'cls_token': 'middle',
-    'final_norm': True,
-}
 MAMBA_VISION = {
     'type': 'mmvim.MambaVision',
     'arch': {'depths': (1, 1, 2, 2), 'dim': 4, 'in_dim': 4, 'num_heads': (1, 1, 2, 2), 'layer_scale': 1e-5},

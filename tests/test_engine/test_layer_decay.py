@@ -1,10 +1,9 @@
 """Learning-rate scales that the constructor gives to each parameter, by its depth in the backbone."""
 
-import copy
-
 import pytest
 import torch
-from layer_decay_models import LR, MAMBA_VISION, VIM, Backbone, Segmentor, build, settings
+from families import FAMILY_CASES, each
+from layer_decay_models import LR, MAMBA_VISION, Backbone, Segmentor, build, settings
 from mmengine.config import Config
 from mmengine.optim import LinearLR
 from mmengine.registry import DefaultScope
@@ -87,10 +86,10 @@ def test_impossible_depth():
         build(model, layer_decay_rate=0.9)
 
 
-@pytest.mark.parametrize('cfg', [VIM, MAMBA_VISION], ids=lambda cfg: cfg['type'])
-def test_backbones_of_mmvim(cfg):
-    backbone = MODELS.build(copy.deepcopy(cfg))
-    blocks = backbone.layers if cfg is VIM else [b for level in backbone.levels for b in level.blocks]
+@pytest.mark.parametrize(('family', 'variant'), each('variants'))
+def test_backbones_of_mmvim(family, variant):
+    backbone = FAMILY_CASES[family].build(variant)
+    blocks = FAMILY_CASES[family].blocks(backbone)
     got = settings(Segmentor(backbone), layer_decay_rate=0.5)
     deepest = len(blocks) + 1
     for depth, block in enumerate(blocks, start=1):

@@ -2,30 +2,18 @@
 
 import pytest
 import torch
+from families import FAMILY_CASES
 from torch import nn
 
 from mmvim.models.layers.window_attention import WindowAttention, merge_windows, split_windows
 from mmvim.registry import MODELS
 
+MIXERS = [(family, number) for family, case in FAMILY_CASES.items() for number in range(len(case.mixers))]
 
-@pytest.mark.parametrize(
-    'cfg',
-    [
-        {'type': 'mmvim.VimMixer', 'embed_dims': 12},
-        {
-            'type': 'mmvim.VimMixer',
-            'embed_dims': 12,
-            'd_state': 4,
-            'd_conv': 3,
-            'expand': 1,
-            'dt_rank': 5,
-            'if_divide_out': False,
-        },
-        {'type': 'mmvim.MambaVisionMixer', 'embed_dims': 12},
-    ],
-)
-def test_token_mixers_keep_the_shape_and_train(cfg):
-    mixer = MODELS.build(cfg)
+
+@pytest.mark.parametrize(('family', 'number'), MIXERS)
+def test_token_mixers_keep_the_shape_and_train(family, number):
+    mixer = MODELS.build(dict(FAMILY_CASES[family].mixers[number]))
     x = torch.randn(2, 7, 12, requires_grad=True)
     y = mixer(x)
     assert y.shape == x.shape

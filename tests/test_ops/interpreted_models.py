@@ -2,25 +2,16 @@
 
 import pytest
 import torch
+from families import FAMILY_CASES
 
-from mmvim.models.backbones import MambaVision, Vim
 from mmvim.ops.backends import ENV
 
 
-def small_model(name):
-    torch.manual_seed(0)
-    if name == 'Vim':
-        return Vim(arch={'embed_dims': 16, 'depth': 1}, img_size=32, out_indices=(0,))
-    return MambaVision(
-        arch={'depths': (1, 1, 2, 2), 'dim': 16, 'in_dim': 8, 'num_heads': (1, 1, 1, 1), 'window_sizes': (8, 8, 2, 2)}
-    )
-
-
-@pytest.mark.parametrize('name', ['Vim', 'MambaVision'])
-def test_compile_without_graph_breaks(name, monkeypatch):
+@pytest.mark.parametrize('family', FAMILY_CASES)
+def test_compile_without_graph_breaks(family, monkeypatch):
     """Fullgraph raises at the first graph break; what is compiled computes what PyTorch's scan does, gradients too."""
     monkeypatch.undo()  # torch.compile cannot trace the memory's poisoning
-    model, picture = small_model(name).eval(), torch.randn(1, 3, 32, 32)
+    model, picture = FAMILY_CASES[family].build_tiny().eval(), torch.randn(1, 3, 32, 32)
     found = []
     for backend in ('torch', 'triton'):
         monkeypatch.setenv(ENV, backend)

@@ -1,6 +1,5 @@
 """The Triton kernels on a GPU: ``pytest -m gpu``."""
 
-import copy
 import os
 import shutil
 import subprocess
@@ -186,76 +185,6 @@ def test_norm_and_convolution():
         found.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-3)
-
-
-@pytest.fixture
-def full_float32(monkeypatch):
-    """Convolutions and products of matrices in float32 as such, not in TensorFloat-32."""
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, 'allow_tf32', False)
-
-
-def small_models():
-    from mmvim.models.backbones import MambaVision, Vim
-
-    yield Vim(arch={'embed_dims': 64, 'depth': 3}, img_size=64, out_indices=(0, 2))
-    yield MambaVision(arch={'depths': (1, 1, 2, 2), 'dim': 32, 'in_dim': 16, 'num_heads': (1, 2, 4, 8)})
-
-
-@pytest.mark.parametrize('number', [0, 1], ids=['Vim', 'MambaVision'])
-def test_models_on_cpu_and_gpu_agree(number, full_float32):
-    torch.manual_seed(0)
-    model = list(small_models())[number].eval()
-    picture = torch.randn(2, 3, 70, 90)
-    expected = model(picture)
-    found = copy.deepcopy(model).cuda()(picture.cuda())
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a.cpu(), b, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize('number', [0, 1], ids=['Vim', 'MambaVision'])
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_models_compile_and_train_under_autocast(number, dtype):
-    torch.manual_seed(0)
-    model = list(small_models())[number].cuda().train()
-    compiled = torch.compile(model, fullgraph=True)
-    picture = torch.randn(2, 3, 64, 64, device='cuda')
-    with torch.autocast('cuda', dtype=dtype):
-        loss = sum(y.float().square().mean() for y in compiled(picture))
-    loss.backward()
-    assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize('number', [0, 1], ids=['Vim', 'MambaVision'])
-def test_data_parallel_step_under_autocast(number, tmp_path):
-    """DistributedDataParallel (of one process) with autocast and a gradient scaler: the gradients of the bare model."""
-    from torch import distributed
-
-    torch.manual_seed(0)
-    model = list(small_models())[number].cuda().train()
-    twin = copy.deepcopy(model)
-    picture = torch.randn(2, 3, 64, 64, device='cuda')
-    backend = 'nccl' if distributed.is_nccl_available() else 'gloo'
-    distributed.init_process_group(
-        backend, store=distributed.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1
-    )
-    try:
-        parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=[0], find_unused_parameters=True)
-        for run, own in ((parallel, model), (twin, twin)):
-            torch.manual_seed(1)
-            scaler = torch.amp.GradScaler('cuda', init_scale=256.0)
-            optimizer = torch.optim.SGD(own.parameters(), lr=0.0)
-            with torch.autocast('cuda', dtype=torch.float16):
-                loss = sum(y.float().square().mean() for y in run(picture))
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            assert scaler.get_scale() == 256.0  # no gradient overflowed
-    finally:
-        distributed.destroy_process_group()
-    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
-        if b.grad is not None:
-            torch.testing.assert_close(a.grad, b.grad, rtol=1e-2, atol=1e-3 * b.grad.abs().max().item(), msg=name)
 
 
 def test_compute_sanitizer():

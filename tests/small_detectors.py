@@ -1,16 +1,14 @@
 """Detection configs made small, and data in COCO's layout to run them on."""
 
 import copy
-import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
+from checkout import ROOT
+from families import narrow_backbone
+from family_cases.base import scaled
 from mmengine.config import Config
 
-from mmvim.models import MambaVision, Vim
-
-ROOT = Path(__file__).resolve().parents[2]
 RATIO = 1 / 8  # of the recipes' sizes of pictures and windows
 PARTS = ('train', 'val', 'test')
 TRAIN = 'annotations/instances_train2017.json'
@@ -28,21 +26,6 @@ def coco_mini() -> Path | None:
     return next((folder for folder in found if (folder / 'annotations/instances_train2017.json').is_file()), None)
 
 
-def load_tool(name: str):
-    """The module of a tool, by its path below ``tools``."""
-    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).stem}', ROOT / 'tools' / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def scaled(size: int | float | Sequence, ratio: float = RATIO):
-    """A size, a pair or a list of pairs, times `ratio`."""
-    if isinstance(size, (int, float)):
-        return max(1, round(size * ratio))
-    return type(size)(scaled(side, ratio) for side in size)
-
-
 def scale_pipeline(node: object, ratio: float = RATIO) -> None:
     """Scale the sizes in a pipeline, in place."""
     if isinstance(node, dict):
@@ -55,23 +38,9 @@ def scale_pipeline(node: object, ratio: float = RATIO) -> None:
             scale_pipeline(item, ratio)
 
 
-def narrow_backbone(backbone: dict, shallow: bool = False) -> list[int]:
-    """Make a named backbone of mmvim narrow, outputs and switches as they are; returns its outputs' channels."""
-    if backbone['type'] == 'mmvim.Vim':
-        depth = 2 if shallow else Vim.arch_zoo[backbone['arch']]['depth']
-        arch = {'embed_dims': 16, 'depth': depth, 'd_state': 4}
-        backbone.update(arch=arch, img_size=scaled(backbone['img_size']))
-        return [16]
-    arch = {**MambaVision.arch_zoo[backbone['arch']], 'dim': 8, 'in_dim': 8, 'num_heads': (1, 1, 2, 4)}
-    if shallow:
-        arch['depths'] = (1, 1, 2, 2)
-    backbone.update(arch=arch, window_sizes=scaled(backbone['window_sizes']))
-    return [8, 16, 32, 64]
-
-
 def narrow(model: dict, shallow: bool) -> None:
     """Make a two-stage detector narrow; types and losses stay, and depths too unless `shallow`."""
-    channels = narrow_backbone(model['backbone'], shallow)
+    channels = narrow_backbone(model['backbone'], RATIO, shallow)
     model['neck'].update(in_channels=channels[0] if len(channels) == 1 else channels, out_channels=16)
     model['rpn_head'].update(in_channels=16, feat_channels=16)
     model['rpn_head']['anchor_generator']['scales'] = [2]
@@ -101,7 +70,7 @@ def shrink(cfg: Config, data_root: Path, work_dir: Path, train: int = 2, val: in
     narrow(cfg.model, shallow)
     divisor = cfg.model.data_preprocessor.pad_size_divisor
     if divisor > 32:
-        cfg.model.data_preprocessor.pad_size_divisor = scaled(divisor)
+        cfg.model.data_preprocessor.pad_size_divisor = scaled(divisor, RATIO)
     for part in PARTS:
         loader = cfg[f'{part}_dataloader']
         loader.update(num_workers=0, persistent_workers=False, batch_size=min(loader.batch_size, 2))

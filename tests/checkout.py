@@ -1,0 +1,70 @@
+"""The checkout that is tested: its folders, its configs and its tools."""
+
+import copy
+import functools
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import mmengine
+from families import FAMILY_CASES
+from mmengine.config import Config
+
+import mmvim  # noqa: F401  (makes `mmseg::`, `mmdet::` and `mmvim::` bases resolve)
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / 'configs'
+
+
+def config_files() -> list[str]:
+    """Every config, relative to ``configs/``; ``_base_`` holds parts of configs, not configs."""
+    return sorted(str(f.relative_to(CONFIGS)) for f in CONFIGS.rglob('*.py') if '_base_' not in f.parts)
+
+
+def full_named(files: list[str]) -> list[str]:
+    """Those in folders; the others are one-line entries to them."""
+    return [f for f in files if os.sep in f]
+
+
+def is_classifier(file: str) -> bool:
+    """Configs of MMPreTrain's classifiers have ImageNet-1k in their name."""
+    return file.endswith('_in1k.py')
+
+
+def is_detector(file: str) -> bool:
+    """Configs of detectors have COCO in their name or their folder's."""
+    return '_coco' in file
+
+
+def recipes() -> list[str]:
+    """The published recipes of segmentors and detectors: those in the families' folders."""
+    return [f for f in full_named(config_files()) if f.split(os.sep)[0] in FAMILY_CASES and not is_classifier(f)]
+
+
+def box_detectors() -> list[str]:
+    """Those of detectors that predict boxes and masks."""
+    return [f for f in recipes() if is_detector(f) and 'panoptic' not in f]
+
+
+_read_once = functools.cache(mmengine.load)
+
+
+@functools.cache
+def _load(file: str) -> Config:
+    with mock.patch('mmengine.config.utils.load', _read_once):  # MMSegmentation's fifty metafiles, for each `mmseg::`
+        return Config.fromfile(CONFIGS / file)
+
+
+def load_config(file: str) -> Config:
+    """Read a config by its path below ``configs/``; the caller owns the copy."""
+    return copy.deepcopy(_load(file))
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import a tool by its path below ``tools/``."""
+    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).stem}', ROOT / 'tools' / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
