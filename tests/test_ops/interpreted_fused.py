@@ -3,31 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import randn
+from helpers import randn, worst_errors
 
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
-
-
-def errors(function, reference, inputs, dtypes):
-    """Differences of outputs and gradients from float64, relative to the largest value."""
-    found = []
-    for run, kinds in ((reference, [torch.float64] * len(inputs)), (function, dtypes)):
-        leaves = [
-            None if x is None else x.to(rounded).to(kind).requires_grad_()
-            for x, rounded, kind in zip(inputs, dtypes, kinds, strict=True)
-        ]
-        outputs = run(*leaves)
-        loss = sum((y.double() * randn(*y.shape, seed=i)).sum() for i, y in enumerate(outputs))
-        found.append([*outputs, *torch.autograd.grad(loss, [x for x in leaves if x is not None])])
-    return [((b.double() - a).abs().max() / a.abs().max()).item() for a, b in zip(*found, strict=True)]
 
 
 @pytest.mark.parametrize(('shape', 'with_residual'), [((5, 3, 12), True), ((1, 2, 40), False), ((70, 16), True)])
 def test_rms_norm(shape, with_residual):
     inputs = randn(*shape), randn(*shape, seed=1) if with_residual else None, randn(shape[-1], seed=2)
     outputs = slice(None) if with_residual else slice(0, 1)
-    found = errors(
+    found = worst_errors(
         lambda *x: add_rms_norm(*x, 1e-5, 'triton')[outputs],
         lambda *x: add_rms_norm_reference(*x, 1e-5)[outputs],
         inputs,
@@ -38,7 +24,7 @@ def test_rms_norm(shape, with_residual):
 
 def test_rms_norm_with_a_wide_stream():
     inputs = randn(4, 24), randn(4, 24, seed=1), randn(24, seed=2)
-    found = errors(
+    found = worst_errors(
         lambda *x: add_rms_norm(*x, 1e-5, 'triton'),
         lambda *x: add_rms_norm_reference(*x, 1e-5),
         inputs,
@@ -73,7 +59,7 @@ def test_convolution(left, taps, bias, length):
         return (conv1d_silu(x, weight, shift, left, backend='triton'),)
 
     inputs = [randn(2, length, 70)[..., :35], randn(len(left), 35, taps), randn(len(left), 35) if bias else None]
-    assert max(errors(ours, definition, inputs, [torch.float32] * 3)) < 2e-6
+    assert max(worst_errors(ours, definition, inputs, [torch.float32] * 3)) < 2e-6
 
 
 @pytest.mark.parametrize('name', ['rms_norm_fwd', 'conv_silu_fwd'])

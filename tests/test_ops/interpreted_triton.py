@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from triton_cases import CASES, LONG, Case, worst_errors
+from triton_cases import CASES, LONG, Case, errors_of
 
 from mmvim.ops import selective_scan
 from mmvim.ops.selective_scan.arguments import single_path
@@ -16,7 +16,7 @@ def assert_close(errors, tolerance):
 
 @pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 def test_against_the_definition(case):
-    assert_close(worst_errors(case, torch.float32), 2e-6)
+    assert_close(errors_of(case, torch.float32), 2e-6)
 
 
 @pytest.mark.parametrize('case', LONG, ids=lambda case: case.name)
@@ -25,14 +25,14 @@ def test_segments(case, monkeypatch):
     counts = []
     segments = sizes.Sizes.segments
     monkeypatch.setattr(sizes.Sizes, 'segments', lambda *a: counts.append(segments(*a)) or counts[-1])
-    assert_close(worst_errors(case, torch.float32), 2e-6)
+    assert_close(errors_of(case, torch.float32), 2e-6)
     assert all(count > 1 for count, _ in counts) and len(counts) == 2
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
 def test_half_precision(dtype, tolerance):
-    assert_close(worst_errors(CASES[7], dtype), tolerance)
-    assert_close(worst_errors(CASES[4], dtype, out_dtype=torch.float32), tolerance)
+    assert_close(errors_of(CASES[7], dtype), tolerance)
+    assert_close(errors_of(CASES[4], dtype, out_dtype=torch.float32), tolerance)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_block_sizes_of_long_rows(d_state, dtype, channels, steps, monkeypatch):
     monkeypatch.setattr(sizes.Sizes, 'blocks', lambda self, kernel: blocks_for(kernel, d_state, 1024, dtype, 90))
     blocks = blocks_for('backward', d_state, 1024, dtype, 90)
     assert (blocks.block_d, blocks.steps) == (channels, steps)
-    assert_close(worst_errors(Case('wide', 1, 70, 7, d_state, groups=2, reverse=True), torch.float32), 2e-6)
+    assert_close(errors_of(Case('wide', 1, 70, 7, d_state, groups=2, reverse=True), torch.float32), 2e-6)
 
 
 def test_equal_bits_each_time():

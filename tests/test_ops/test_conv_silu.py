@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import KINDS, randn
+from helpers import BACKENDS, KINDS, randn, worst_errors
 
 from mmvim.ops.conv_silu import conv1d_silu
 
@@ -36,20 +36,16 @@ def test_output_and_gradients(batch, length, dim, taps, left, biased, strided, b
         randn(len(left), dim, taps),
         randn(len(left), dim) if biased else None,
     ]
-    grad = randn(batch, len(left), length, dim, seed=1)
-    found = []
-    for function, kind in ((definition, torch.float64), (conv1d_silu, dtype)):
-        leaves = [None if x is None else x.to(kind).requires_grad_() for x in inputs]
-        x = leaves[0].chunk(2, dim=-1)[0] if strided else leaves[0]
-        more = {'backend': backend} if function is conv1d_silu else {}
-        y = function(x, *leaves[1:], left, **more)
-        found.append([y, *torch.autograd.grad(y, [x for x in leaves if x is not None], grad.to(kind))])
-    for expected, got in zip(*found, strict=True):
-        assert got.shape == expected.shape and got.dtype == dtype
-        assert (got - expected).abs().max() < tolerance * expected.abs().max()
+
+    def run(function, **more):
+        return lambda x, w, b=None: function(x.chunk(2, dim=-1)[0] if strided else x, w, b, left, **more)
+
+    ours = run(conv1d_silu, backend=backend)
+    assert ours(*(None if x is None else x.to(dtype) for x in inputs)).dtype == dtype
+    assert max(worst_errors(ours, run(definition), inputs, [dtype] * 3)) < tolerance
 
 
-@pytest.mark.parametrize('backend', ['torch', 'auto'])
+@BACKENDS
 def test_half_precision_and_autocast(backend):
     x, weight, bias = randn(2, 9, 24).float(), randn(2, 24, 4).float(), randn(2, 24).float()
     expected = conv1d_silu(x, weight, bias, (3, 0), backend='torch')

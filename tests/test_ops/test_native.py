@@ -5,16 +5,16 @@ The grids of shapes and paths are in test_selective_scan.py and test_paths.py.
 
 import pytest
 import torch
-from helpers import compare, randn
+from helpers import TOLERANCES, compare, inputs_of, path_inputs_of, randn, scan_of, scan_paths_of
 
-from mmvim.ops import backends, scan_paths, selective_scan, selective_scan_paths
+from mmvim.ops import backends, scan_paths, selective_scan
 from mmvim.ops.selective_scan.arguments import single_path
 from mmvim.ops.selective_scan.operators import BACKENDS
 
 _usable, _reason = backends()['native']
 pytestmark = pytest.mark.skipif(not _usable, reason=f'native: {_reason}')
 
-TOLERANCE = 5e-6  # of the largest value: float32 against float64
+TOLERANCE = TOLERANCES[torch.float32]
 
 
 @pytest.fixture(params=[1, 2, 16])
@@ -33,26 +33,8 @@ def threads(request):
 @pytest.mark.parametrize('optional', [False, True], ids=['plain', 'all'])
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_one_path(batch, dim, length, d_state, groups, optional, reverse, threads):
-    def scan(u, delta, A, B, C, D, z, bias, state, backend):
-        return selective_scan(
-            u, delta, -A.exp(), B, C, D, z, bias, True, True, reverse=reverse, initial_state=state, backend=backend
-        )
-
-    extra = (randn(dim), randn(batch, dim, length), randn(dim), randn(batch, dim, d_state)) if optional else (None,) * 4
-    compare(
-        scan,
-        (
-            randn(batch, dim, length),
-            randn(batch, dim, length, seed=1),
-            randn(dim, d_state) * 0.3,
-            randn(batch, groups, d_state, length),
-            randn(batch, groups, d_state, length, seed=2),
-            *extra,
-        ),
-        'native',
-        torch.float32,
-        TOLERANCE,
-    )
+    inputs = inputs_of(batch, dim, length, d_state, groups, optional)
+    compare(scan_of(reverse), inputs, 'native', torch.float32, TOLERANCE)
 
 
 @pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',)], ids=['all', 'u'])
@@ -62,29 +44,9 @@ def test_one_path(batch, dim, length, d_state, groups, optional, reverse, thread
 def test_four_paths(follow, combine, shared, gated, threads):
     height, width, batch, dim, d_state = 13, 31, 1, 20, 5
     orders = scan_paths(('row', 'col', 'row_reverse', 'col_reverse'), height, width)
-    k, length = () if shared else (4,), height * width
-
-    def scan(u, delta, A, B, C, D, z, bias, backend):
-        return selective_scan_paths(
-            u, delta, -A.exp(), B, C, D, z, bias, True, paths=orders, follow=follow, combine=combine, backend=backend
-        )
-
-    compare(
-        scan,
-        (
-            randn(batch, *k, dim, length),
-            randn(batch, *k, dim, length, seed=1),
-            randn(*k, dim, d_state) * 0.3,
-            randn(batch, *k, d_state, length),
-            randn(batch, *k, d_state, length, seed=2),
-            randn(*k, dim),
-            randn(batch, dim, length, seed=3) if gated else None,
-            randn(*k, dim),
-        ),
-        'native',
-        torch.float32,
-        TOLERANCE,
-    )
+    scan = scan_paths_of(paths=orders, follow=follow, combine=combine)
+    inputs = path_inputs_of(batch, () if shared else (4,), dim, height * width, d_state, gated)
+    compare(scan, inputs, 'native', torch.float32, TOLERANCE)
 
 
 def test_channels_last_views_and_half_precision():
@@ -116,39 +78,13 @@ def test_bfloat16_is_rounded_as_pytorch_rounds():
 
 
 def test_equal_bits_each_time_for_one_number_of_threads(threads):
-    inputs = [
-        x.float().requires_grad_()
-        for x in (
-            randn(1, 20, 400),
-            randn(1, 20, 400, seed=1),
-            randn(20, 16),
-            randn(1, 16, 400),
-            randn(1, 16, 400, seed=1),
-        )
-    ]
+    inputs = [x.float().requires_grad_() for x in inputs_of(1, 20, 400, 16, 1, False)[:5]]
     results = []
     for _ in range(3):
-        out = selective_scan(*inputs[:2], -inputs[2].exp(), *inputs[3:], delta_softplus=True, backend='native')
+        out = scan_of(last=False)(*inputs, backend='native')
         results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     for again in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True))
-
-
-def test_extremes():
-    """Decays that under- and overflow, as the definition in float32 has them."""
-    u, ones = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
-    for delta, decay in ((0.0, -1.0), (1e30, -1e30), (1e-30, -1e-30), (1.0, -104.0), (1.0, -87.5), (1.0, 60.0)):
-        arguments = (u, u * delta, torch.full((1, 1), decay), ones, ones)
-        torch.testing.assert_close(
-            selective_scan(*arguments, backend='native'),
-            selective_scan(*arguments, backend='reference'),
-            rtol=1e-5,
-            atol=1e-37,
-        )
-    spoilt = selective_scan(
-        torch.tensor([[[1.0, float('nan'), 1.0]]]), u, -ones[0, :, :1], ones, ones, backend='native'
-    )
-    assert spoilt.isnan().tolist() == [[[False, True, True]]]
 
 
 def test_softplus_to_the_last_place():

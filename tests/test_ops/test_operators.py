@@ -2,21 +2,18 @@
 
 import pytest
 import torch
-from helpers import randn
+from helpers import BACKENDS, HERE, randn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvim.ops import backends, selective_scan, selective_scan_paths
+from mmvim.ops import selective_scan, selective_scan_paths
 from mmvim.ops.conv_silu import conv1d_silu
-from mmvim.ops.conv_silu.operators import BACKENDS as CONV_BACKENDS
+from mmvim.ops.conv_silu.operators import BACKENDS as CONVOLUTIONS
 from mmvim.ops.selective_scan.arguments import several_paths, single_path
-from mmvim.ops.selective_scan.operators import BACKENDS
+from mmvim.ops.selective_scan.operators import BACKENDS as SCANS
 from mmvim.ops.triton_host.device import interpreting
 
 OPS = torch.ops.mmvim
-# Where Triton interprets its kernels, in a process of its own (test_triton.py), these; else the others.
-HERE = ['triton'] if interpreting() else [name for name in ('torch', 'native') if backends()[name][0]]
-BACKEND = pytest.mark.parametrize('backend', HERE)
 
 
 @pytest.fixture
@@ -62,7 +59,7 @@ def path_arguments(channels_last, shared, stack, dtype=torch.float32, gated=True
     return several_paths(u, delta, -A.exp(), B, C, D, z, bias, True, paths, follow, combine, None)
 
 
-@BACKEND
+@BACKENDS
 @pytest.mark.parametrize('save', [False, True])
 def test_opcheck_scan(backend, save, unpoisoned):
     args = scan_arguments()
@@ -71,7 +68,7 @@ def test_opcheck_scan(backend, save, unpoisoned):
     torch.library.opcheck(OPS.selective_scan_fwd.default, (*args, save, backend))
 
 
-@BACKEND
+@BACKENDS
 def test_opcheck_scan_backward(backend, unpoisoned):
     args = scan_arguments()
     args = args._replace(**{name: x.detach() for name, x in args.tensors().items()})
@@ -83,7 +80,7 @@ def test_opcheck_scan_backward(backend, unpoisoned):
     )
 
 
-@BACKEND
+@BACKENDS
 def test_opcheck_conv(backend, unpoisoned):
     x, weight, bias = (x.float().requires_grad_() for x in (randn(2, 9, 24), randn(2, 24, 4), randn(2, 24)))
     torch.library.opcheck(OPS.conv_silu_fwd.default, (x, weight, bias, [3, 0], backend))
@@ -117,11 +114,11 @@ def test_all_backends_lay_results_out_alike(channels_last, shared, stack, dtype,
     assert all(other == found[0] for other in found)
 
 
-@BACKEND
+@BACKENDS
 @pytest.mark.parametrize('gated', [False, True])
 def test_what_is_saved_has_the_size_that_the_backend_says(backend, gated):
     for args in (scan_arguments(gated=gated), path_arguments(True, False, True, gated=gated)):
-        size = BACKENDS[backend].implementation.saved_size(args)
+        size = SCANS[backend].implementation.saved_size(args)
         with torch.no_grad():
             assert OPS.selective_scan_fwd(*args, True, backend)[2].shape == (size,)
             assert OPS.selective_scan_fwd(*args, False, backend)[2].shape == (0,)
@@ -165,7 +162,7 @@ def block_inputs():
 def served(monkeypatch):
     """The backends that ran, forward, by op."""
     ran = set()
-    for op, registered in (('scan', BACKENDS), ('conv', CONV_BACKENDS)):
+    for op, registered in (('scan', SCANS), ('conv', CONVOLUTIONS)):
         for name in HERE:
             found = registered[name]
 
@@ -211,7 +208,7 @@ def test_an_exported_program_can_be_trained_all_the_same(backend, monkeypatch):
         torch.testing.assert_close(gradients[name].grad, parameter.grad)
 
 
-@BACKEND
+@BACKENDS
 @pytest.mark.parametrize('out_dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('gated', [False, True])
@@ -232,8 +229,8 @@ def test_the_last_state_alone_has_gradients(backend, dtype, out_dtype, gated):
 
 def test_a_graph_names_a_backend_only_if_the_call_does(monkeypatch):
     monkeypatch.setenv('MMVIM_SCAN_BACKEND', HERE[0])
-    assert BACKENDS.in_graph(None) == BACKENDS.in_graph('auto') == 'auto'
-    assert BACKENDS.in_graph(HERE[0]) == HERE[0]
+    assert SCANS.in_graph(None) == SCANS.in_graph('auto') == 'auto'
+    assert SCANS.in_graph(HERE[0]) == HERE[0]
 
 
 def test_the_convolution_of_nothing():
@@ -243,7 +240,7 @@ def test_the_convolution_of_nothing():
     assert torch.equal(torch.autograd.grad(y.sum(), weight)[0], torch.zeros(1, 4, 3))
 
 
-@BACKEND
+@BACKENDS
 def test_compile_without_graph_breaks(backend):
     model = Block(backend)
     inputs = [x.requires_grad_() for x in block_inputs()]
@@ -270,7 +267,7 @@ def test_the_environment_decides_for_every_op_and_what_an_op_lacks_it_leaves_to_
     del Backends._ops['op of this test']
 
 
-@BACKEND
+@BACKENDS
 def test_flops_are_counted(backend):
     inputs = randn(2, 6, 5), randn(2, 6, 5), randn(6, 3), randn(2, 3, 5), randn(2, 3, 5), randn(6), randn(2, 6, 5)
     inputs = [x.float().requires_grad_() for x in inputs]
@@ -290,7 +287,7 @@ def test_flops_are_counted(backend):
         assert counter.get_total_flops() == flops
 
 
-@BACKEND
+@BACKENDS
 def test_double_backward_raises(backend):
     u = randn(1, 4, 6).float().requires_grad_()
     A, B, C = (x.float() for x in (-randn(4, 3), randn(1, 3, 6), randn(1, 3, 6)))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import KINDS, compare, randn
-from test_scan_paths import raster
+from helpers import DEFINED, KINDS, compare, path_inputs_of, randn, scan_paths_of
+from orders_by_hand import raster
 
 from mmvim.ops import cross_scan, selective_scan, selective_scan_paths
 
@@ -34,36 +34,8 @@ def orders(kind):
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
 @KINDS
 def test_against_the_definition(kind, follow, combine, shared, backend, dtype, tolerance):
-    k = () if shared else (len(PATHS[kind]),)
-    batch, dim, d_state = 2, 6, 3
-
-    def scan(u, delta, A, B, C, D, z, bias, backend):
-        return selective_scan_paths(
-            u,
-            delta,
-            -A.exp(),
-            B,
-            C,
-            D,
-            z,
-            bias,
-            True,
-            paths=PATHS[kind],
-            follow=follow,
-            combine=combine,
-            backend=backend,
-        )
-
-    inputs = (
-        randn(batch, *k, dim, LENGTH),
-        randn(batch, *k, dim, LENGTH, seed=1),
-        randn(*k, dim, d_state) * 0.3,
-        randn(batch, *k, d_state, LENGTH),
-        randn(batch, *k, d_state, LENGTH, seed=2),
-        randn(*k, dim),
-        randn(batch, dim, LENGTH, seed=3),
-        randn(*k, dim, seed=4),
-    )
+    scan = scan_paths_of(paths=PATHS[kind], follow=follow, combine=combine)
+    inputs = path_inputs_of(2, () if shared else (len(PATHS[kind]),), 6, LENGTH, 3)
     compare(scan, inputs, backend, dtype, tolerance)
 
 
@@ -72,10 +44,6 @@ def test_against_the_definition(kind, follow, combine, shared, backend, dtype, t
 @KINDS
 def test_groups_of_several_paths(kind, shared, backend, dtype, tolerance):
     k, count = (1 if shared else len(PATHS[kind])), 2
-
-    def scan(u, delta, A, B, C, backend):
-        return selective_scan_paths(u, delta, -A.exp(), B, C, paths=PATHS[kind], backend=backend)
-
     inputs = (
         randn(2, 6, LENGTH),
         randn(2, 6, LENGTH, seed=1).abs(),
@@ -83,17 +51,13 @@ def test_groups_of_several_paths(kind, shared, backend, dtype, tolerance):
         randn(2, k, count, 3, LENGTH),
         randn(2, k, count, 3, LENGTH, seed=2),
     )
-    compare(scan, inputs, backend, dtype, tolerance)
+    compare(scan_paths_of(paths=PATHS[kind]), inputs, backend, dtype, tolerance)
 
 
 @KINDS
 def test_a_map_of_other_strides(backend, dtype, tolerance):
     order = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(0))
     strided = torch.stack([order, torch.full_like(order, 1 << 40)], dim=1)[:, 0]
-
-    def scan(u, delta, A, B, C, backend):
-        return selective_scan_paths(u, delta, -A.exp(), B, C, paths=[strided], backend=backend)
-
     inputs = (
         randn(2, 6, LENGTH),
         randn(2, 6, LENGTH, seed=1).abs(),
@@ -101,16 +65,19 @@ def test_a_map_of_other_strides(backend, dtype, tolerance):
         randn(2, 3, LENGTH),
         randn(2, 3, LENGTH),
     )
-    compare(scan, inputs, backend, dtype, tolerance)
+    compare(scan_paths_of(paths=[strided]), inputs, backend, dtype, tolerance)
 
 
 @pytest.mark.parametrize('kind', PATHS)
-@pytest.mark.parametrize('backend', ['torch', 'reference'])
-def test_equals_single_scans_of_permuted_copies(kind, backend):
+@DEFINED
+def test_equals_single_scans_of_permuted_copies(kind, backend, dtype):
     """The definition itself: permute, scan, put back, add."""
     count = len(PATHS[kind])
-    u, delta = randn(2, 6, LENGTH), randn(2, count, 6, LENGTH)
-    A, B, C = -randn(count, 6, 3).exp(), randn(2, count, 3, LENGTH), randn(2, count, 3, LENGTH, seed=1)
+    u, delta = randn(2, 6, LENGTH).to(dtype), randn(2, count, 6, LENGTH).to(dtype)
+    A, B, C = (
+        -randn(count, 6, 3).exp().to(dtype),
+        *(randn(2, count, 3, LENGTH, seed=seed).to(dtype) for seed in (0, 1)),
+    )
     total = 0
     for k, order in enumerate(orders(kind)):
         y = selective_scan(
@@ -127,18 +94,16 @@ def test_equals_single_scans_of_permuted_copies(kind, backend):
     torch.testing.assert_close(out, total)
 
 
-def test_only_u_follows():
+@DEFINED
+def test_only_u_follows(backend, dtype):
     """PlainMamba's scan: u is permuted, delta, B and C are not, and the output is put back."""
     order = PATHS['indices'][0]
-    u, delta, A, B, C = (
-        randn(1, 4, LENGTH),
-        randn(1, 4, LENGTH, seed=1),
-        -randn(4, 2).exp(),
-        *(randn(1, 2, LENGTH, seed=s) for s in (2, 3)),
-    )
+    u, delta, B, C = (randn(1, n, LENGTH, seed=s).to(dtype) for s, n in enumerate((4, 4, 2, 2)))
+    A = -randn(4, 2).exp().to(dtype)
     y = selective_scan(u[..., order], delta, A, B, C, delta_softplus=True, backend='reference')
     expected = torch.empty_like(y).index_copy(-1, order, y)
-    out = selective_scan_paths(u, delta, A, B, C, delta_softplus=True, paths=[order], follow=('u',))
+    options = {'delta_softplus': True, 'paths': [order], 'follow': ('u',), 'backend': backend}
+    out = selective_scan_paths(u, delta, A, B, C, **options)
     torch.testing.assert_close(out, expected)
 
 

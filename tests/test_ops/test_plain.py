@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import compare, randn
+from helpers import compare, inputs_of, path_inputs_of, randn, scan_of, scan_paths_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmvim.ops import cross_scan, selective_scan, selective_scan_paths, zigzag_scan
@@ -32,29 +32,7 @@ def cut(request, monkeypatch):
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 @pytest.mark.parametrize('d_state', [1, 4])
 def test_one_path(cut, reverse, d_state):
-    def scan(u, delta, A, B, C, D, z, bias, state, backend):
-        return selective_scan(
-            u, delta, -A.exp(), B, C, D, z, bias, True, True, reverse=reverse, initial_state=state, backend=backend
-        )
-
-    b, d, length, n, g = 2, 6, 53, d_state, 2
-    compare(
-        scan,
-        (
-            randn(b, d, length),
-            randn(b, d, length, seed=1),
-            randn(d, n) * 0.3,
-            randn(b, g, n, length),
-            randn(b, g, n, length, seed=2),
-            randn(d),
-            randn(b, d, length, seed=3),
-            randn(d, seed=4),
-            randn(b, d, n),
-        ),
-        'torch',
-        torch.float64,
-        1e-12,
-    )
+    compare(scan_of(reverse), inputs_of(2, 6, 53, d_state, 2, True), 'torch', torch.float64, 1e-12)
 
 
 @pytest.mark.parametrize('d_state', [1, 3])
@@ -66,32 +44,24 @@ def test_one_path(cut, reverse, d_state):
 )
 def test_four_paths(cut, d_state, shared, follow, combine):
     H, W, b, d = 5, 7, 2, 6
-    length, k = H * W, 4
-    lead = (b,) if shared else (b, k)
-    per_path = () if shared else (k,)
+    k = 4
     for paths in (cross_scan(H, W), zigzag_scan(H, W)):
+        inputs = list(path_inputs_of(b, () if shared else (k,), d, H * W, d_state))
+        inputs[4] = randn(b, k, d_state, H * W, seed=2)  # C is each path's own, whatever is shared
+        compare(scan_paths_of(paths=paths, follow=follow, combine=combine), inputs, 'torch', torch.float64, 1e-12)
 
-        def scan(u, delta, A, B, C, D, z, bias, backend, paths=paths):
-            return selective_scan_paths(
-                u, delta, -A.exp(), B, C, D, z, bias, True, paths=paths, follow=follow, combine=combine, backend=backend
-            )
 
-        compare(
-            scan,
-            (
-                randn(*lead, d, length),
-                randn(*lead, d, length, seed=1),
-                randn(*per_path, d, d_state) * 0.3,
-                randn(*lead, d_state, length),
-                randn(b, k, d_state, length, seed=2),
-                randn(*per_path, d),
-                randn(b, d, length, seed=3),
-                randn(*per_path, d, seed=4),
-            ),
-            'torch',
-            torch.float64,
-            1e-12,
-        )
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('d_state', [1, 3])
+def test_equal_bits_each_time(cut, d_state, dtype):
+    """Sums have one order, whatever the cut; on several threads, too."""
+    inputs = [x.to(dtype).requires_grad_() for x in path_inputs_of(2, (4,), 6, 35, d_state)]
+    scan, found = scan_paths_of(paths=cross_scan(5, 7)), []
+    for _ in range(3):
+        out = scan(*inputs, backend='torch')
+        found.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    assert all(torch.isfinite(x).all() for x in found[0])
+    assert all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again, strict=True))
 
 
 @pytest.mark.parametrize('length', [0, 1, 2, 7, 49, 63, 196, 197, 3136])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from test_scan_paths import NAMES, SIZES, raster
+from orders_by_hand import NAMES, SIZES, raster
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmvim.ops import ScanPath, available_scan_paths, scan_order, scan_orders, scan_paths, selective_scan_paths

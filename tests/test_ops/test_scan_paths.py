@@ -4,40 +4,11 @@ import itertools
 
 import pytest
 import torch
+from helpers import DEFINED
+from orders_by_hand import NAMES, SIZES, raster
 
-from mmvim.ops import ScanPath, available_scan_paths, cross_scan, scan_paths, selective_scan_paths, zigzag_scan
+from mmvim.ops import ScanPath, cross_scan, scan_paths, selective_scan_paths, zigzag_scan
 from mmvim.ops.scan_paths import _MAX_CACHED, _cache
-
-SIZES = [(1, 1), (1, 6), (5, 1), (3, 5), (6, 4), (7, 7), (2, 9), (8, 3), (10, 13)]
-
-
-def cells(name, H, W):
-    """Visited cells (row, column), one after the other."""
-    stem = name.removesuffix('_reverse')
-    visited = []
-    if stem.startswith('window'):
-        w, by_column = int(stem.removeprefix('window').removesuffix('_col')), stem.endswith('_col')
-        # Sort by window, then by place in it, the column first where columns lead.
-        keys = {
-            (i, j): ((j // w, i // w, j, i) if by_column else (i // w, j // w, i, j))
-            for i in range(H)
-            for j in range(W)
-        }
-        visited = sorted(keys, key=keys.get)
-    else:
-        outer, inner = (H, W) if stem.endswith('row') else (W, H)
-        for a in range(outer):
-            backwards = stem.startswith('zigzag') and a % 2
-            for b in range(inner - 1, -1, -1) if backwards else range(inner):
-                visited.append((a, b) if stem.endswith('row') else (b, a))
-    return visited[::-1] if name.endswith('_reverse') else visited
-
-
-def raster(name, H, W):
-    return [i * W + j for i, j in cells(name, H, W)]
-
-
-NAMES = [name.replace('<w>', w) for name in available_scan_paths() for w in (('2', '3') if '<w>' in name else ('',))]
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -65,17 +36,18 @@ def test_windows_of_every_size_on_maps_of_every_size(suffix):
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize(('H', 'W'), [(4, 5), (3, 4), (1, 6), (5, 1)])
-def test_a_scan_walks_the_order(name, H, W):
+@DEFINED
+def test_a_scan_walks_the_order(name, H, W, backend, dtype):
     (path,) = scan_paths((name,), H, W)
     length = H * W
-    one_hot = torch.eye(length, dtype=torch.float64)[None]  # channel d is 1 at position d
-    decay, ones = torch.full((length, 1), -0.1, dtype=torch.float64), torch.ones(1, 1, length, dtype=torch.float64)
-    out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path])
+    one_hot = torch.eye(length, dtype=dtype)[None]  # channel d is 1 at position d
+    decay, ones = torch.full((length, 1), -0.1, dtype=dtype), torch.ones(1, 1, length, dtype=dtype)
+    out = selective_scan_paths(one_hot, torch.ones_like(one_hot), decay, ones, ones, paths=[path], backend=backend)
     steps = torch.empty(length, dtype=torch.long)
     steps[torch.tensor(raster(name, H, W))] = torch.arange(length)
     # What was put in at p is seen at q if and only if q comes later, and decays with the number of steps between.
     gap = steps[None, :] - steps[:, None]
-    expected = torch.where(gap >= 0, torch.exp(-0.1 * gap.double()), 0.0)
+    expected = torch.where(gap >= 0, torch.exp(-0.1 * gap.double()), 0.0).to(dtype)
     torch.testing.assert_close(out[0], expected)
 
 

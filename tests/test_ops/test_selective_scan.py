@@ -1,10 +1,12 @@
 """One path: every shape and option against the definition, and what an operator of PyTorch must keep to."""
 
+import functools
 import inspect
+import math
 
 import pytest
 import torch
-from helpers import KINDS, compare, randn
+from helpers import BACKENDS, DEFINED, HERE, KINDS, TAKES, compare, inputs_of, randn, scan_of
 
 from mmvim.ops import backends, selective_scan
 
@@ -21,40 +23,6 @@ SHAPES = [
 ]
 
 
-def scan_of(reverse=False, last=True, **more):
-    def scan(u, delta, A, B, C, D=None, z=None, bias=None, state=None, backend=None):
-        return selective_scan(
-            u,
-            delta,
-            -A.exp(),
-            B,
-            C,
-            D,
-            z,
-            bias,
-            True,
-            last,
-            reverse=reverse,
-            initial_state=state,
-            backend=backend,
-            **more,
-        )
-
-    return scan
-
-
-def inputs_of(batch, dim, length, d_state, groups, optional):
-    extra = (randn(dim), randn(batch, dim, length, seed=3), randn(dim, seed=4), randn(batch, dim, d_state))
-    return (
-        randn(batch, dim, length),
-        randn(batch, dim, length, seed=1),
-        randn(dim, d_state) * 0.3,
-        randn(batch, groups, d_state, length),
-        randn(batch, groups, d_state, length, seed=2),
-        *(extra if optional else (None,) * 4),
-    )
-
-
 @pytest.mark.parametrize('shape', SHAPES, ids='B{0[0]}-D{0[1]}-L{0[2]}-N{0[3]}-G{0[4]}'.format)
 @pytest.mark.parametrize('optional', [False, True], ids=['plain', 'all'])
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
@@ -65,13 +33,13 @@ def test_against_the_definition(shape, optional, reverse, backend, dtype, tolera
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
 @pytest.mark.parametrize('shape', SHAPES[2:6:3], ids='B{0[0]}-D{0[1]}-L{0[2]}-N{0[3]}-G{0[4]}'.format)
-@pytest.mark.parametrize('backend', ['torch', 'auto'])
+@BACKENDS
 def test_lower_precision(shape, dtype, tolerance, backend):
     compare(scan_of(), inputs_of(*shape, True), backend, dtype, tolerance)
 
 
-@pytest.mark.parametrize('backend', ['torch', 'reference'])
-def test_projections_of_every_rank(backend):
+@KINDS
+def test_projections_of_every_rank(backend, dtype, tolerance):
     u, delta, A = randn(2, 6, 9), randn(2, 6, 9, seed=1), randn(6, 4)
     for B, C in (
         (randn(6, 4), randn(2, 4, 9)),
@@ -79,65 +47,62 @@ def test_projections_of_every_rank(backend):
         (randn(6, 4), randn(6, 4, seed=1)),
         (randn(2, 3, 4, 9), randn(2, 2, 4, 9)),
     ):
-        compare(scan_of(), (u, delta, A, B, C), backend, torch.float64, 1e-12)
+        compare(scan_of(), (u, delta, A, B, C), backend, dtype, tolerance)
 
 
-def test_the_definition_by_hand():
+@DEFINED
+def test_the_definition_by_hand(backend, dtype):
     """Two steps of one channel and one state, written out."""
     u, delta, A, B, C = (
-        torch.tensor(v, dtype=torch.float64)
+        torch.tensor(v, dtype=dtype)
         for v in ([[[2.0, 3.0]]], [[[0.5, 0.25]]], [[-1.0]], [[[4.0, 5.0]]], [[[6.0, 7.0]]])
     )
     h0 = 0.5 * 2 * 4
-    h1 = torch.exp(torch.tensor(-0.25, dtype=torch.float64)) * h0 + 0.25 * 3 * 5
-    for backend in ('reference', 'torch'):
-        out, last = selective_scan(u, delta, A, B, C, torch.ones(1), return_last_state=True, backend=backend)
-        expected = torch.stack([torch.tensor(6.0 * h0 + 2, dtype=torch.float64), 7 * h1 + 3])
-        torch.testing.assert_close(out, expected[None, None])
-        torch.testing.assert_close(last, h1.reshape(1, 1, 1))
+    h1 = math.exp(-0.25) * h0 + 0.25 * 3 * 5
+    out, last = selective_scan(u, delta, A, B, C, torch.ones(1), return_last_state=True, backend=backend)
+    torch.testing.assert_close(out, torch.tensor([[[6.0 * h0 + 2, 7 * h1 + 3]]], dtype=out.dtype))
+    torch.testing.assert_close(last, torch.tensor([[[h1]]], dtype=last.dtype))
 
 
-def test_reverse_is_the_scan_of_the_flipped_sequence():
-    u, delta, A, B, C, D, z, bias, state = inputs_of(2, 6, 11, 4, 2, True)
-    flipped = selective_scan(
-        *(x.flip(-1) if x.ndim > 2 else x for x in (u, delta, A, B, C, D, z)), bias, True, True, initial_state=state
-    )
-    direct = selective_scan(u, delta, A, B, C, D, z, bias, True, True, reverse=True, initial_state=state)
+@KINDS
+def test_reverse_is_the_scan_of_the_flipped_sequence(backend, dtype, tolerance):
+    inputs = [x.to(dtype) for x in inputs_of(2, 6, 11, 4, 2, True)]
+    flipped = scan_of()(*(x.flip(-1) if x.ndim > 2 and x.shape[-1] == 11 else x for x in inputs), backend=backend)
+    direct = scan_of(reverse=True)(*inputs, backend=backend)
     torch.testing.assert_close(direct[0], flipped[0].flip(-1))
     torch.testing.assert_close(direct[1], flipped[1])
 
 
-def test_a_sequence_in_two_halves():
-    u, delta, A, B, C = inputs_of(2, 6, 20, 4, 1, False)[:5]
-    whole, end = selective_scan(u, delta, -A.exp(), B, C, return_last_state=True)
-    first, state = selective_scan(
-        *(x[..., :9] for x in (u, delta)), -A.exp(), B[..., :9], C[..., :9], return_last_state=True
-    )
-    second, last = selective_scan(
-        *(x[..., 9:] for x in (u, delta)), -A.exp(), B[..., 9:], C[..., 9:], return_last_state=True, initial_state=state
-    )
+@KINDS
+def test_a_sequence_in_two_halves(backend, dtype, tolerance):
+    u, delta, A, B, C = (x.to(dtype) for x in inputs_of(2, 6, 20, 4, 1, False)[:5])
+    scan = scan_of()
+    whole, end = scan(u, delta, A, B, C, backend=backend)
+    first, state = scan(u[..., :9], delta[..., :9], A, B[..., :9], C[..., :9], backend=backend)
+    second, last = scan(u[..., 9:], delta[..., 9:], A, B[..., 9:], C[..., 9:], state=state, backend=backend)
     torch.testing.assert_close(torch.cat([first, second], -1), whole)
     torch.testing.assert_close(last, end)
 
 
-def test_gradcheck():
+@pytest.mark.parametrize('backend', [name for name in HERE if torch.float64 in TAKES[name]])
+def test_gradcheck(backend):
     inputs = [x.requires_grad_() for x in inputs_of(1, 4, 5, 2, 2, True)]
-    assert torch.autograd.gradcheck(scan_of(), inputs)
+    assert torch.autograd.gradcheck(functools.partial(scan_of(), backend=backend), inputs)
 
 
-def test_views_of_any_strides():
-    u, delta, A, B, C = inputs_of(2, 6, 19, 4, 1, False)[:5]
-    expected = selective_scan(u, delta, -A.exp(), B, C, backend='reference')
+@KINDS
+def test_views_of_any_strides(backend, dtype, tolerance):
+    u, delta, A, B, C = (x.to(dtype) for x in inputs_of(2, 6, 19, 4, 1, False)[:5])
     strided = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (u, delta, B, C)]
     wide = torch.stack([u, u], dim=-1)[..., 0]
-    for a, d, b, c in (strided, (wide, delta, B, C), (u, delta[:1].expand(2, -1, -1), B, C)):
-        d2 = d if d.shape == delta.shape else delta
-        reference = selective_scan(a, d2, -A.exp(), b, c, backend='reference')
-        torch.testing.assert_close(selective_scan(a, d2, -A.exp(), b, c), reference)
-    torch.testing.assert_close(selective_scan(strided[0], strided[1], -A.exp(), strided[2], strided[3]), expected)
+    scan = scan_of(last=False)
+    for u2, delta2, B2, C2 in (strided, (wide, delta, B, C), (u, delta[:1].expand(2, -1, -1), B, C)):
+        expected = scan(*(x.contiguous() for x in (u2, delta2, A, B2, C2)), backend='reference')
+        torch.testing.assert_close(scan(u2, delta2, A, B2, C2, backend=backend), expected)
 
 
-def test_state_stays_float32_and_extremes_do_not_overflow():
+@BACKENDS
+def test_state_stays_float32_and_extremes_do_not_overflow(backend):
     u = torch.full((1, 2, 300), 200.0, dtype=torch.float16)
     out, last = selective_scan(
         u,
@@ -147,14 +112,39 @@ def test_state_stays_float32_and_extremes_do_not_overflow():
         torch.full((1, 4, 300), 0.02, dtype=torch.float16),
         return_last_state=True,
         out_dtype=torch.float32,
+        backend=backend,
     )
     assert out.dtype == last.dtype == torch.float32
     assert torch.isfinite(out).all() and out.max() > 65504  # beyond float16
-    steep = selective_scan(u.float(), u.float(), -torch.ones(2, 4) * 1e4, *(torch.ones(1, 4, 300),) * 2)
+    ones = torch.ones(1, 4, 300)
+    steep = selective_scan(u.float(), u.float(), -torch.ones(2, 4) * 1e4, ones, ones, backend=backend)
     assert torch.isfinite(steep).all()
 
 
-@pytest.mark.parametrize('backend', ['torch', 'auto'])
+@BACKENDS
+def test_decays_that_under_and_overflow(backend):
+    """As the definition in float32 has them."""
+    u, ones = torch.ones(1, 1, 3), torch.ones(1, 1, 3)
+    for delta, decay in ((0.0, -1.0), (1e30, -1e30), (1e-30, -1e-30), (1.0, -104.0), (1.0, -87.5), (1.0, 60.0)):
+        arguments = (u, u * delta, torch.full((1, 1), decay), ones, ones)
+        torch.testing.assert_close(
+            selective_scan(*arguments, backend=backend),
+            selective_scan(*arguments, backend='reference'),
+            rtol=1e-5,
+            atol=1e-37,
+        )
+
+
+@BACKENDS
+def test_what_is_not_a_number_spoils_all_that_follows(backend):
+    ones = torch.ones(1, 1, 3)
+    spoilt = selective_scan(
+        torch.tensor([[[1.0, float('nan'), 1.0]]]), ones, -ones[0, :, :1], ones, ones, backend=backend
+    )
+    assert spoilt.isnan().tolist() == [[[False, True, True]]]
+
+
+@BACKENDS
 def test_autocast_does_not_reach_the_state(backend):
     u, delta, A, B, C = (x.float() for x in inputs_of(1, 4, 30, 8, 1, False)[:5])
     expected = selective_scan(u, delta, -A.exp(), B, C, backend=backend)
@@ -164,10 +154,11 @@ def test_autocast_does_not_reach_the_state(backend):
     torch.testing.assert_close(out, expected)
 
 
+@KINDS
 @pytest.mark.parametrize(('batch', 'length'), [(0, 5), (2, 0), (0, 0)])
-def test_empty(batch, length):
-    inputs = [x.requires_grad_() for x in inputs_of(batch, 4, length, 3, 1, False)[:5]]
-    out, last = selective_scan(*inputs, return_last_state=True)
+def test_empty(batch, length, backend, dtype, tolerance):
+    inputs = [x.to(dtype).requires_grad_() for x in inputs_of(batch, 4, length, 3, 1, False)[:5]]
+    out, last = selective_scan(*inputs, return_last_state=True, backend=backend)
     assert out.shape == (batch, 4, length) and last.shape == (batch, 4, 3)
     grads = torch.autograd.grad(out.sum() + last.sum(), inputs)
     assert all(g.shape == x.shape for g, x in zip(grads, inputs, strict=True))
@@ -227,8 +218,8 @@ def test_equal_bits_each_time(backend, dtype, tolerance):
     inputs = [x.to(dtype).requires_grad_() for x in inputs_of(2, 12, 300, 8, 2, False)[:5]]
 
     def run():
-        out = selective_scan(*inputs[:2], -inputs[2].exp(), *inputs[3:], delta_softplus=True, backend=backend)
-        return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+        out, last = scan_of()(*inputs, backend=backend)
+        return [out, last, *torch.autograd.grad(out.square().sum() + last.sum(), inputs)]
 
     first, second = run(), run()
     assert all(torch.isfinite(x).all() for x in first)

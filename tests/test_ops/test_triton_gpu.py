@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from triton_cases import CASES, CROSS, LONG, Case, worst_errors
+from triton_cases import CASES, CROSS, LONG, Case, errors_of
 
 from mmvim.ops import selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
@@ -49,14 +49,14 @@ TOLERANCES = {torch.float32: 5e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
 @pytest.mark.parametrize('case', (*CASES, *LONG, *MODELS), ids=lambda case: case.name)
 def test_against_the_definition(case, dtype):
-    errors = worst_errors(case, dtype, 'cuda')
+    errors = errors_of(case, dtype, 'cuda')
     assert all(error < TOLERANCES[dtype] for error in errors.values()), errors
 
 
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
 @pytest.mark.parametrize('case', LONG_MODELS, ids=lambda case: case.name)
 def test_long_rows(case, dtype):
-    errors = worst_errors(case, dtype, 'cuda', definition='torch')
+    errors = errors_of(case, dtype, 'cuda', definition='torch')
     assert all(error < TOLERANCES[dtype] for error in errors.values()), errors
 
 
@@ -66,7 +66,7 @@ def test_segments(monkeypatch):
     counts = []
     segments = sizes.Sizes.segments
     monkeypatch.setattr(sizes.Sizes, 'segments', lambda *a: counts.append(segments(*a)) or counts[-1])
-    errors = worst_errors(case, torch.float32, 'cuda')
+    errors = errors_of(case, torch.float32, 'cuda')
     assert all(error < 5e-5 for error in errors.values()), errors
     assert all(count > 2 for count, _ in counts)
 
@@ -193,8 +193,8 @@ def test_compute_sanitizer():
     if tool is None:
         pytest.skip('compute-sanitizer is not installed')
     code = (
-        'import sys; sys.path.insert(0, sys.argv[1])\nimport torch\nfrom triton_cases import CASES, worst_errors\n'
-        "for case in CASES:\n    worst_errors(case, torch.float16, 'cuda')\n"
+        'import sys; sys.path.insert(0, sys.argv[1])\nimport torch\nfrom triton_cases import CASES, errors_of\n'
+        "for case in CASES:\n    errors_of(case, torch.float16, 'cuda')\n"
     )
     # Without PyTorch's cache of memory each tensor has its own, and what is read beyond it shows.
     result = subprocess.run(

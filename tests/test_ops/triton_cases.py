@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from helpers import randn
+from helpers import randn, worst_errors
 
 from mmvim.ops import scan_paths, selective_scan, selective_scan_paths
 
 ALL = ('u', 'delta', 'B', 'C')
+NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 
 
 @dataclass(frozen=True)
@@ -142,32 +143,22 @@ LONG = (
 )
 
 
-def worst_errors(case, dtype, device='cpu', backend='triton', definition='reference', **more):
+def errors_of(case, dtype, device='cpu', backend='triton', definition='reference', **more):
     """Return the largest difference of every result from the definition in float64, relative to the largest value.
 
     If the loop of the definition would take too long, for a large L, ``definition`` is 'torch', tested against it.
 
-    Results are the outputs and the gradient of each input; both sides start from the same rounded numbers.
+    Results are the outputs and the gradient of each input, by name.
     """
-    results = []
-    names = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
-    kept = ('A', 'D', 'delta_bias', 'initial_state')
-    for name, kind in ((definition, torch.float64), (backend, dtype)):
-        leaves = []
-        for key, x in zip(names, case.inputs(), strict=True):
-            rounded = None if x is None else (x.float() if key in kept else x.to(dtype))
-            here = kind if kind == torch.float64 else torch.float32 if key in kept else dtype
-            leaves.append(None if x is None else rounded.to(device).to(here).requires_grad_())
-        outputs = case.run(leaves, name, **({} if kind == torch.float64 else more))
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        loss = sum((x.double() * randn(*x.shape, seed=i).to(device)).sum() for i, x in enumerate(outputs))
-        grads = torch.autograd.grad(loss, [x for x in leaves if x is not None])
-        results.append([*outputs, *grads])
-    for expected, got in zip(*results, strict=True):
-        assert expected.shape == got.shape
-    labels = [f'output {i}' for i in range(len(outputs))]
-    labels += [name for name, x in zip(names, leaves, strict=True) if x is not None]
-    return {
-        label: ((got.double() - expected).abs().max() / (expected.abs().max() + 1e-12)).item()
-        for label, expected, got in zip(labels, *results, strict=True)
-    }
+    inputs = case.inputs()
+    dtypes = [torch.float32 if name in ('A', 'D', 'delta_bias', 'initial_state') else dtype for name in NAMES]
+    errors = worst_errors(
+        lambda *leaves: case.run(leaves, backend, **more),
+        lambda *leaves: case.run(leaves, definition),
+        inputs,
+        dtypes,
+        device,
+    )
+    given = [name for name, x in zip(NAMES, inputs, strict=True) if x is not None]
+    labels = [*(f'output {i}' for i in range(len(errors) - len(given))), *given]
+    return dict(zip(labels, errors, strict=True))
