@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_files import randomised
+from family_cases.base import randomised
 from toy_family import OLDER, define_toy
 
 import mmvim

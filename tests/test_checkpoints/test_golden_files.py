@@ -73,14 +73,15 @@ def test_outputs(family, name, tensors, write):
 @pytest.mark.parametrize(('family', 'name'), CLASSIFIERS)
 def test_init_cfg_fills_a_dense_backbone(family, name, container, tensors, write):
     """``type='Pretrained'``, the one way."""
-    case, weights = FAMILY_CASES[family], tensors(name)
-    init_cfg = {'type': 'Pretrained', 'checkpoint': write(weights, container)}
+    case, given = FAMILY_CASES[family], tensors(name)
+    init_cfg = {'type': 'Pretrained', 'checkpoint': write(given, container)}
+    weights = {case.golden[name].rename(key): value for key, value in given.items()}
     backbone = case.backbone(arch_of(family, name), init_cfg=init_cfg)
     backbone.init_weights()
     loaded = {key: value for key, value in backbone.state_dict().items() if not key.startswith(case.not_copied)}
     assert len(loaded) > len(weights) / 2
     for key, value in loaded.items():
-        assert torch.equal(value, weights[key]), key
+        assert torch.equal(value, weights[f'backbone.{key}']), key
 
 
 def test_options_of_vim_change_the_config_only(tensors, write):

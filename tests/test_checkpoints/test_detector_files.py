@@ -4,8 +4,9 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from family_cases.base import randomised
+from family_cases.mambavision import SMALL_MAMBAVISION
 from mmengine.registry import MODELS, init_default_scope
-from published_files import SMALL_MAMBAVISION, randomised
 
 from mmvim import checkpoints
 from mmvim.models import MambaVision
