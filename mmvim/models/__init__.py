@@ -1,6 +1,9 @@
 """Everything that a config builds from mmvim's ``MODELS`` and ``FUNCTIONS`` registries."""
 
-from mmvim.models.backbones import MambaVision, Vim
+from mmvim.models.backbones import (
+    MambaVision,
+    Vim,
+)
 from mmvim.models.heads import LinearReadout
 from mmvim.models.layers import LN2d, MambaVisionMixer, RMSNorm, SelectiveScan2D, VimMixer
 from mmvim.models.necks import SimpleFPN

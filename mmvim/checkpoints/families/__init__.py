@@ -5,4 +5,11 @@ from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
 from mmvim.checkpoints.families.recognise import family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
 
-__all__ = ['FAMILIES', 'Family', 'MambaVisionFamily', 'VimFamily', 'family_of', 'recognise']
+__all__ = [
+    'FAMILIES',
+    'Family',
+    'MambaVisionFamily',
+    'VimFamily',
+    'family_of',
+    'recognise',
+]

@@ -3,4 +3,7 @@
 from mmvim.models.backbones.mamba_vision import MambaVision
 from mmvim.models.backbones.vim import Vim
 
-__all__ = ['MambaVision', 'Vim']
+__all__ = [
+    'MambaVision',
+    'Vim',
+]
