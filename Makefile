@@ -11,12 +11,13 @@ PY = PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python
 export STACK VENV
 # Tests at a time, each on one thread unless OMP_NUM_THREADS says otherwise; 0: one, in pytest's own process
 WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sanitize setup clean distclean
+.PHONY: help demo test test-fast test-all lint sanitize setup clean distclean
 
 help: ## list the targets and their variables
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Variables:  ARGS=... is passed on to demo and test, as in: make test ARGS="-k vim -x"'
 	@echo '            WORKERS=2 is how many tests run at a time; 0 runs them in one process, as pytest does by itself'
@@ -27,9 +28,21 @@ demo: ## make pictures, train a small Vim on them, draw the result in work_dirs/
 	@tools/setup_env.sh demo
 	@$(PY) demo/demo.py $(ARGS)
 
-test: ## run the test suite; the first time this compiles mmcv's operators (about 13 minutes on two cores)
+test: ## run the tests; the first time this compiles mmcv's operators (about 13 minutes on two cores)
 	@tools/setup_env.sh test
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(PYTEST) -m 'not full' $(ARGS)
+
+test-fast: ## run the quick tests alone, without builds, other processes, compilations and whole published models
+	@tools/setup_env.sh test
+	@$(PYTEST) -m 'not slow and not full' $(ARGS)
+
+test-all: ## run every test and compile every kernel for every GPU; writes the log that a release needs
+	@tools/setup_env.sh test
+	@mkdir -p tests/logs
+	@log=tests/logs/$$($(PY) -c 'import mmvim; print(mmvim.__version__)').txt; set -o pipefail; \
+	{ git describe --always --dirty 2>/dev/null || true; date -u '+%F %H:%M UTC'; \
+	  MMVIM_TEST_EVERY_KERNEL=1 $(PYTEST) $(ARGS); } 2>&1 | tee "$$log"; status=$$?; \
+	echo "The log is $$log; commit it with the release that it is of."; exit $$status
 
 lint: ## check style, format and types
 	@tools/setup_env.sh lint

@@ -62,12 +62,8 @@ def test_convolution(left, taps, bias, length):
     assert max(worst_errors(ours, definition, inputs, [torch.float32] * 3)) < 2e-6
 
 
-@pytest.mark.parametrize('name', ['rms_norm_fwd', 'conv_silu_fwd'])
-def test_opcheck(name, monkeypatch):
+def test_opcheck(monkeypatch):
     monkeypatch.undo()
     x, w = torch.randn(2, 5, 8, requires_grad=True), torch.randn(8, requires_grad=True)
-    arguments = {
-        'rms_norm_fwd': (x, x.detach().requires_grad_(), w, 1e-5, torch.float32),
-        'conv_silu_fwd': (x, torch.randn(2, 8, 3, requires_grad=True), None, [2, 0], 'triton'),
-    }
-    torch.library.opcheck(getattr(torch.ops.mmvim, name).default, arguments[name])
+    arguments = (x, x.detach().requires_grad_(), w, 1e-5, torch.float32)
+    torch.library.opcheck(torch.ops.mmvim.rms_norm_fwd.default, arguments)
