@@ -13,6 +13,8 @@ from mmvim.ops.selective_scan.operators import BACKENDS
 from mmvim.ops.triton_host import device
 
 FOLDER = Path(__file__).parent
+# Of the operators' tests those of what each backend does by itself.
+OWN = 'opcheck or alike or size_that or last_state or double_backward'
 needs_triton = pytest.mark.skipif(not device.installed(), reason='Triton is not installed')
 
 
@@ -46,12 +48,7 @@ def test_interpreted(file, tmp_path):
             '--rootdir',
             FOLDER,
             FOLDER / file,
-            # of the operators' tests those of what each backend does by itself
-            *(
-                ('-k', 'opcheck or alike or size_that or last_state or double_backward')
-                if file == 'test_operators.py'
-                else ()
-            ),
+            *(('-k', OWN) if file == 'test_operators.py' else ()),
         ],
         env=environment,
         text=True,
