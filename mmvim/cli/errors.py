@@ -146,3 +146,6 @@ def run_tool(main: Callable[[], None]) -> None:
         if is_main_process():
             print(f'error: {error}', file=sys.stderr)
         raise SystemExit(error.status) from None
+    except BrokenPipeError:  # whoever read the output has seen enough, as in ``mmvim models | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries to flush it at exit
+        raise SystemExit(1) from None

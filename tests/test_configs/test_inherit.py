@@ -93,7 +93,8 @@ def snippets(readme):
     return [block for block in blocks if re.search('^_base_ = ', block, re.MULTILINE)]
 
 
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted(CONFIGS.rglob('README.md'))]
+OWN = [ROOT / name for name in ('README.md', 'docs/own_repository.md', 'docs/data.md')]
+PAGES = [*OWN, *sorted(CONFIGS.rglob('README.md'))]
 SNIPPETS = [(page.parent.name if page.parent != ROOT else 'README', text) for page in PAGES for text in snippets(page)]
 NAMES = [f'{folder}-{number}' for number, (folder, _) in enumerate(SNIPPETS)]
 
