@@ -64,6 +64,15 @@ KINDS = {
     'examples': 'test_doctests',
 }
 
+# What must hold for every family together.
+RULES = (
+    'tests/test_layout.py',
+    'tests/test_public_api.py::test_nothing_is_lost',
+    'tests/test_configs/test_metafiles.py',
+    'tests/test_models/test_backbones.py::test_every_registered_backbone_is_covered',
+    'tests/test_models/test_golden.py::test_every_recording_belongs_to_a_family',
+)
+
 
 def copy_checkout(target):
     """Copy what the tests need of the checkout."""
@@ -150,16 +159,6 @@ def mmvim_of(tree):
     return run(tree, '-c', 'import mmvim; print(mmvim.__path__[0])').stdout.strip()
 
 
-@pytest.mark.parametrize(
-    'file',
-    [
-        'tests/test_layout.py',
-        'tests/test_public_api.py::test_nothing_is_lost',
-        'tests/test_configs/test_metafiles.py',
-        'tests/test_models/test_backbones.py::test_every_registered_backbone_is_covered',
-        'tests/test_models/test_golden.py::test_every_recording_belongs_to_a_family',
-    ],
-)
-def test_the_houses_rules_hold(file, tree):
-    done = run(tree, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', file)
+def test_the_houses_rules_hold(tree):
+    done = run(tree, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *RULES)
     assert done.returncode == 0, done.stdout[-4000:]
