@@ -11,6 +11,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
+pytestmark = pytest.mark.slow  # other processes
+
 # A recipe of each family.
 BASES = {name: next(iter(case.segmentors)) for name, case in FAMILY_CASES.items() if case.segmentors}
 
