@@ -1,4 +1,7 @@
-"""A new family is its own files and lines in indices: a toy is added to a copy of the repository, and its tests run."""
+"""A new family is its own files and lines in indices: a toy is added to a copy of the repository, and its tests run.
+
+What it consists of, FILES and LINES, is what CONTRIBUTING.md says.
+"""
 
 import os
 import shutil
