@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 TOY = Path(__file__).parent / 'toy'
 RECIPE = 'toy-nano_upernet_8xb2-160k_ade20k-512x512'
-COPIED = ('mmvim', 'configs', 'tests', 'tools', 'pyproject.toml', 'setup.py', 'README.md')
+PARTS = ('mmvim', 'configs', 'tests', 'tools', 'demo', 'docs', 'pyproject.toml', 'setup.py', 'README.md')
+COPIED = tuple(name for name in PARTS if (ROOT / name).exists())
 
 # What a family consists of: its own files, and where they go ...
 FILES = {
