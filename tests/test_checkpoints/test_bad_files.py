@@ -226,6 +226,7 @@ def test_no_code_is_run(tmp_path, refused, weights, legacy):
     assert not trace.exists()
 
 
+@pytest.mark.slow
 def test_the_trace_works(tmp_path, weights):
     """The control: a loader that runs code leaves the trace that the test above does not find."""
     path, trace = tmp_path / 'evil.pth', tmp_path / 'trace'

@@ -15,6 +15,8 @@ from torch import nn
 
 from mmvim import checkpoints
 
+pytestmark = pytest.mark.slow  # whole published models
+
 GOLDEN = each('golden')
 CLASSIFIERS = [(family, name) for family, name in GOLDEN if FAMILY_CASES[family].golden[name].classifier]
 

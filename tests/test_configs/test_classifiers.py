@@ -52,6 +52,7 @@ def test_scopes_are_named(classifier_config, load):
     assert {node.get('_scope_') for node in nodes} == {'mmpretrain'}
 
 
+@pytest.mark.slow
 def test_the_file_of_the_config(classifier_config, load):
     """The published classifier has the backbone that `read` tells of it."""
     from mmvim import checkpoints
@@ -98,6 +99,7 @@ def small(cfg, folder):
     return cfg
 
 
+@pytest.mark.slow
 def test_one_step(classifier_config, load, tmp_path, mmpretrain):
     """Pictures, augmentation, model, optimizer, schedule, checkpoint and metric are MMPreTrain's own."""
     runner = Runner.from_cfg(small(load(classifier_config), tmp_path))
@@ -115,6 +117,7 @@ def test_one_step(classifier_config, load, tmp_path, mmpretrain):
     assert 0 <= runner.test()['accuracy/top1'] <= 100
 
 
+@pytest.mark.slow
 def test_a_published_classifier_sees_the_same(classifier_config, load, tmp_path, mmpretrain):
     """A publisher's file under ImageClassifier gives the logits that tools/classify.py has, pictures included."""
     from mmvim import checkpoints

@@ -194,6 +194,7 @@ def repository(tmp_path_factory, read_as_installed):
     return read_as_installed(files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('index', [0, 1])
 def test_one_step_from_a_users_config(index, repository, tmp_path):
     from mmengine.config import Config

@@ -11,6 +11,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmvim.checkpoints.families import FAMILIES
 
+pytestmark = pytest.mark.slow  # whole published models
+
 
 def build_on_meta(cfg, scope='mmseg'):
     init_default_scope(scope)

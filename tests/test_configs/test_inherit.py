@@ -11,6 +11,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
+pytestmark = pytest.mark.slow  # other processes
+
 # A recipe of each family.
 BASES = {name: next(iter(case.segmentors)) for name, case in FAMILY_CASES.items() if case.segmentors}
 
@@ -87,21 +89,21 @@ def test_one_step_from_a_users_config(family, repository, shrink):
     assert not any(p.requires_grad for p in runner.model.backbone.patch_embed.parameters())
 
 
-def snippets(readme):
-    """The configs printed in a README."""
-    blocks = re.findall(r'^```python\n(.*?)^```', readme.read_text(), re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if re.search('^_base_ = ', block, re.MULTILINE)]
+def snippets(page):
+    """The configs of segmentors printed in a page."""
+    blocks = re.findall(r'^```python\n(.*?)^```', page.read_text('utf-8'), re.MULTILINE | re.DOTALL)
+    return [text for text in blocks if re.search('^_base_ = ', text, re.MULTILINE) and '_coco' not in text]
 
 
-OWN = [ROOT / name for name in ('README.md', 'docs/own_repository.md', 'docs/data.md')]
-PAGES = [*OWN, *sorted(CONFIGS.rglob('README.md'))]
-SNIPPETS = [(page.parent.name if page.parent != ROOT else 'README', text) for page in PAGES for text in snippets(page)]
-NAMES = [f'{folder}-{number}' for number, (folder, _) in enumerate(SNIPPETS)]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md')), *sorted(CONFIGS.rglob('README.md'))]
+# By the folder of a family's README, else by the page's name.
+SNIPPETS = [(p.parent.name if CONFIGS in p.parents else p.stem, text) for p in PAGES for text in snippets(p)]
+NAMES = [f'{place}-{number}' for number, (place, _) in enumerate(SNIPPETS)]
 
 
 @pytest.fixture(scope='module')
 def pasted(tmp_path_factory, read_as_installed):
-    """The configs printed in the READMEs and in docs/, as a user pastes them."""
+    """The configs printed in the READMEs and in the pages of docs/, as a user pastes them."""
     files = [tmp_path_factory.mktemp('pasted') / f'snippet{i}.py' for i in range(len(SNIPPETS))]
     for file, (_, text) in zip(files, SNIPPETS, strict=True):
         file.write_text(text)
@@ -120,7 +122,7 @@ def settings(cfg, shrink):
 
 
 def test_every_familys_readme_has_a_snippet():
-    assert set(BASES) <= {folder for folder, _ in SNIPPETS}
+    assert set(BASES) <= {place for place, _ in SNIPPETS}
 
 
 @pytest.mark.parametrize('number', range(len(SNIPPETS)), ids=NAMES)
@@ -128,9 +130,9 @@ def test_readme_snippets_build(number, pasted, shrink):
     assert settings(pasted[number], shrink)
 
 
-def snippet(folder, words):
-    """The number of the one snippet of a folder's README with these words."""
-    (number,) = (i for i, (place, text) in enumerate(SNIPPETS) if place == folder and words in text)
+def snippet(family, words):
+    """The number of the one snippet of a family's README with these words."""
+    (number,) = (i for i, (place, text) in enumerate(SNIPPETS) if place == family and words in text)
     return number
 
 

@@ -49,6 +49,7 @@ def test_reads_and_every_own_type_has_the_prefix(config_file, load, own_names):
             assert node.get(key) not in own_names, f'{path}.{key}={node[key]!r} lacks the prefix mmvim.'
 
 
+@pytest.mark.slow
 def test_same_through_the_package(read_as_installed, tmp_path, load):
     names = [str(f.relative_to(CONFIGS)) for f in sorted(CONFIGS.glob('*/*.py')) if f.parent.name != '_base_']
     users = []

@@ -11,6 +11,8 @@ from mmengine.runner.checkpoint import save_checkpoint
 
 from mmvim.registry import MODELS
 
+pytestmark = pytest.mark.slow  # every config
+
 
 def train_and_test(cfg) -> tuple[Runner, dict]:
     """Run one training iteration and the test loop; every trainable parameter must get a gradient."""

@@ -20,6 +20,8 @@ FILES = [
     'cascade_mask_rcnn_mambavision_t_coco.py',
 ]
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 
 def run_config(cfg, folder, name):
     """A file for each run: MMEngine keeps loggers and message hubs by its name."""

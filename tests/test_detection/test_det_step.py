@@ -28,6 +28,7 @@ def gradients_reach(model) -> set[str]:
     return reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file', box_detectors())
 def test_one_step(file, load, shrink):
     runner = Runner.from_cfg(shrink(load(file)))

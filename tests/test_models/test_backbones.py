@@ -32,6 +32,13 @@ def test_every_registered_backbone_is_covered():
     assert all(FAMILY_CASES[name].backbone is reader.backbone for name, reader in FAMILIES.items())
 
 
+def test_a_backbone_that_is_not_covered_is_seen(monkeypatch):
+    (_, *others) = FAMILY_CASES.items()
+    monkeypatch.setitem(globals(), 'FAMILY_CASES', dict(others))
+    with pytest.raises(AssertionError):
+        test_every_registered_backbone_is_covered()
+
+
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
 @pytest.mark.parametrize('family', FAMILY_CASES)
 def test_builds_under_a_foreign_default_scope(scope, family):

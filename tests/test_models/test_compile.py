@@ -4,6 +4,8 @@ import pytest
 import torch
 from families import FAMILY_CASES
 
+pytestmark = pytest.mark.slow  # compilations
+
 
 @pytest.mark.parametrize('family', FAMILY_CASES)
 @pytest.mark.parametrize('backend', [None, 'torch'], ids=['auto', 'torch'])

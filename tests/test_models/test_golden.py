@@ -10,6 +10,8 @@ from families import FAMILY_CASES, each
 from golden import synthetic
 from golden.models import image, output_error, tensors
 
+pytestmark = pytest.mark.slow  # whole published models
+
 OUTPUT_TOLERANCE = 5e-5  # of an output's standard deviation
 GRADIENT_TOLERANCE = 1e-3  # relative, of a gradient's norm and of its projection
 

@@ -146,6 +146,7 @@ def vim_of_any_size(kind):
     return Vim(arch, img_size=112, cls_token=kind, rope=kind == 'middle', scan_backend='native').eval()
 
 
+@pytest.mark.slow
 @native
 def test_one_graph_for_all_sizes():
     """No size is compiled again, the stored one included, and none is interpolated."""
@@ -165,6 +166,7 @@ def test_one_graph_for_all_sizes():
     assert not [node for node in graphs[0].graph.nodes if 'interpolate' in str(node.target)]
 
 
+@pytest.mark.slow
 @native
 @pytest.mark.parametrize(('kind', 'strict'), [('none', False), ('middle', True)])
 def test_export_with_dynamic_height_and_width(kind, strict):

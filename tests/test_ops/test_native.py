@@ -21,9 +21,18 @@ TOLERANCE = TOLERANCES[torch.float32]
 def threads(request):
     """16 threads for a few channels: L is cut into parts."""
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+def on(threads, scan):
+    """The scan on so many threads, forward and backward; the definition, a loop of small steps, on one."""
+
+    def run(*leaves, backend):
+        torch.set_num_threads(threads if backend == 'native' else 1)
+        return scan(*leaves, backend=backend)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -34,7 +43,7 @@ def threads(request):
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_one_path(batch, dim, length, d_state, groups, optional, reverse, threads):
     inputs = inputs_of(batch, dim, length, d_state, groups, optional)
-    compare(scan_of(reverse), inputs, 'native', torch.float32, TOLERANCE)
+    compare(on(threads, scan_of(reverse)), inputs, 'native', torch.float32, TOLERANCE)
 
 
 @pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',)], ids=['all', 'u'])
@@ -46,7 +55,7 @@ def test_four_paths(follow, combine, shared, gated, threads):
     orders = scan_paths(('row', 'col', 'row_reverse', 'col_reverse'), height, width)
     scan = scan_paths_of(paths=orders, follow=follow, combine=combine)
     inputs = path_inputs_of(batch, () if shared else (4,), dim, height * width, d_state, gated)
-    compare(scan, inputs, 'native', torch.float32, TOLERANCE)
+    compare(on(threads, scan), inputs, 'native', torch.float32, TOLERANCE)
 
 
 def test_channels_last_views_and_half_precision():
@@ -81,7 +90,7 @@ def test_equal_bits_each_time_for_one_number_of_threads(threads):
     inputs = [x.float().requires_grad_() for x in inputs_of(1, 20, 400, 16, 1, False)[:5]]
     results = []
     for _ in range(3):
-        out = scan_of(last=False)(*inputs, backend='native')
+        out = on(threads, scan_of(last=False))(*inputs, backend='native')
         results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     for again in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True))

@@ -15,7 +15,10 @@ from mmvim.ops import backends, selective_scan
 from mmvim.ops.native import build, load
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(bool(build.obstacle()), reason=build.obstacle())
+pytestmark = [
+    pytest.mark.slow,  # builds
+    pytest.mark.skipif(bool(build.obstacle()), reason=build.obstacle()),
+]
 
 
 @pytest.fixture

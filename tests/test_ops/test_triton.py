@@ -18,6 +18,7 @@ OWN = 'opcheck or alike or size_that or last_state or double_backward'
 needs_triton = pytest.mark.skipif(not device.installed(), reason='Triton is not installed')
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize(
     'file', ['interpreted_triton.py', 'interpreted_fused.py', 'interpreted_models.py', 'test_operators.py']
@@ -58,6 +59,7 @@ def test_interpreted(file, tmp_path):
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_importing_mmvim_does_not_import_triton():
     code = (
         'import sys; import mmvim.ops; from mmvim.ops import backends; backends(); '

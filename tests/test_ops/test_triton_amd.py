@@ -28,6 +28,7 @@ def poisoned_memory():
     """Tensors without memory need no NaN."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ['gfx942', 'gfx1100'])
 @pytest.mark.parametrize('setting', FEW + MORE if os.environ.get('MMVIM_TEST_EVERY_KERNEL') == '1' else FEW, ids=str)
 def test_compiles_without_spills(setting, arch):

@@ -49,6 +49,7 @@ def expected_kernels(wanted):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wanted', EVERY if os.environ.get('MMVIM_TEST_EVERY_KERNEL') == '1' else FEW, ids=str)
 def test_resources(wanted):
     import triton
@@ -149,6 +150,7 @@ def test_how_many_paths_and_maps_fit(paths, maps, fit):
         assert tuple(found) == args.map_ids
 
 
+@pytest.mark.slow
 def test_reading_a_spill():
     """The reader sees what it is to see: a kernel held to few registers spills."""
     from mmvim.ops.triton_host.resources import compile_launch, read_resources

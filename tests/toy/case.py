@@ -25,7 +25,7 @@ TOY = FamilyCase(
     backbone=Toy,
     arch={'embed_dims': 16, 'depth': 3},
     variants={
-        'plain': Variant((16, 16, 16), {'out_indices': (0, 1, 2)}),
+        'plain': Variant((16, 16), {'out_indices': (0, 2)}),
         'gateless': Variant((16,), {**LAST, 'mixer_cfg': {'type': 'mmvim.SelectiveScan2D', 'gate': False}}),
     },
     tiny={'arch': SMALL},
