@@ -55,11 +55,27 @@ def refuse_second_derivative(name: str, op: str) -> None:
     register_derivative(name, refuse, lambda ctx, inputs, output: None)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype that autocast runs matrix products in where ``x`` is, or None if it is off.
+
+    Device types that autocast does not know, such as 'meta', have none; PyTorch's own question is an error there.
+
+    Examples:
+        >>> x = torch.zeros(2)
+        >>> with torch.autocast('cpu', torch.bfloat16):
+        ...     autocast_dtype(x), autocast_dtype(x.to('meta'))
+        (torch.bfloat16, None)
+    """
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
+
+
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
     """Disable autocast in a block, where it would change the precisions that an operator has chosen.
 
     Args:
         x: Any tensor of the device that autocast may be on for.
     """
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
+    on = autocast_dtype(x) is not None
+    return torch.autocast(x.device.type, enabled=False) if on else contextlib.nullcontext()

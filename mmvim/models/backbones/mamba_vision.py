@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
 from mmvim.models.layers.norm import build_norm
+from mmvim.models.layers.recompute import recompute
 from mmvim.models.layers.window_attention import WindowAttention, merge_windows, split_windows
 from mmvim.registry import MODELS
 
@@ -178,7 +178,7 @@ class Level(nn.Module):
         if self.window_size is not None:
             x, padded = split_windows(x, self.window_size)  # (B * windows, S * S, C)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if with_cp and x.requires_grad else block(x)
+            x = recompute(block, block, x) if with_cp and x.requires_grad else block(x)
         if self.window_size is not None:
             x = merge_windows(x, self.window_size, padded)[:, :, : size[0], : size[1]]  # (B, C, H, W)
         return x

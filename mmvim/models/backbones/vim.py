@@ -16,13 +16,14 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
-from torch.utils.checkpoint import checkpoint
 
 from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
+from mmvim.models.layers.plain import dtype_of, is_plain
 from mmvim.models.layers.pos_embed import class_rows, fit_positions, insert_rows, rope_tables, rotate, split_rows
+from mmvim.models.layers.recompute import recompute
 from mmvim.models.layers.vim_mixer import VimMixer
 from mmvim.ops.rms_norm import add_rms_norm, fuses_add
 from mmvim.registry import MODELS
@@ -62,30 +63,31 @@ class VimBlock(nn.Module):
         self.mixer = VimMixer(embed_dims, **mixer_cfg)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden: Tensor | None, residual: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden: Tensor | None, residual: Tensor, with_cp: bool = False) -> tuple[Tensor, Tensor]:
         """Add ``hidden`` to the stream, normalise and mix.
 
         Args:
             hidden: The previous block's output (B, L, C); None before the first block.
             residual: The stream (B, L, C).
-            recompute: Recompute norm and mixer in the backward pass. Defaults to False.
+            with_cp: Recompute norm and mixer in the backward pass. Defaults to False.
 
         Returns:
             The mixer's output and the stream that it was computed from, each (B, L, C). The stream has the dtype that
             both arguments promote to.
         """
-        if hidden is not None and not recompute and isinstance(self.norm, RMSNorm) and fuses_add(residual):
+        if hidden is not None and not with_cp and is_plain(RMSNorm, self.norm) and fuses_add(residual):
             # On a GPU the norm does the addition too, in one pass over memory.
             normed, residual = add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
             return self.mixer(normed), residual
         residual = residual if hidden is None else residual + hidden
         # The sum is formed outside the recomputed part, so that only one tensor a block is kept for it.
-        if recompute and residual.requires_grad:
-            return checkpoint(self._mix, residual, use_reentrant=False), residual
+        if with_cp and residual.requires_grad:
+            return recompute(self, self._mix, residual), residual
         return self._mix(residual), residual
 
     def _mix(self, residual: Tensor) -> Tensor:
-        return self.mixer(self.norm(residual.to(self.mixer.in_proj.weight.dtype)))
+        dtype = dtype_of(self.mixer.in_proj, dtype_of(self.norm, residual.dtype))
+        return self.mixer(self.norm(residual.to(dtype)))
 
 
 @MODELS.register_module()
@@ -257,7 +259,7 @@ class Vim(Backbone):
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shape tokens (B, L, C) into a map (B, C, h, w), or the class token (B, C), in the weights' dtype."""
-        tokens = tokens.to(self.patch_embed.proj.weight.dtype)
+        tokens = tokens.to(dtype_of(self.patch_embed.proj, tokens.dtype))
         patches, classes = split_rows(tokens, self.class_rows(grid[0] * grid[1]))
         if self.out_type == 'cls_token':
             return classes.mean(dim=1)

@@ -6,8 +6,10 @@ Written from the paper. The parameters have the names of the published checkpoin
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.plain import is_plain
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
 from mmvim.ops import selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
@@ -66,24 +68,37 @@ class MambaVisionMixer(nn.Module):
         self.conv1d_x = nn.Conv1d(self.d_half, self.d_half, d_conv, groups=self.d_half, bias=False)
         self.conv1d_z = nn.Conv1d(self.d_half, self.d_half, d_conv, groups=self.d_half, bias=False)
 
+    def _filter(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
+        """Run a convolution and SiLU on tokens (B, L, d_half)."""
+        left = (self.d_conv - 1) // 2
+        if is_plain(nn.Conv1d, conv):
+            filters = conv.weight.transpose(0, 1)  # (d_half, 1, d_conv) -> (1, d_half, d_conv)
+            x = conv1d_silu(x, filters, None, (left,), self.scan_backend)  # (B, 1, L, d_half)
+            return x[:, 0]
+        x = F.pad(x.transpose(1, 2), (left, self.d_conv - 1 - left))  # (B, L, d_half) -> (B, d_half, L + taps - 1)
+        return F.silu(conv(x)).transpose(1, 2)  # (B, d_half, L) -> (B, L, d_half)
+
+    def _step(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Project (B, L, dt_rank) to delta (B, L, d_half), bias included; return the bias (d_half,), too."""
+        if is_plain(nn.Linear, self.dt_proj):
+            return self.dt_proj(dt), self.dt_proj.bias
+        delta = self.dt_proj(F.pad(dt, (0, 0, 0, 1)))  # one token more, of zeros: the layer makes its bias of it
+        return delta[:, :-1], delta[0, -1]
+
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
         u, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, d_half)
-        left = ((self.d_conv - 1) // 2,)
-        u, z = (
-            # filters (d_half, 1, d_conv) -> (1, d_half, d_conv); result (B, 1, L, d_half) -> (B, L, d_half)
-            conv1d_silu(half, conv.weight.transpose(0, 1), None, left, self.scan_backend)[:, 0]
-            for half, conv in ((u, self.conv1d_x), (z, self.conv1d_z))
-        )
+        u, z = self._filter(u, self.conv1d_x), self._filter(z, self.conv1d_z)
         dt, b, c = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta, bias = self._step(dt)
         y: Tensor = selective_scan(
             u.transpose(1, 2),  # (B, L, d_half) -> (B, d_half, L)
-            self.dt_proj(dt).transpose(1, 2),
+            delta.transpose(1, 2),
             -torch.exp(self.A_log.float()),
             b.transpose(1, 2),  # (B, L, d_state) -> (B, d_state, L)
             c.transpose(1, 2),
             self.D.float(),
-            delta_bias=self.dt_proj.bias.float(),
+            delta_bias=bias.float(),
             delta_softplus=True,
             backend=self.scan_backend,
         )

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from mmvim.ops.define import autocast_dtype, without_autocast
+
 
 def cubic(x: Tensor) -> Tensor:
     """Return the weight of a cell at distance ``x`` >= 0 in PyTorch's bicubic resizing.
@@ -84,8 +86,8 @@ def resize_grid(grid: Tensor, src: tuple[int, int], dst: tuple[int, int]) -> Ten
     if _same(src, dst):
         return grid
     device = grid.device
-    if not grid.is_meta and torch.is_autocast_enabled(device.type):  # autocast would run the products in half precision
-        with torch.autocast(device.type, enabled=False):
+    if autocast_dtype(grid) is not None:  # it would run the products in half precision
+        with without_autocast(grid):
             return resize_grid(grid, src, dst)
     dtype = torch.promote_types(grid.dtype, torch.float32)
     down, across = (resize_matrix(old, new, cubic, dtype, device) for old, new in zip(src, dst, strict=True))

@@ -8,8 +8,10 @@ for the backward one.
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.plain import is_plain
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
 from mmvim.ops import selective_scan_paths
 from mmvim.ops.conv_silu import conv1d_silu
@@ -44,6 +46,14 @@ class VimMixer(nn.Module):
     scan_operator: ClassVar[str] = 'mmvim::selective_scan'  # what a count of FLOPs must have found
     conv1d: nn.Conv1d
     conv1d_b: nn.Conv1d
+    x_proj: nn.Linear
+    x_proj_b: nn.Linear
+    dt_proj: nn.Linear
+    dt_proj_b: nn.Linear
+    A_log: nn.Parameter
+    A_b_log: nn.Parameter
+    D: nn.Parameter
+    D_b: nn.Parameter
 
     def __init__(
         self,
@@ -70,35 +80,51 @@ class VimMixer(nn.Module):
             setattr(self, f'D{suffix}', init_skip(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, embed_dims, bias=False)
 
-    def _both(self, name: str) -> Tensor:
-        """Stack a parameter of both directions: ``name`` has ``{}`` where the backward one says '_b'."""
-        return torch.stack([self.get_parameter(name.format('')), self.get_parameter(name.format('_b'))])
+    def _filter(self, x: Tensor) -> Tensor:
+        """Run both convolutions and SiLU: (B, L, d_inner) to (B, 2, L, d_inner)."""
+        # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
+        past = self.d_conv - 1
+        if is_plain(nn.Conv1d, self.conv1d, self.conv1d_b):
+            filters = torch.cat([self.conv1d.weight, self.conv1d_b.weight.flip(-1)], dim=1)  # (d_inner, 2, d_conv)
+            filters = filters.transpose(0, 1)  # (2, d_inner, d_conv)
+            return conv1d_silu(x, filters, _stack(self.conv1d.bias, self.conv1d_b.bias), (past, 0), self.scan_backend)
+        x = x.transpose(1, 2)  # (B, d_inner, L)
+        forward = self.conv1d(F.pad(x, (past, 0)))
+        backward = self.conv1d_b(F.pad(x.flip(-1), (past, 0))).flip(-1)
+        return F.silu(_stack(forward, backward, dim=1)).transpose(2, 3)  # (B, 2, d_inner, L) -> (B, 2, L, d_inner)
+
+    @staticmethod
+    def _project(x: Tensor, layer: nn.Module, layer_b: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """Project (B, 2, L, C), each direction by its layer: (B, 2, L, D), and the bias (2, D) still to be added."""
+        if is_plain(nn.Linear, layer, layer_b):  # one product serves both directions, nothing is concatenated
+            bias = None if layer.bias is None else _stack(layer.bias, layer_b.bias)
+            return torch.matmul(x, _stack(layer.weight, layer_b.weight).mT), bias
+        return _stack(layer(x[:, 0]), layer_b(x[:, 1]), dim=1), None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
         x, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, d_inner)
-        # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
-        filters = torch.cat([self.conv1d.weight, self.conv1d_b.weight.flip(-1)], dim=1)  # (d_inner, 2, d_conv)
-        filters = filters.transpose(0, 1)  # (2, d_inner, d_conv)
-        u = conv1d_silu(x, filters, self._both('conv1d{}.bias'), (self.d_conv - 1, 0), self.scan_backend)
-        # Each product serves both directions: (B, 2, L, ...), nothing is concatenated.
-        dt, b, c = torch.matmul(u, self._both('x_proj{}.weight').mT).split(
-            [self.dt_rank, self.d_state, self.d_state], dim=-1
-        )
-        delta = torch.matmul(dt, self._both('dt_proj{}.weight').mT)
+        u = self._filter(x)
+        projected, _ = self._project(u, self.x_proj, self.x_proj_b)
+        dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)  # each (B, 2, L, ...)
+        delta, delta_bias = self._project(dt, self.dt_proj, self.dt_proj_b)
         # Channels stay contiguous in memory: the scan takes transposed views, (B, 2, L, D) -> (B, 2, D, L).
         y = selective_scan_paths(
             u.transpose(2, 3),
             delta.transpose(2, 3),
-            -torch.exp(self._both('A{}_log').float()),
+            -torch.exp(_stack(self.A_log, self.A_b_log).float()),
             b.transpose(2, 3),
             c.transpose(2, 3),
-            self._both('D{}').float(),
+            _stack(self.D, self.D_b).float(),
             z=z.transpose(1, 2),  # (B, L, d_inner) -> (B, d_inner, L)
-            delta_bias=self._both('dt_proj{}.bias').float(),
+            delta_bias=None if delta_bias is None else delta_bias.float(),
             delta_softplus=True,
             paths=('forward', 'reverse'),
             backend=self.scan_backend,
         )
         y = y.transpose(1, 2)  # (B, d_inner, L) -> (B, L, d_inner)
         return self.out_proj(y / 2 if self.if_divide_out else y)
+
+
+def _stack(forward: Tensor, backward: Tensor, dim: int = 0) -> Tensor:
+    return torch.stack([forward, backward], dim)

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmvim.ops.backends import REFERENCE
 from mmvim.ops.conv_silu.operators import BACKENDS, conv_silu_fwd
 from mmvim.ops.conv_silu.reference import conv_silu_reference
+from mmvim.ops.define import autocast_dtype
 
 
 def conv1d_silu(
@@ -49,13 +50,9 @@ def conv1d_silu(
     taps = weight.shape[-1]
     if not all(0 <= n < taps for n in left):
         raise ValueError(f'left={list(left)} must lie in 0..{taps - 1} for filters of {taps} taps')
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-    else:
-        dtype = torch.promote_types(x.dtype, weight.dtype)
+    dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
     x, left = x.to(dtype), list(left)
-    if BACKENDS.select(backend, kind) == REFERENCE:
+    if BACKENDS.select(backend, x.device.type) == REFERENCE:
         return conv_silu_reference(x, weight.to(dtype), None if bias is None else bias.to(dtype), left)
     name = BACKENDS.in_graph(backend)
     needs_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)

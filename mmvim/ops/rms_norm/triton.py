@@ -7,6 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from mmvim.ops.define import autocast_dtype
 from mmvim.ops.rms_norm.reference import add_rms_norm_reference
 from mmvim.ops.triton_host.device import device_guard, why_not
 from mmvim.ops.triton_host.launch import Launch
@@ -170,7 +171,6 @@ def can_run(x: Tensor, residual: Tensor | None, weight: Tensor) -> bool:
 
 def add_rms_norm_triton(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Run :func:`mmvim.ops.rms_norm.add_rms_norm` in Triton."""
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if kind != 'cpu' and torch.is_autocast_enabled(kind) else weight.dtype
+    dtype = (None if x.device.type == 'cpu' else autocast_dtype(x)) or weight.dtype
     y, total, _ = torch.ops.mmvim.rms_norm_fwd(x, residual, weight, eps, dtype)
     return y, x if residual is None else total

@@ -1,0 +1,45 @@
+"""When a fused path may read the weights of a layer, and when the layer must be called."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+
+def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
+    """Return whether calling the layers would run their class's own forward on their own weights, and nothing else.
+
+    A fused path may then read the weights. Otherwise somebody wraps, replaces, shards or observes a layer (a hook,
+    LoRA, weight norm, pruning, int8, FSDP) and would be bypassed without notice, so the layer must be called.
+
+    Args:
+        kind: The class that the layers were built with; a subclass is not plain.
+        *layers: The layers.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2)
+        >>> is_plain(nn.Linear, layer)
+        True
+        >>> handle = layer.register_forward_hook(lambda module, inputs, output: None)
+        >>> is_plain(nn.Linear, layer)
+        False
+    """
+    return not _has_any_global_hook() and all(
+        type(layer) is kind
+        and not layer._forward_hooks
+        and not layer._forward_pre_hooks
+        and not layer._backward_hooks
+        and not layer._backward_pre_hooks
+        and 'forward' not in layer.__dict__  # replaced on the object, as libraries for offloading do
+        for layer in layers
+    )
+
+
+def dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
+    """Return the floating dtype of a layer's weight, or ``default`` if it has none, as an int8 layer.
+
+    Examples:
+        >>> dtype_of(nn.Linear(2, 2).half(), torch.float32), dtype_of(nn.ReLU(), torch.float32)
+        (torch.float16, torch.float32)
+    """
+    weight = getattr(layer, 'weight', None)
+    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else default

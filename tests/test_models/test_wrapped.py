@@ -1,0 +1,313 @@
+"""Backbones inside something that wraps, replaces, observes or shards their parts: what is done has effect."""
+
+import copy
+import functools
+import itertools
+
+import pytest
+import torch
+from test_backbones import CASES, SMALL, build, image
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from mmvim.models.layers.plain import is_plain
+from mmvim.ops.backends import ENV
+from mmvim.registry import MODELS
+
+BACKENDS = pytest.mark.parametrize('backend', ['torch', 'native'])
+MIXERS = {
+    'vim': {'type': 'mmvim.VimMixer', 'embed_dims': 16, 'd_state': 4},
+    'mamba_vision': {'type': 'mmvim.MambaVisionMixer', 'embed_dims': 16, 'd_state': 4},
+    'scan_2d': {'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 4},
+}
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    monkeypatch.setenv(ENV, request.param)
+    return request.param
+
+
+def mixer(name):
+    torch.manual_seed(0)
+    layer = MODELS.build(MIXERS[name])
+    return layer, image(2, 8, 5, 6) if name == 'scan_2d' else image(2, 30, 16)
+
+
+def weighted(model):
+    """The names of all layers that have weights of their own and a forward pass."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name and isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm2d))
+    ]
+
+
+def outputs_and_gradients(model, *inputs):
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    out = model(*inputs)
+    out = out if isinstance(out, tuple) else (out,)
+    gen = torch.Generator().manual_seed(2)
+    sum((y * torch.randn(y.shape, generator=gen)).sum() for y in out).backward()
+    return [y.detach() for y in out], {name: p.grad for name, p in model.named_parameters()}
+
+
+def assert_close(got, wanted, bound=2e-6):
+    for y, reference in zip(got, wanted, strict=True):
+        assert (y - reference).abs().max() <= bound * max(reference.std().item(), 1.0) * 10
+
+
+def assert_same(got, wanted):
+    """Equal within the rounding of a matrix product: 2e-6 of the output's std on average, gradients likewise."""
+    for y, reference in zip(got[0], wanted[0], strict=True):
+        assert (y - reference).square().mean().sqrt() <= 2e-6 * reference.std()
+    for name, reference in wanted[1].items():
+        grad = got[1][name]
+        assert (grad - reference).norm() <= 2e-6 * reference.norm() + 1e-9, name
+
+
+@pytest.fixture(params=list(itertools.chain(SMALL, MIXERS)))
+def anything(request):
+    """Every backbone and every mixer, with its input."""
+    if request.param in SMALL:
+        return build(request.param), image(2, 3, 64, 48)
+    return mixer(request.param)
+
+
+@pytest.mark.parametrize('backend', ['torch', 'native'], indirect=True)
+def test_hooks_of_every_layer_fire_once(anything, backend):
+    model, x = anything
+    seen = []
+    for name in weighted(model):
+        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: seen.append(name))
+    model(x)
+    used = {name for name in weighted(model) if not name.startswith(('levels.3.downsample',))}
+    assert sorted(seen) == sorted(used)
+
+
+def test_calling_every_layer_gives_the_same(anything):
+    """Hooks that do nothing switch the fused paths off."""
+    model, x = anything
+    model.eval()  # else dropped paths and batch statistics
+    plain = copy.deepcopy(model)
+    for name in weighted(model):
+        model.get_submodule(name).register_forward_pre_hook(lambda module, inputs: None)
+        assert not is_plain(type(model.get_submodule(name)), model.get_submodule(name))
+    got, wanted = outputs_and_gradients(model, x), outputs_and_gradients(plain, x)
+    assert_same(got, wanted)
+
+
+def test_what_a_hook_returns_counts(anything):
+    model, x = anything
+    model.eval()
+    names = [name for name in weighted(model) if any(part in name for part in ('x_proj', 'dt_proj', 'conv1d', 'norm'))]
+    before = model(x)
+    for name in names:
+        handle = model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output * 1.5)
+        after = model(x)
+        handle.remove()
+        pairs = zip(before, after, strict=True) if isinstance(before, tuple) else [(before, after)]
+        assert any(not torch.equal(a, b) for a, b in pairs), name
+
+
+def test_functional_call(anything):
+    model, x = anything
+    model.eval()
+    parameters = {name: p.detach() * 1.01 for name, p in model.named_parameters()}
+    got = functional_call(model, parameters, (x,))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.01)
+        wanted = model(x)
+    for y, reference in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, wanted)), strict=True):
+        torch.testing.assert_close(y, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_ensemble_by_vmap(anything):
+    model, x = anything
+    models = [model.eval(), copy.deepcopy(model).eval()]
+    with torch.no_grad():
+        for p in models[1].parameters():
+            p.mul_(1.05)
+    parameters, buffers = stack_module_state(models)
+    base = copy.deepcopy(model).to('meta')
+    outputs = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
+    for index, member in enumerate(models):
+        wanted = member(x)
+        for y, reference in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (outputs, wanted)), strict=True):
+            torch.testing.assert_close(y[index], reference, rtol=1e-4, atol=1e-5)
+
+
+class LowRank(nn.Module):
+    """LoRA (Hu et al., https://arxiv.org/abs/2106.09685) as PEFT wraps a linear layer."""
+
+    def __init__(self, base, rank=2):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+        nn.init.normal_(self.up.weight, std=0.1)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_lora_trains(anything):
+    model, x = anything
+    model.requires_grad_(False)
+    linear = [name for name in weighted(model) if type(model.get_submodule(name)) is nn.Linear]
+    for name in linear:
+        parent, _, own = name.rpartition('.')
+        setattr(model.get_submodule(parent), own, LowRank(model.get_submodule(name)))
+    _, grads = outputs_and_gradients(model, x)
+    trained = {name for name, grad in grads.items() if grad is not None and grad.any()}
+    assert trained == {f'{name}.{part}.weight' for name in linear for part in ('down', 'up')}
+
+
+@pytest.mark.parametrize('convert', ['weight_norm', 'old_weight_norm', 'spectral_norm', 'prune', 'half_the_weight'])
+def test_parametrised_weights(anything, convert):
+    model, x = anything
+    model.eval()
+    before = model(x)
+    for name in weighted(model):
+        layer = model.get_submodule(name)
+        if not any(part in name for part in ('x_proj', 'dt_proj', 'conv1d')):
+            continue
+        if convert == 'weight_norm':
+            parametrizations.weight_norm(layer)
+        elif convert == 'old_weight_norm':
+            with pytest.warns(FutureWarning):
+                nn.utils.weight_norm(layer)
+        elif convert == 'spectral_norm':
+            parametrizations.spectral_norm(layer)
+        elif convert == 'prune':
+            prune.l1_unstructured(layer, 'weight', amount=0.5)
+        else:
+            parametrize.register_parametrization(layer, 'weight', Half())
+    outputs, grads = outputs_and_gradients(model, x)
+    same = all(map(torch.allclose, outputs, before if isinstance(before, tuple) else (before,)))
+    changed = any(any(part in name for part in ('x_proj.', 'dt_proj.', 'conv1d')) for name in weighted(model))
+    assert same == (not changed or 'weight_norm' in convert)  # weight norm only writes the weights otherwise
+    assert all(grad is not None for grad in grads.values())
+
+
+class Half(nn.Module):
+    def forward(self, x):
+        return x / 2
+
+
+def test_dynamic_int8(anything):
+    model, x = anything
+    model.eval()
+    wanted = model(x)
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
+    got = quantised(x)
+    for y, reference in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, wanted)), strict=True):
+        error = (y - reference).square().mean().sqrt() / reference.std()
+        assert error < 0.2
+    assert not any(type(m) is nn.Linear for m in quantised.modules())
+
+
+def test_replica_of_data_parallel(anything):
+    """``nn.DataParallel`` runs replicas whose parameters are no ``nn.Parameter``; here as it makes them."""
+    model, x = anything
+    model.eval()
+
+    def replicate(module):
+        copied = module._replicate_for_data_parallel()
+        for name, parameter in module._parameters.items():
+            setattr(copied, name, None if parameter is None else parameter.clone())
+        copied._modules = {name: None if m is None else replicate(m) for name, m in module._modules.items()}
+        return copied
+
+    got, wanted = replicate(model)(x), model(x)
+    for y, reference in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, wanted)), strict=True):
+        torch.testing.assert_close(y, reference)
+
+
+def test_forward_replaced_on_the_object(anything):
+    """As libraries for offloading and tracing do it."""
+    model, x = anything
+    model.eval()
+    called = []
+    for name in weighted(model):
+        layer = model.get_submodule(name)
+        own = layer.forward
+
+        @functools.wraps(own)
+        def forward(*args, own=own, name=name):
+            called.append(name)
+            return own(*args)
+
+        layer.forward = forward
+    model(x)
+    assert sorted(called) == sorted(name for name in weighted(model) if not name.startswith('levels.3.downsample'))
+
+
+def test_meta_device(anything):
+    model, x = anything
+    wanted = model.eval()(x)
+    got = model.to('meta')(x.to('meta'))
+    for y, reference in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, wanted)), strict=True):
+        assert y.is_meta and y.shape == reference.shape and y.dtype == reference.dtype
+
+
+def test_fake_tensors(anything):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model, x = anything
+    wanted = model.eval()(x)
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+        fake = copy.deepcopy(model)
+        for owner in fake.modules():
+            for name, p in owner._parameters.items():
+                owner._parameters[name] = None if p is None else nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
+            for name, b in owner._buffers.items():
+                owner._buffers[name] = None if b is None else torch.empty(b.shape, dtype=b.dtype)
+        got = fake(mode.from_tensor(x))
+    for y, reference in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, wanted)), strict=True):
+        assert y.shape == reference.shape and y.dtype == reference.dtype
+
+
+@CASES
+def test_recomputation_equals_none(name):
+    """Outputs, gradients, random numbers and every buffer, with stochastic depth on."""
+    x = image(2, 3, 64, 48)
+    results = []
+    for with_cp in (False, True):
+        model = build(name, with_cp=with_cp, drop_path_rate=0.3).train()
+        torch.manual_seed(3)
+        for _ in range(2):
+            found = outputs_and_gradients(model, x)
+        results.append((found, dict(model.named_buffers()), torch.rand(1)))
+    (plain, buffers, number), (again, other, other_number) = results
+    assert_same(again, plain)
+    assert number == other_number
+    for key, value in buffers.items():
+        torch.testing.assert_close(other[key], value, msg=key)
+
+
+def test_recomputation_of_a_block_with_state_of_its_own():
+    """A control: plain checkpointing counts twice, ours once."""
+    from torch.utils.checkpoint import checkpoint
+
+    from mmvim.models.layers.recompute import recompute
+
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 4)
+            self.register_buffer('calls', torch.zeros(()))
+            self.register_buffer('average', torch.zeros(4))
+
+        def forward(self, x):
+            self.calls += 1
+            self.average = 0.9 * self.average + 0.1 * x.detach().mean(0)
+            return super().forward(x).relu()
+
+    x = torch.randn(8, 4, requires_grad=True)
+    plain, ours = Counting(), Counting()
+    checkpoint(plain, x, use_reentrant=False).sum().backward()
+    recompute(ours, ours, x).sum().backward()
+    assert (plain.calls, ours.calls) == (2, 1)
+    torch.testing.assert_close(ours.average, 0.1 * x.detach().mean(0))
