@@ -59,7 +59,8 @@ def load_backbone(
         raise CheckpointError(f'{kind} has no option {next(iter(options))!r}', 'leave it out')
     settings = {} if family is None else family.options(options, family.file_options)
     path = fetch(file)
-    _, tensors = weights_of(load_file(path, file), file, key)
+    container = load_file(path, file)
+    _, tensors = weights_of(container, file, key)
     check_tensors(tensors, file)
     layout = recognise(tensors, file, prefix)
     if layout is not None and (family is None or layout.family != family.name):
@@ -78,7 +79,7 @@ def load_backbone(
             misfit=True,
         )
     else:
-        report, weights = _fit_by_family(module, layout, tensors, file, settings)
+        report, weights = _fit_by_family(module, layout, tensors, container, file, settings)
     report.check(strict)
     with torch.no_grad():
         module.load_state_dict(weights, strict=False)
@@ -86,10 +87,10 @@ def load_backbone(
 
 
 def _fit_by_family(
-    module: nn.Module, layout: Layout, tensors: OrderedDict[str, Tensor], file: str, settings: dict
+    module: nn.Module, layout: Layout, tensors: OrderedDict[str, Tensor], container: dict, file: str, settings: dict
 ) -> tuple[Report, OrderedDict[str, Tensor]]:
     family = FAMILIES[layout.family]
-    found = sort_tensors(tensors, layout)
+    found = sort_tensors(tensors, layout, container)
     family.check_arch(found.own, module, file)
     arch = family.arch_of(found.own)
     report = Report(file, f'{layout.kind} of {family.title}{f", arch {arch}" if arch else ""}')

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mmvim.checkpoints.families import FAMILIES, Family
+from mmvim.checkpoints.files.recorded_config import backbone_config
 from mmvim.checkpoints.layout import Layout
 
 _BACKBONE = 'backbone.'
@@ -68,8 +69,15 @@ def _place(family: Family, kind: str, bare: str) -> str:
     return _BACKBONE + name
 
 
-def sort_tensors(tensors: OrderedDict[str, Tensor], layout: Layout) -> Sorted:
-    """Sort the tensors of a file, moving heads and pyramids out of the backbone into parts of their own."""
+def sort_tensors(tensors: OrderedDict[str, Tensor], layout: Layout, container: dict | None = None) -> Sorted:
+    """Sort the tensors of a file, moving heads and pyramids out of the backbone into parts of their own.
+
+    Args:
+        tensors: By the file's names.
+        layout: Where things are in the file.
+        container: The file, whose config of the model, if it has one, gives the records that the weights lack.
+            Defaults to None.
+    """
     names, rest = sort_names(tensors, layout)
     result = Sorted(OrderedDict(), OrderedDict(), rest, names)
     for name, given in names.items():
@@ -77,6 +85,8 @@ def sort_tensors(tensors: OrderedDict[str, Tensor], layout: Layout) -> Sorted:
             result.own[name.removeprefix(_BACKBONE)] = tensors[given]
         else:
             result.parts[name] = tensors[given]
+    for name, record in FAMILIES[layout.family].recorded(backbone_config(container or {})).items():
+        result.own.setdefault(name, record)
     return result
 
 
@@ -103,6 +113,8 @@ def to_published(
         pyramid = next((there + name[len(here) :] for here, there in neck.items() if name.startswith(here)), None)
         if name in known:
             given = known[name]
+        elif name.removeprefix(_BACKBONE) in family.records:  # which publishers do not write
+            continue
         elif name.startswith(_BACKBONE):
             given = layout.prefix + family.published_name(name.removeprefix(_BACKBONE))
         elif pyramid is not None:

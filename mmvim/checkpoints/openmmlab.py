@@ -49,7 +49,7 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
             weights[name if bare in tensors else bare] = tensor  # never replace another tensor
     else:
         report = Report(source, f'{layout.kind} of {layout.family}')
-        found = sort_tensors(tensors, layout)
+        found = sort_tensors(tensors, layout, container)
         report.dropped.update(FAMILIES[layout.family].unused(layout, found.names))
         whole = ((f'backbone.{name}', tensor) for name, tensor in found.own.items())
         weights.update((name, tensor) for name, tensor in whole if name not in report.dropped)

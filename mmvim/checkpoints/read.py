@@ -135,7 +135,8 @@ def read(
         ('backbone', 'mmvim.MambaVision', (1, 3), 4)
     """
     path = fetch(file)
-    key, tensors = weights_of(load_file(path, file), file, key)
+    container = load_file(path, file)
+    key, tensors = weights_of(container, file, key)
     check_tensors(tensors, file)
     layout = recognise(tensors, file, prefix)
     if layout is None:
@@ -146,7 +147,7 @@ def read(
             misfit=True,
         )
     family = FAMILIES[layout.family]
-    found = sort_tensors(tensors, layout)
+    found = sort_tensors(tensors, layout, container)
     arch = _arch(family, found.own, arch, file)
     if task not in (None, 'dense'):
         raise CheckpointError(f"task={task!r} is neither None nor 'dense'", 'omit it')
@@ -254,5 +255,5 @@ def _check_head(parts: OrderedDict[str, Tensor], norm: Tensor | None, report: Re
 def _prefix_report(report: Report) -> None:
     for name in ('used', 'missing', 'unexpected'):
         setattr(report, name, [f'backbone.{n}' for n in getattr(report, name)])
-    for name in ('resized', 'dropped', 'fresh', 'mismatched'):
+    for name in ('resized', 'dropped', 'assumed', 'fresh', 'mismatched'):
         setattr(report, name, {f'backbone.{n}': why for n, why in getattr(report, name).items()})

@@ -38,6 +38,7 @@ class Report:
         used: Weights of the model that the file fills without change.
         resized: Weights that were resampled, and from what to what.
         dropped: Tensors of the file that were left out on purpose, and why.
+        assumed: What the file does not say of itself, and from where it was taken instead.
         fresh: Weights of the model that such a file cannot have, and why.
         missing: Weights of the model that the file should have but lacks.
         mismatched: Weights of another shape or kind of number, and how they differ.
@@ -59,6 +60,7 @@ class Report:
     used: list[str] = field(default_factory=list)
     resized: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     mismatched: dict[str, str] = field(default_factory=dict)
@@ -84,7 +86,7 @@ class Report:
     def _parts(self) -> tuple[tuple[str, dict | list], ...]:
         return tuple(
             (name, getattr(self, name))
-            for name in ('resized', 'dropped', 'fresh', 'missing', 'mismatched', 'unexpected')
+            for name in ('resized', 'dropped', 'assumed', 'fresh', 'missing', 'mismatched', 'unexpected')
         )
 
     def compare(self, own: dict, given: dict) -> None:
@@ -95,6 +97,8 @@ class Report:
             given: The tensors made from the file, by the model's names.
         """
         for name, tensor in own.items():
+            if name in self.assumed:
+                continue
             if name not in given:
                 if name not in self.fresh and not name.endswith('num_batches_tracked'):
                     self.missing.append(name)

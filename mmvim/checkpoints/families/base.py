@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
 from mmvim.checkpoints.families.names import drop
@@ -15,6 +15,7 @@ from mmvim.checkpoints.heads import head_configs
 from mmvim.checkpoints.layout import DENSE, Layout
 from mmvim.checkpoints.report import Report
 from mmvim.checkpoints.view import View
+from mmvim.models.backbones.base import Backbone
 
 # Every family by its name; a subclass of Family with a name of its own enters itself.
 FAMILIES: dict[str, 'Family'] = {}
@@ -43,6 +44,8 @@ class Family(ABC):
         neck: The backbone's names that belong to a neck here, as prefix in the file to prefix here. Defaults to {}.
         never_used: Beginnings of the names of tensors that the publisher's dense models have and never use, with the
             reason. Defaults to {}.
+        records: Buffers in which mmvim's weights keep what a publisher's do not say, such as the grid of the positions.
+            Defaults to ().
         views: The view of a picture in the publisher's evaluation, by arch; None for any other. Defaults to 224 pixels,
             cut out of 256 (bicubic).
         aux_index: Which of several maps of equal width the auxiliary head of a published segmentor reads. Defaults to
@@ -75,6 +78,7 @@ class Family(ABC):
     output_norm: ClassVar[str] = r'outnorm(\d)\.'
     neck: ClassVar[dict[str, str]] = {}
     never_used: ClassVar[dict[str, str]] = {}
+    records: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
     aux_index: ClassVar[int] = 2
     file_options: ClassVar[dict] = {}
@@ -154,13 +158,15 @@ class Family(ABC):
         settings = self.settings(own)
         return next((arch for arch in self.backbone.arch_zoo if self.arch_settings(arch) == settings), None)
 
-    def check_arch(self, own: dict[str, Tensor], module: nn.Module, source: str) -> None:
+    def check_arch(self, own: dict[str, Tensor], module: Backbone, source: str) -> None:
         """Say in one line that a file is of another size, rather than list every shape that differs.
 
         Raises:
             CheckpointError: If the file is of another size.
         """
-        theirs, ours = self.settings(own), self.settings(module.state_dict())
+        # Not from the shapes where it knows better: a backbone lacks the parts that its outputs do not need.
+        ours = self.settings(module.state_dict()) if module.arch is None else self.arch_settings(module.arch)
+        theirs = self.settings(own)
         wrong = {name: value for name, value in theirs.items() if value != ours[name]}
         if wrong:
             arch = self.arch_of(own)
@@ -175,12 +181,20 @@ class Family(ABC):
 
     # Weights and configs
 
-    def fit(self, own: dict[str, Tensor], module: Any, options: dict, report: Report) -> OrderedDict[str, Tensor]:
+    def recorded(self, config: dict) -> dict[str, Tensor]:
+        """Return the ``records`` that the config of a backbone gives, by name; {} if it gives none.
+
+        Args:
+            config: What MMEngine wrote into a checkpoint: of any type and content.
+        """
+        return {}
+
+    def fit(self, own: dict[str, Tensor], module: Backbone, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """Make the weights for a backbone from those of a file.
 
-        Leaves out a classifier's head and, where the backbone does not have them, the final norm, norms of outputs and
-        what is never used. If the file has no norms of outputs, the backbone's are new. A family adds what else it
-        resizes.
+        Leaves out parts that the backbone was built without because no output needs them, a classifier's head and, where
+        the backbone does not have them, the final norm, norms of outputs and what is never used. If the file has no
+        norms of outputs, the backbone's are new. A family adds what else it resizes.
 
         Args:
             own: The file's tensors by the backbone's names.
@@ -192,14 +206,16 @@ class Family(ABC):
             The weights by name.
         """
         weights, ours = OrderedDict(own), list(module.state_dict())
+        output_norm = re.compile(self.output_norm)
+        norms = {match[0]: match[1] for match in map(output_norm.match, weights) if match}
+        if module.not_built:
+            drop(weights, report, module.not_built, f'not needed for out_indices={module.out_indices}')
         drop(weights, report, tuple(f'{head}.' for head in self.head), 'classification head, not part of a backbone')
         norm = self.final_norm.rpartition('.')[0] + '.'
         absent = {norm: 'final norm of the classifier, which dense models do not apply', **self.never_used}
         for start, reason in absent.items():
             if not any(name.startswith(start) for name in ours):
                 drop(weights, report, start, reason)
-        output_norm = re.compile(self.output_norm)
-        norms = {match[0]: match[1] for match in map(output_norm.match, weights) if match}
         for start, level in norms.items():
             if not any(name.startswith(start) for name in ours):
                 drop(weights, report, start, f'norm of an output that this backbone does not have (level {level})')

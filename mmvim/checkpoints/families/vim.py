@@ -7,6 +7,7 @@ of 730), not row 0. And the dense models keep a pyramid inside the backbone, and
 from collections import OrderedDict
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
@@ -18,7 +19,8 @@ from mmvim.checkpoints.report import Report
 from mmvim.checkpoints.view import View
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.vim import CLASS_TOKENS, Vim
-from mmvim.models.layers.pos_embed import class_rows, fit_positions
+from mmvim.models.layers.patch_embed import PatchEmbed
+from mmvim.models.layers.pos_embed import class_rows, fit_positions, read_grid, square_grid
 from mmvim.models.layers.ssm_params import resolve_dt_rank
 
 # What the published segmentation recipes take from the blocks, by arch; base has none published.
@@ -40,7 +42,8 @@ class VimFamily(Family):
     - ``cls_token``: where a class token stands, 'middle'. Also 'head'; two tokens have names of their own.
     - ``compat``: None; 'upstream' reproduces the positions that the publisher's dense code takes from a classifier: it
       throws row 0 away, so that the first half of the map is shifted by a patch and one cell has the class token's row.
-    - ``grid``: (rows, columns) of the positions; a square if they fill one.
+    - ``grid``: (rows, columns) of the positions. Not needed for files that mmvim wrote, which say it, nor for the
+      publisher's, whose grids are square.
     - ``stride``: of the patches; 16 for 14 x 14 positions, 8 for the 27 x 27 of the long-sequence fine-tuning, else
       assumed to be the backbone's.
     - ``patch_change``: 'refuse' a backbone with patches of another size or stride, or 'resample' them.
@@ -66,6 +69,7 @@ class VimFamily(Family):
         'norm_f.': 'final norm of the classifier, which dense models do not apply',
         'rope.': 'angles of RoPE, computed from the grid',
     }
+    records = ('pos_embed_grid',)
     # DeiT's 224 / 256, as in the evaluation code.
     views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
     file_options: ClassVar[dict] = {
@@ -108,6 +112,17 @@ class VimFamily(Family):
         """See the base class."""
         full = resolve_arch(arch, self.backbone.arch_zoo, self.backbone.arch_defaults)
         return {**full, 'dt_rank': resolve_dt_rank(full['dt_rank'], full['embed_dims'])}
+
+    def recorded(self, config: dict) -> dict[str, Tensor]:
+        """See the base class."""
+        if str(config.get('type')).rpartition('.')[2] != self.title:
+            return {}
+        patch, stride = config.get('patch_size', 16), config.get('stride')
+        try:
+            embed = PatchEmbed(1, 1, patch, patch if stride is None else stride)
+            return {'pos_embed_grid': torch.tensor(embed.grid(*_pair(config.get('img_size', 224))))}
+        except (TypeError, ValueError, RuntimeError):  # the config is as trustworthy as the file
+            return {}
 
     def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, dict | None]:
         """See the base class."""
@@ -160,14 +175,25 @@ class VimFamily(Family):
         if not module.rope:
             angles = (name for name in own if name.startswith('rope.'))
             report.dropped.update((name, 'angles of RoPE, which this backbone is built without') for name in angles)
-        _fit_patches(weights, module, options, report)
-        _fit_positions(weights, module, options, report)
+        weights.pop('pos_embed_grid', None)
+        sequence = _sequence(own, options, module)
+        _fit_patches(weights, module, options, sequence[2], report)
+        _fit_positions(weights, module, options, sequence, report)
+        if module.pos_embed is not None:
+            weights['pos_embed_grid'] = torch.tensor(module.grid_size)
+            _note_grid(own, options, sequence[2], report)
         return weights
 
 
-def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:
+def _fit_positions(
+    weights: OrderedDict[str, Tensor],
+    module: Vim,
+    options: dict,
+    sequence: tuple[list[str], str, tuple[int, int] | None],
+    report: Report,
+) -> None:
     """Fit the file's class tokens and positions to those of the backbone."""
-    tokens, place, grid = _sequence(weights, options)
+    tokens, place, grid = sequence
     if grid is None or module.pos_embed is None:
         return
     positions = weights['pos_embed']
@@ -205,7 +231,9 @@ def _fit_positions(weights: OrderedDict[str, Tensor], module: Vim, options: dict
     weights['pos_embed'] = fit_positions(positions, grid, module.grid_size, rows, new_rows).contiguous()
 
 
-def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, report: Report) -> None:
+def _fit_patches(
+    weights: OrderedDict[str, Tensor], module: Vim, options: dict, grid: tuple[int, int] | None, report: Report
+) -> None:
     """Fit the file's patches to a backbone with patches of another size or stride.
 
     Raises:
@@ -213,7 +241,6 @@ def _fit_patches(weights: OrderedDict[str, Tensor], module: Vim, options: dict, 
     """
     kernel = weights['patch_embed.proj.weight']
     theirs, ours = tuple(kernel.shape[2:]), tuple(module.patch_embed.patch_size)
-    grid = _sequence(weights, options)[2]
     stride, here = _stride(options, theirs[-1], grid), tuple(module.patch_embed.stride)
     same_stride = stride is None or grid == module.grid_size or _pair(stride) == here
     if theirs == ours and same_stride:
@@ -241,11 +268,37 @@ def _stride(options: dict, patch: int, grid: tuple[int, int] | None) -> int | No
     return _STRIDES.get(grid) if patch == 16 else None
 
 
-def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tuple[int, int] | None]:
+def _is_published(own: dict[str, Tensor]) -> bool:
+    """Return whether names are the publisher's: all of his files have a final norm, which a dense model here lacks."""
+    return 'norm_f.weight' in own
+
+
+def _note_grid(own: dict[str, Tensor], options: dict, grid: tuple[int, int] | None, report: Report) -> None:
+    """Record from where the grid of a file's positions was taken, if the file does not say it."""
+    if 'pos_embed_grid' in own or grid is None:
+        return
+    reason = "the argument 'grid'" if options['grid'] else "the publisher's square"
+    if not options['grid'] and not _is_published(own):
+        reason = "as many positions as the model's grid has"
+    report.assumed['pos_embed_grid'] = f'{grid[0]} x {grid[1]}, {reason}'
+
+
+def _sequence(
+    own: dict[str, Tensor], options: dict, module: Vim | None = None
+) -> tuple[list[str], str, tuple[int, int] | None]:
     """Find the class tokens, where their positions stand ('none' for nowhere), and the grid of the other positions.
 
+    The grid is what the file says: the record beside the weights, or the config that MMEngine wrote. A file without
+    them is the publisher's, whose grids are square; or of the first version of mmvim, and then as many positions as the
+    model has are taken to be of the model's grid.
+
+    Args:
+        own: All tensors of the file's backbone by its names.
+        options: All of ``file_options``.
+        module: The backbone to fill. Defaults to None, there is none yet.
+
     Raises:
-        CheckpointError: If the positions fill no grid.
+        CheckpointError: If the grid is not known, or the positions do not fill it.
     """
     tokens = [name for name in ('cls_token', *CLASS_TOKENS['double']) if name in own]
     place = 'none' if not tokens else options['cls_token'] if len(tokens) == 1 else 'double'
@@ -254,14 +307,39 @@ def _sequence(own: dict[str, Tensor], options: dict) -> tuple[list[str], str, tu
     shape = tuple(own['pos_embed'].shape)
     total = shape[1] if len(shape) == 3 else 0
     for extra, where in ((len(tokens), place), (0, 'none')):  # segmentors keep the token when its position is gone
-        cells = total - extra
-        side = round(max(cells, 0) ** 0.5)
-        grid = tuple(options['grid'] or (side, side))
-        if cells > 0 and grid[0] * grid[1] == cells:
+        grid = _grid(own, options, total - extra)
+        if grid is not None:
             return tokens, where, grid
+    ours = None if module is None or module.pos_embed is None else tuple(module.pos_embed.shape)
+    known = 'pos_embed_grid' in own or options['grid'] or _is_published(own)
+    if module is not None and not known and shape == ours and len(tokens) == len(CLASS_TOKENS[module.cls_token_type]):
+        return tokens, place, module.grid_size
+    if known:
+        what = 'the grid that its record has' if 'pos_embed_grid' in own else f'a grid of {options["grid"]}'
+        what = what if 'pos_embed_grid' in own or options['grid'] else 'a square grid'
+        raise CheckpointError(
+            f'pos_embed of shape {shape} beside {len(tokens)} class tokens does not fill {what}',
+            'give grid=(rows, columns), or the right file',
+            misfit=True,
+        )
     raise CheckpointError(
-        f'pos_embed of shape {shape} beside {len(tokens)} class tokens does not fill a '
-        f'{"grid of " + str(options["grid"]) if options["grid"] else "square grid"}',
-        'give grid=(rows, columns), or the right file',
-        misfit=True,
+        f'pos_embed of shape {shape} may belong to several grids, and the file does not say to which',
+        'give grid=(rows, columns)',
     )
+
+
+def _grid(own: dict[str, Tensor], options: dict, cells: int) -> tuple[int, int] | None:
+    """Return the grid of so many cells that a file is known to have, or None.
+
+    Raises:
+        CheckpointError: If the user says another grid than the file.
+    """
+    given = tuple(options['grid']) if options['grid'] else None
+    if 'pos_embed_grid' in own:
+        grid = read_grid(own['pos_embed_grid'], cells)
+        if grid is not None and given not in (None, grid):
+            raise CheckpointError(f'grid={given} is not that of the file, which says {grid}', 'omit grid')
+        return grid
+    if given is not None:
+        return given if given[0] * given[1] == cells else None
+    return square_grid(cells) if _is_published(own) else None

@@ -24,6 +24,23 @@ class Backbone(BaseModule):
     init_cfg: Any
     _pretrained_types: ClassVar[tuple] = ('Pretrained', 'mmvim.Pretrained', PretrainedInit)
 
+    # All settings of the architecture, as a dict that the argument ``arch`` takes; None if a backbone keeps none.
+    arch: dict | None = None
+    # Which outputs it computes.
+    out_indices: tuple[int, ...] = ()
+    # How the names of the parts begin that no output needs, and that are therefore not built.
+    not_built: tuple[str, ...] = ()
+
+    def __init__(self, init_cfg: dict | list | None = None) -> None:
+        super().__init__(init_cfg)
+        self._register_load_state_dict_pre_hook(self._leave_out)
+
+    def _leave_out(self, state_dict: dict, prefix: str, *_: object) -> None:
+        """Drop the weights of parts that are not built, so that a complete file fits."""
+        parts = tuple(prefix + part for part in self.not_built)
+        for name in [name for name in state_dict if name.startswith(parts)]:
+            del state_dict[name]
+
     def pretrained(self) -> list[dict]:
         """Return the entries of ``init_cfg`` that name a file, as mmvim's initializer takes them."""
         given = self.init_cfg

@@ -209,6 +209,8 @@ class MambaVision(Backbone):
             Defaults to -1.
         norm_eval: Keep every batch norm in eval mode. Defaults to False.
         with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
+        build_unused: Build levels that no output needs, too; they are frozen and do not run. For resuming a run whose
+            optimizer knows them. Defaults to False.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
         init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
             as it is; :class:`mmvim.checkpoints.PretrainedBackbone` has its other arguments. Defaults to None.
@@ -283,6 +285,7 @@ class MambaVision(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        build_unused: bool = False,
         scan_backend: str | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
@@ -302,6 +305,8 @@ class MambaVision(Backbone):
         self.dims = tuple(settings['dim'] * 2**i for i in range(4))
         scale = settings['layer_scale'] if layer_scale is None else layer_scale
         rate = settings['drop_path_rate'] if drop_path_rate is None else drop_path_rate
+        self.arch = {**settings, 'layer_scale': scale}
+        last = self.out_indices[-1]  # the last level that an output needs
         rates = iter(block_drop_path_rates(rate, sum(depths)))
 
         self.patch_embed = Stem(in_channels, settings['in_dim'], self.dims[0])
@@ -323,7 +328,12 @@ class MambaVision(Backbone):
                     )
                     for j in range(depth)
                 ]
-            self.levels.append(Level(blocks, windows[i] if i >= 2 else None, Downsample(dim) if i < 3 else None))
+            downsample = Downsample(dim) if i < (3 if build_unused else last) else None
+            self.levels.append(Level(blocks, windows[i] if i >= 2 else None, downsample))
+            if i == last and not build_unused:
+                break
+        if len(self.levels) < 4:
+            self.not_built = (f'levels.{last}.downsample.', *(f'levels.{i}.' for i in range(last + 1, 4)))
         self.norm = nn.BatchNorm2d(self.dims[3]) if final_norm else None
         for i in self.out_indices if out_norm else ():
             self.add_module(f'outnorm{i}', build_norm({'type': 'mmvim.LN2d', 'eps': 1e-5}, self.dims[i]))
@@ -362,6 +372,10 @@ class MambaVision(Backbone):
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
             freeze(self.patch_embed, *self.levels[: self.frozen_stages])
+        last = self.out_indices[-1]
+        freeze(*self.levels[last + 1 :])
+        if last < 3:
+            freeze(self.levels[last].downsample)
 
     def train(self, mode: bool = True) -> 'MambaVision':
         """Set the training mode; frozen parts, and with ``norm_eval`` every batch norm, stay in eval mode."""

@@ -22,7 +22,16 @@ from mmvim.models.backbones.common import block_drop_path_rates, freeze, normali
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
 from mmvim.models.layers.plain import dtype_of, is_plain
-from mmvim.models.layers.pos_embed import class_rows, fit_positions, insert_rows, rope_tables, rotate, split_rows
+from mmvim.models.layers.pos_embed import (
+    class_rows,
+    fit_positions,
+    insert_rows,
+    read_grid,
+    rope_tables,
+    rotate,
+    split_rows,
+    square_grid,
+)
 from mmvim.models.layers.recompute import recompute
 from mmvim.models.layers.vim_mixer import VimMixer
 from mmvim.ops.rms_norm import add_rms_norm, fuses_add
@@ -124,6 +133,8 @@ class Vim(Backbone):
         frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n blocks; frozen parts stay in eval
             mode. Defaults to -1.
         with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
+        build_unused: Build blocks that no output needs, too; they are frozen and do not run. For resuming a run whose
+            optimizer knows them. Defaults to False.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
         init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
             as it is; :class:`mmvim.checkpoints.PretrainedBackbone` and
@@ -167,11 +178,13 @@ class Vim(Backbone):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        build_unused: bool = False,
         scan_backend: str | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
+        self.arch = dict(settings)
         self.embed_dims, self.depth = settings.pop('embed_dims'), settings.pop('depth')
         norm_cfg = norm_cfg or {'type': 'mmvim.RMSNorm', 'eps': 1e-5}
         for name, value, choices in (
@@ -202,14 +215,21 @@ class Vim(Backbone):
         if pos_embed:
             tokens = self.grid_size[0] * self.grid_size[1] + len(CLASS_TOKENS[cls_token])
             self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
+            # Travels with the weights: a number of positions does not tell their grid. Nothing computes with it.
+            self.register_buffer('pos_embed_grid', torch.tensor(self.grid_size, device='cpu'))
             self._register_load_state_dict_pre_hook(self._fit_pos_embed)
 
         mixer_cfg = dict(settings, if_divide_out=if_divide_out, scan_backend=scan_backend)
+        self.needed = self.out_indices[-1] + 1  # blocks
+        rates = block_drop_path_rates(drop_path_rate, self.depth)
         self.layers = nn.ModuleList(
             VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate)
-            for rate in block_drop_path_rates(drop_path_rate, self.depth)
+            for rate in rates[: self.depth if build_unused else self.needed]
         )
-        self.norm_f = build_norm(norm_cfg, self.embed_dims) if final_norm else None
+        whole = len(self.layers) == self.depth
+        self.norm_f = build_norm(norm_cfg, self.embed_dims) if final_norm and whole else None
+        self.not_built = tuple(f'layers.{index}.' for index in range(len(self.layers), self.depth))
+        self.not_built += () if whole or not final_norm else ('norm_f.',)
         self._init_parameters()
         self._freeze()
 
@@ -221,7 +241,7 @@ class Vim(Backbone):
         nn.init.kaiming_normal_(self.patch_embed.proj.weight, nonlinearity='linear')
         nn.init.zeros_(self.get_parameter('patch_embed.proj.bias'))
         with torch.no_grad():
-            for index in range(self.depth):
+            for index in range(len(self.layers)):
                 self.get_parameter(f'layers.{index}.mixer.out_proj.weight').div_(self.depth**0.5)
 
     def class_rows(self, patches: int) -> tuple[int, ...]:
@@ -229,29 +249,40 @@ class Vim(Backbone):
         return class_rows(self.cls_token_type, patches)
 
     def _fit_pos_embed(self, state_dict: dict, prefix: str, *_: object) -> None:
-        """Drop the class token's position before loading if this model has no class token, and resize the grid.
+        """Resize the positions to this model's grid before loading, and drop a class token that it does not have.
 
         The published classifiers keep the class token in the middle of the sequence, so its position is row 98 of 197,
         not row 0.
         """
         key = prefix + 'pos_embed'
-        stored = state_dict.get(key)
-        if self.pos_embed is None or stored is None or stored.shape == self.pos_embed.shape:
+        record = state_dict.pop(key + '_grid', None)
+        if self.pos_embed is None:
             return
-        if stored.ndim != 3 or stored.shape[2] != self.embed_dims:
-            return  # another width: load_state_dict reports it
+        state_dict[key + '_grid'] = torch.tensor(self.grid_size, device='cpu')
+        stored = state_dict.get(key)
+        if stored is None or stored.ndim != 3 or stored.shape[2] != self.embed_dims:
+            return  # missing, or another width: load_state_dict reports it
         kind = self.cls_token_type
         if kind == 'none' and (prefix + 'cls_token') in state_dict:
             state_dict.pop(prefix + 'cls_token')
             kind = 'middle'
         patches = stored.shape[1] - len(CLASS_TOKENS[kind])
-        side = round(max(patches, 1) ** 0.5)
-        if side * side != patches:
+        if record is None and stored.shape == self.pos_embed.shape:
+            return  # written before version 0.2, or by the publisher, for as many positions as here
+        published = (prefix + 'norm_f.weight') in state_dict  # all of the publisher's files have it, and square grids
+        if record is not None:
+            grid = read_grid(record, patches)
+        else:
+            grid = square_grid(patches) if published else None
+        if grid is None:
             raise ValueError(
-                f'{key} of the checkpoint has {patches} positions, not a square grid; it cannot be resized to '
-                f'{self.grid_size}. Build the model with the img_size and cls_token that the checkpoint was saved with'
+                f'{key} of the checkpoint has {patches} positions, '
+                f'{"and does not say of which grid" if record is None else "which do not fill the grid it records"}; '
+                f'this model has {self.grid_size[0]} x {self.grid_size[1]}. Build the model with the img_size and '
+                "cls_token that the checkpoint was saved with, or load it by init_cfg=dict(type='Pretrained', "
+                'checkpoint=..., grid=(rows, columns))'
             )
-        state_dict[key] = self._fit(stored, (side, side), self.grid_size, kind)
+        state_dict[key] = self._fit(stored, grid, self.grid_size, kind)
 
     def _fit(self, positions: Tensor, src: tuple[int, int], dst: tuple[int, int], kind: str) -> Tensor:
         """Fit positions of the grid ``src`` and class tokens ``kind`` to the grid ``dst`` and this model's tokens."""
@@ -290,8 +321,8 @@ class Vim(Backbone):
             residual = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         hidden: Tensor | None = None
         outputs: dict[int, Tensor] = {}
-        last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
+        last = self.needed - 1
+        for index, layer in enumerate(self.layers[: self.needed]):
             residual = self._rotate(residual, tables, index == 0 or self.rope_residual)
             if hidden is not None:
                 hidden = self.layers[index - 1].drop_path(self._rotate(hidden, tables))
@@ -300,9 +331,11 @@ class Vim(Backbone):
             done, feature = (index, hidden) if self.feature == 'mixer' else (index - 1, residual)
             if done in self.out_indices:
                 outputs[done] = feature
-        if self.feature == 'residual' and last in self.out_indices:
+        if self.feature == 'residual':
+            if last < self.depth - 1:  # what the next block would begin with
+                residual, hidden = self._rotate(residual, tables, self.rope_residual), self._rotate(hidden, tables)
             outputs[last] = residual + self.layers[last].drop_path(hidden)
-        if self.norm_f is not None and last in outputs:
+        if self.norm_f is not None and last == self.depth - 1:
             outputs[last] = self.norm_f(outputs[last])
         return tuple(self._output(outputs[index], grid) for index in self.out_indices)
 
@@ -314,6 +347,8 @@ class Vim(Backbone):
         if self.frozen_stages >= 0:
             embeddings = (getattr(self, name) for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'))
             freeze(self.patch_embed, *embeddings, *self.layers[: self.frozen_stages])
+        if self.needed < self.depth:
+            freeze(*self.layers[self.needed :], self.norm_f)
 
     def train(self, mode: bool = True) -> 'Vim':
         """Set the training mode; frozen parts stay in eval mode."""

@@ -137,6 +137,31 @@ def fit_positions(
     return insert_rows(resize_grid(grid, src, dst), extra.split(1, dim=1)[: len(new_rows)], new_rows)
 
 
+def read_grid(record: Tensor, positions: int) -> tuple[int, int] | None:
+    """Return the (rows, columns) in a record of a grid, or None if it is not the grid of so many positions.
+
+    Examples:
+        >>> import torch
+        >>> read_grid(torch.tensor([4, 16]), 64), read_grid(torch.tensor([4, 16]), 65)
+        ((4, 16), None)
+    """
+    if record.numel() != 2:
+        return None
+    rows, columns = (int(side) for side in record.flatten().tolist())
+    return (rows, columns) if rows > 0 and columns > 0 and rows * columns == positions else None
+
+
+def square_grid(positions: int) -> tuple[int, int] | None:
+    """Return the square grid of so many positions, which all publishers have, or None if there is none.
+
+    Examples:
+        >>> square_grid(196), square_grid(128)
+        ((14, 14), None)
+    """
+    side = round(max(positions, 0) ** 0.5)
+    return (side, side) if side > 0 and side * side == positions else None
+
+
 def split_rows(tokens: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Split tokens (B, L, C) into those of the grid and those at ``rows`` (B, len(rows), C), both in order.
 
