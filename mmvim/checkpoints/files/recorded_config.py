@@ -40,9 +40,8 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict':
         return {word.arg: _literal(word.value) for word in node.keywords if word.arg is not None}
     if isinstance(node, ast.Dict):
-        return {
-            _key(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key is not None
-        }
+        pairs = zip(node.keys, node.values, strict=True)
+        return {str(_literal(key)): _literal(value) for key, value in pairs if key is not None}
     if isinstance(node, (ast.List, ast.Tuple)):
         items = [_literal(item) for item in node.elts]
         return tuple(items) if isinstance(node, ast.Tuple) else items
@@ -50,7 +49,3 @@ def _literal(node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
-
-
-def _key(node: ast.expr) -> str:
-    return str(_literal(node))

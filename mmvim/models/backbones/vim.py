@@ -270,10 +270,8 @@ class Vim(Backbone):
         if record is None and stored.shape == self.pos_embed.shape:
             return  # written before version 0.2, or by the publisher, for as many positions as here
         published = (prefix + 'norm_f.weight') in state_dict  # all of the publisher's files have it, and square grids
-        if record is not None:
-            grid = read_grid(record, patches)
-        else:
-            grid = square_grid(patches) if published else None
+        square = square_grid(patches) if published else None
+        grid = square if record is None else read_grid(record, patches)
         if grid is None:
             raise ValueError(
                 f'{key} of the checkpoint has {patches} positions, '
