@@ -266,8 +266,9 @@ def _index_map(stem: str, H: int, W: int, device: torch.device) -> Tensor | None
 def _kept_map(stem: str, H: int, W: int, device: torch.device) -> Tensor:
     """Return the map from the cache, or make and check it."""
     key = (stem, H, W, device)
+    faking = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None  # it takes no real tensor
     with _cache_lock:
-        if key in _cache:
+        if key in _cache and not faking:
             _cache.move_to_end(key)
             return _cache[key]
     order, parameters = find_order(stem)

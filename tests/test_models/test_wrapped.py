@@ -53,11 +53,6 @@ def outputs_and_gradients(model, *inputs):
     return [y.detach() for y in out], {name: p.grad for name, p in model.named_parameters()}
 
 
-def assert_close(got, wanted, bound=2e-6):
-    for y, reference in zip(got, wanted, strict=True):
-        assert (y - reference).abs().max() <= bound * max(reference.std().item(), 1.0) * 10
-
-
 def assert_same(got, wanted):
     """Equal within the rounding of a matrix product: 2e-6 of the output's std on average, gradients likewise."""
     for y, reference in zip(got[0], wanted[0], strict=True):
@@ -155,7 +150,7 @@ class LowRank(nn.Module):
 
 def test_lora_trains(anything):
     model, x = anything
-    model.requires_grad_(False)
+    model.eval().requires_grad_(False)  # not training: a dropped path has no gradient
     linear = [name for name in weighted(model) if type(model.get_submodule(name)) is nn.Linear]
     for name in linear:
         parent, _, own = name.rpartition('.')
@@ -186,7 +181,8 @@ def test_parametrised_weights(anything, convert):
         else:
             parametrize.register_parametrization(layer, 'weight', Half())
     outputs, grads = outputs_and_gradients(model, x)
-    same = all(map(torch.allclose, outputs, before if isinstance(before, tuple) else (before,)))
+    before = before if isinstance(before, tuple) else (before,)
+    same = all(torch.allclose(y, reference, 1e-4, 1e-5) for y, reference in zip(outputs, before, strict=True))
     changed = any(any(part in name for part in ('x_proj.', 'dt_proj.', 'conv1d')) for name in weighted(model))
     assert same == (not changed or 'weight_norm' in convert)  # weight norm only writes the weights otherwise
     assert all(grad is not None for grad in grads.values())
@@ -258,14 +254,9 @@ def test_fake_tensors(anything):
 
     model, x = anything
     wanted = model.eval()(x)
-    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
-        fake = copy.deepcopy(model)
-        for owner in fake.modules():
-            for name, p in owner._parameters.items():
-                owner._parameters[name] = None if p is None else nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
-            for name, b in owner._buffers.items():
-                owner._buffers[name] = None if b is None else torch.empty(b.shape, dtype=b.dtype)
-        got = fake(mode.from_tensor(x))
+    with FakeTensorMode() as mode:
+        weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        got = functional_call(model, {name: mode.from_tensor(w) for name, w in weights.items()}, mode.from_tensor(x))
     for y, reference in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (got, wanted)), strict=True):
         assert y.shape == reference.shape and y.dtype == reference.dtype
 

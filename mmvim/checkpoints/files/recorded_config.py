@@ -4,8 +4,8 @@ import ast
 from typing import Any
 
 
-def backbone_config(container: dict) -> dict:
-    """Return the config of the backbone that a checkpoint was saved with, or {} if the file does not have it.
+def recorded_config(container: dict) -> dict:
+    """Return the config that a checkpoint was saved with, or {} if the file does not have it.
 
     MMEngine's runner writes the whole config as Python source. Only literals and ``dict(...)`` are read; whatever else
     stands there becomes None.
@@ -14,9 +14,9 @@ def backbone_config(container: dict) -> dict:
         container: What :func:`mmvim.checkpoints.load_file` returned.
 
     Examples:
-        >>> cfg = "model = dict(backbone=dict(type='mmvim.Vim', img_size=(64, 256), norm=run()))"
-        >>> backbone_config({'meta': {'cfg': cfg}})
-        {'type': 'mmvim.Vim', 'img_size': (64, 256), 'norm': None}
+        >>> cfg = "work_dir = make()\\nmodel = dict(backbone=dict(type='mmvim.Vim', img_size=(64, 256)))"
+        >>> recorded_config({'meta': {'cfg': cfg}})
+        {'work_dir': None, 'model': {'backbone': {'type': 'mmvim.Vim', 'img_size': (64, 256)}}}
     """
     meta = container.get('meta')
     source = meta.get('cfg') if isinstance(meta, dict) else None
@@ -26,10 +26,26 @@ def backbone_config(container: dict) -> dict:
         statements = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    model: Any = None
-    for statement in statements:
-        if isinstance(statement, ast.Assign) and any(getattr(t, 'id', '') == 'model' for t in statement.targets):
-            model = _literal(statement.value)
+    return {
+        target.id: _literal(statement.value)
+        for statement in statements
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def backbone_config(container: dict) -> dict:
+    """Return the config of the backbone that a checkpoint was saved with, or {} if the file does not have it.
+
+    Args:
+        container: What :func:`mmvim.checkpoints.load_file` returned.
+
+    Examples:
+        >>> backbone_config({'meta': {'cfg': "model = dict(backbone=dict(type='mmvim.Vim'))"}})
+        {'type': 'mmvim.Vim'}
+    """
+    model = recorded_config(container).get('model')
     while isinstance(model, dict) and 'backbone' not in model and isinstance(model.get('model'), dict):
         model = model['model']  # a wrapper around the model
     backbone = model.get('backbone') if isinstance(model, dict) else None

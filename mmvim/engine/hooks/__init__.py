@@ -3,5 +3,6 @@
 from mmvim.engine.hooks.mesa import MESAHook
 from mmvim.engine.hooks.progress_bar_hook import ProgressBarHook
 from mmvim.engine.hooks.random_state import RandomStateHook
+from mmvim.engine.hooks.resume import ResumeHook
 
-__all__ = ['MESAHook', 'ProgressBarHook', 'RandomStateHook']
+__all__ = ['MESAHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeHook']

@@ -334,6 +334,7 @@ class MambaVision(Backbone):
                 break
         if len(self.levels) < 4:
             self.not_built = (f'levels.{last}.downsample.', *(f'levels.{i}.' for i in range(last + 1, 4)))
+        self.not_built += tuple(f'outnorm{i}.' for i in range(4) if out_norm and i not in self.out_indices)
         self.norm = nn.BatchNorm2d(self.dims[3]) if final_norm else None
         for i in self.out_indices if out_norm else ():
             self.add_module(f'outnorm{i}', build_norm({'type': 'mmvim.LN2d', 'eps': 1e-5}, self.dims[i]))

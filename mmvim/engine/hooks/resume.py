@@ -1,0 +1,107 @@
+"""Resume with the learning rates of the config where the checkpoint has others."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmvim.registry import HOOKS
+
+WORLD_SIZE = 'world_size'
+
+
+def toy_optimizer(groups: Sequence[dict]) -> torch.optim.Optimizer:
+    """Return an optimizer of one number a group, on which schedules can be tried.
+
+    Args:
+        groups: Parameter groups of a real optimizer, or of its state; each starts from its initial values.
+
+    Examples:
+        >>> toy = toy_optimizer([{'params': [0, 1], 'lr': 0.0, 'initial_lr': 0.1, 'weight_decay': 0.05}])
+        >>> toy.param_groups[0]['lr'], toy.param_groups[0]['weight_decay']
+        (0.1, 0.05)
+    """
+    fresh = []
+    for group in groups:
+        own = {name: value for name, value in group.items() if name != 'params' and not name.startswith('initial_')}
+        own.update({name.removeprefix('initial_'): group[name] for name in group if name.startswith('initial_')})
+        fresh.append({'params': [torch.zeros((), requires_grad=True)], **own})
+    return torch.optim.SGD(fresh, lr=0.0)
+
+
+def advance(schedulers: Sequence, iterations: int, epoch_length: int) -> None:
+    """Step schedulers as MMEngine's hook does in so many iterations of training.
+
+    Args:
+        schedulers: MMEngine's parameter schedulers, of any state.
+        iterations: How many steps.
+        epoch_length: Iterations of an epoch, from whose beginning the steps start.
+
+    Examples:
+        >>> from mmengine.optim import PolyLR
+        >>> toy = toy_optimizer([{'params': [], 'initial_lr': 1.0}])
+        >>> advance([PolyLR(toy, end=10, by_epoch=False)], iterations=5, epoch_length=100)
+        >>> round(toy.param_groups[0]['lr'], 6)
+        0.5
+    """
+    for scheduler in schedulers:  # else a scheduler warns that no step of the optimizer came first
+        scheduler.optimizer._global_step = 0
+    for iteration in range(1, iterations + 1):
+        for scheduler in schedulers:
+            if not scheduler.by_epoch:
+                scheduler.step()
+        if iteration % epoch_length == 0:
+            for scheduler in schedulers:
+                if scheduler.by_epoch:
+                    scheduler.step()
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """Note in checkpoints what MMEngine does not, and on resuming take the schedule from the config if asked to.
+
+    MMEngine resumes with the schedulers and the optimizer's settings of the checkpoint, whatever the config says: a
+    longer training goes on with the learning rate at which the old schedule ended.
+
+    Args:
+        resume_with: 'checkpoint', MMEngine's way; or 'config': the config's schedule, as if it had been in force from
+            the first iteration, and the config's settings of the optimizer. The optimizer's moments are the
+            checkpoint's in either case. Defaults to 'checkpoint'.
+
+    Raises:
+        ValueError: If ``resume_with`` is neither.
+
+    Examples:
+        >>> from mmvim.engine.hooks import ResumeHook
+        >>> checkpoint = {'meta': {}}
+        >>> ResumeHook().before_save_checkpoint(runner=None, checkpoint=checkpoint)
+        >>> checkpoint['meta']
+        {'world_size': 1}
+    """
+
+    def __init__(self, resume_with: str = 'checkpoint') -> None:
+        if resume_with not in ('checkpoint', 'config'):
+            raise ValueError(f"resume_with={resume_with!r} must be 'checkpoint' or 'config'")
+        self.resume_with = resume_with
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note how many processes train."""
+        checkpoint['meta'][WORLD_SIZE] = get_world_size()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the config's schedule into the checkpoint, before MMEngine reads it from there."""
+        # Weights to start from have no schedule; and a run that is not resumed has not begun.
+        if self.resume_with != 'config' or not runner._resume or 'optimizer' not in checkpoint:
+            return
+        groups = runner.optim_wrapper.optimizer.param_groups
+        toy = toy_optimizer(groups)
+        for group in toy.param_groups:  # MMEngine's schedulers note the initial values anew
+            for name in [name for name in group if name.startswith('initial_')]:
+                del group[name]
+        schedulers = runner._build_param_scheduler(runner.cfg.param_scheduler, toy)
+        advance(schedulers, checkpoint['meta']['iter'], len(runner.train_dataloader))
+        checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+        for kept, group in zip(checkpoint['optimizer']['param_groups'], toy.param_groups, strict=True):
+            kept.update({name: value for name, value in group.items() if name in kept and name != 'params'})
