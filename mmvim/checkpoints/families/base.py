@@ -192,9 +192,9 @@ class Family(ABC):
     def fit(self, own: dict[str, Tensor], module: Backbone, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """Make the weights for a backbone from those of a file.
 
-        Leaves out parts that the backbone was built without because no output needs them, a classifier's head and, where
-        the backbone does not have them, the final norm, norms of outputs and what is never used. If the file has no
-        norms of outputs, the backbone's are new. A family adds what else it resizes.
+        Leaves out parts that the backbone was built without because no output needs them, a classifier's head and,
+        where the backbone does not have them, the final norm, norms of outputs and what is never used. If the file has
+        no norms of outputs, the backbone's are new. A family adds what else it resizes.
 
         Args:
             own: The file's tensors by the backbone's names.

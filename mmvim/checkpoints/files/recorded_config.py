@@ -14,9 +14,8 @@ def recorded_config(container: dict) -> dict:
         container: What :func:`mmvim.checkpoints.load_file` returned.
 
     Examples:
-        >>> cfg = "work_dir = make()\\nmodel = dict(backbone=dict(type='mmvim.Vim', img_size=(64, 256)))"
-        >>> recorded_config({'meta': {'cfg': cfg}})
-        {'work_dir': None, 'model': {'backbone': {'type': 'mmvim.Vim', 'img_size': (64, 256)}}}
+        >>> recorded_config({'meta': {'cfg': "model = dict(type=find(), backbone=dict(img_size=(64, 256)))"}})
+        {'model': {'type': None, 'backbone': {'img_size': (64, 256)}}}
     """
     meta = container.get('meta')
     source = meta.get('cfg') if isinstance(meta, dict) else None
