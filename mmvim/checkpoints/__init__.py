@@ -12,6 +12,7 @@ from mmvim.checkpoints.classifier import build_classifier, preprocessing
 from mmvim.checkpoints.convert import from_mmvim, to_mmvim
 from mmvim.checkpoints.errors import CheckpointError
 from mmvim.checkpoints.files.container import load_file
+from mmvim.checkpoints.files.recorded_config import recorded_config
 from mmvim.checkpoints.files.safe_globals import allow_checkpoint_globals, checkpoint_globals
 from mmvim.checkpoints.files.save import check_target, save_file
 from mmvim.checkpoints.files.sources import PUBLISHED, can_fetch, fetch
@@ -46,6 +47,7 @@ __all__ = [
     'read',
     'read_for_model',
     'read_picture',
+    'recorded_config',
     'save_file',
     'to_mmvim',
 ]

@@ -38,11 +38,11 @@ class Report:
         used: Weights of the model that the file fills without change.
         resized: Weights that were resampled, and from what to what.
         dropped: Tensors of the file that were left out on purpose, and why.
-        assumed: What the file does not say of itself, and from where it was taken instead.
         fresh: Weights of the model that such a file cannot have, and why.
         missing: Weights of the model that the file should have but lacks.
         mismatched: Weights of another shape or kind of number, and how they differ.
         unexpected: Tensors of the file that have no place in the model.
+        assumed: What the file does not say of itself, and from where it was taken instead.
 
     Examples:
         >>> import torch
@@ -60,11 +60,11 @@ class Report:
     used: list[str] = field(default_factory=list)
     resized: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
-    assumed: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     mismatched: dict[str, str] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
+    assumed: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return one line: the file, what it is, and how many tensors went where."""

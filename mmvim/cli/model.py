@@ -4,15 +4,20 @@ import copy
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.registry import MODELS
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvim.cli.config import missing_ops
-from mmvim.cli.errors import ENVIRONMENT, UserError, describe
+from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, describe, warn
+from mmvim.models.backbones.base import Backbone
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -37,12 +42,8 @@ def build_model(cfg: Config) -> nn.Module:
         >>> type(build_model(Config(dict(model=model)))).__name__
         'Vim'
     """
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # the runner builds it again and logs everything then
     try:
-        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry, warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry, quiet():
             return revert_sync_batchnorm(registry.build(_with_preprocessor(cfg)))
     except ImportError as error:
         if '_ext' in str(error):
@@ -55,6 +56,88 @@ def build_model(cfg: Config) -> nn.Module:
         raise UserError(
             f'the model cannot be built: {problem}', 'correct the config or --cfg-options (MMVIM_DEBUG=1 shows where)'
         ) from error
+
+
+def check_wrapping(cfg: Config, model: nn.Module) -> None:
+    """Check the options of MMEngine that change the forward pass of parts of the model.
+
+    Args:
+        cfg: The config.
+        model: The model, as :func:`build_model` returns it.
+
+    Raises:
+        UserError: If ``activation_checkpointing`` or ``efficient_conv_bn_eval`` names a part that the model does not
+            have, or one to which it cannot be applied.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.cli import UserError, build_model
+        >>> from mmvim.cli.model import check_wrapping
+        >>> backbone = dict(type='mmvim.Vim', arch=dict(embed_dims=8, depth=1), img_size=32)
+        >>> cfg = Config(dict(model=backbone, activation_checkpointing=['patch_embed']))
+        >>> try:
+        ...     check_wrapping(cfg, build_model(cfg))
+        ... except UserError as error:
+        ...     print(str(error).split('; ')[1])
+        name the whole backbone, or set with_cp=True of it instead
+    """
+    backbones = {name for name, module in model.named_modules() if isinstance(module, Backbone)}
+    for name, module in _named(cfg, model, 'activation_checkpointing'):
+        # MMEngine takes the form of checkpointing that loses all gradients where the input needs none, as a picture.
+        # mmvim's backbones put it right, which the parts of one or a model around it cannot.
+        inside = any(name.startswith(f'{backbone}.' if backbone else '') and name != backbone for backbone in backbones)
+        if inside or any(backbone.startswith(f'{name}.') for backbone in backbones):
+            raise UserError(
+                f'activation_checkpointing of {name} would stop the gradients of all that needs a picture',
+                'name the whole backbone, or set with_cp=True of it instead',
+                USAGE,
+            )
+        if name not in backbones and any(isinstance(part, _BatchNorm) for part in module.modules()):
+            warn(
+                f'activation_checkpointing of {name} moves the running statistics of its batch norms twice in each '
+                'iteration, so that they follow the data faster'
+            )
+    for name, module in _named(cfg, model, 'efficient_conv_bn_eval'):
+        try:
+            with quiet():
+                turn_on_efficient_conv_bn_eval(nn.ModuleDict({'part': copy.deepcopy(module)}), ['part'])
+        except Exception as error:  # whatever tracing the part raises, MMEngine would raise after the start
+            raise UserError(
+                f'efficient_conv_bn_eval cannot be applied to {name}: {describe(error)}', 'leave it out', USAGE
+            ) from error
+
+
+def _named(cfg: Config, model: nn.Module, option: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the parts of the model that an option names."""
+    names = cfg.get(option) or []
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            yield name, model.get_submodule(name)
+        except AttributeError as error:
+            parts = ', '.join(part for part, _ in model.named_children())
+            raise UserError(
+                f'{option} names {name!r}, which the model does not have', f'it has {parts}', USAGE
+            ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Log errors only, and no warnings, in a block that the runner repeats, logging everything then.
+
+    Examples:
+        >>> from mmengine.logging import MMLogger
+        >>> from mmvim.cli.model import quiet
+        >>> with quiet():
+        ...     MMLogger.get_current_instance().level
+        40
+    """
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
     finally:
         logger.setLevel(level)
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from mmvim import checkpoints
 from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, warn
+from mmvim.cli.resume import check_resumed
+from mmvim.engine.hooks.resume import ResumeHook
 from mmvim.models.backbones.base import Backbone
 
 
@@ -285,7 +287,7 @@ def last_checkpoint(work_dir: str) -> str | None:
     )
 
 
-def check_start(cfg: Config, model: nn.Module) -> None:
+def check_start(cfg: Config, model: nn.Module, resume_with: str | None = None) -> ResumeHook:
     """Check the checkpoint that a run resumes or starts from, and adopt the seed of one that is resumed.
 
     MMEngine builds the data loader before it reads the checkpoint. Unless the config fixes a seed, the order of the
@@ -294,6 +296,11 @@ def check_start(cfg: Config, model: nn.Module) -> None:
     Args:
         cfg: The config; ``load_from`` becomes what MMEngine reads, ``randomness`` gets the seed.
         model: The model, as :func:`build_model` returns it.
+        resume_with: Whose schedule a resumed run follows, see :func:`mmvim.cli.resume.check_resumed`. Defaults to None,
+            the user has not said.
+
+    Returns:
+        The hook that keeps what a later run needs to resume, and makes this one resume as the user wants.
 
     Raises:
         UserError: If the file is missing, damaged or of another model, or cannot be resumed.
@@ -308,14 +315,18 @@ def check_start(cfg: Config, model: nn.Module) -> None:
         ...     print(error)
         --resume gone.pth does not exist; give a checkpoint file
     """
+    if resume_with and not cfg.get('resume'):
+        raise UserError(
+            f'--resume-with {resume_with} says how to resume, but nothing is resumed', 'add --resume', USAGE
+        )
     path = cfg.get('load_from') and local_checkpoint(cfg.load_from)
     if not path:
-        return
+        return ResumeHook()
     option = '--resume' if cfg.get('resume') else 'load_from'
     checkpoint = read_checkpoint(path, option)
     cfg.load_from = check_fit(model, checkpoint, path, option, complete=bool(cfg.get('resume')))
     if not cfg.get('resume'):
-        return
+        return ResumeHook()
     lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
     if lacking:
         raise UserError(
@@ -327,3 +338,4 @@ def check_start(cfg: Config, model: nn.Module) -> None:
     randomness = dict(cfg.get('randomness') or {})
     if seed is not None and randomness.get('seed') is None:
         cfg.randomness = dict(randomness, seed=seed)
+    return check_resumed(cfg, model, checkpoint, path, resume_with)

@@ -8,7 +8,8 @@ must not be such a map, in either direction.
 
 import pytest
 import torch
-from test_backbones import SMALL, build, image
+from families import FAMILY_CASES, each
+from test_backbones import build, image
 from torch import nn
 
 from mmvim.registry import MODELS
@@ -26,8 +27,7 @@ MAPS = {  # layers and necks from maps to maps, with the channels that they take
     'LN2d': ({'type': 'mmvim.LN2d', 'normalized_shape': 8}, 8),
 }
 TOKENS = {  # from tokens to tokens
-    'VimMixer': {'type': 'mmvim.VimMixer', 'embed_dims': 8, 'd_state': 2},
-    'MambaVisionMixer': {'type': 'mmvim.MambaVisionMixer', 'embed_dims': 8, 'd_state': 2},
+    **{f'{cfg["type"]}-{i}': cfg for case in FAMILY_CASES.values() for i, cfg in enumerate(case.mixers)},
     'RMSNorm': {'type': 'mmvim.RMSNorm', 'normalized_shape': 8},
 }
 
@@ -113,12 +113,13 @@ def worst_error(make, x, mode):
 
 
 def cases():
-    for name in SMALL:
-        yield name, lambda name=name: Between(build(name, drop_path_rate=0.0), 3), (1, 3, 64, 48)
+    for name in each('variants'):
+        yield '-'.join(name), lambda name=name: Between(build(*name, drop_path_rate=0.0), 3), (1, 3, 64, 48)
     for name, (cfg, channels) in MAPS.items():
         yield name, lambda cfg=cfg, channels=channels: Between(MODELS.build(dict(cfg)), channels), (1, channels, 6, 10)
     for name, cfg in TOKENS.items():
-        yield name, lambda cfg=cfg: Between(OnTokens(MODELS.build(dict(cfg))), 8), (1, 8, 6, 10)
+        width = cfg.get('embed_dims', 8)
+        yield name, lambda cfg=cfg, n=width: Between(OnTokens(MODELS.build(dict(cfg))), n), (1, width, 6, 10)
 
 
 CASES = {name: (make, shape) for name, make, shape in cases()}

@@ -2,11 +2,11 @@
 
 import copy
 import functools
-import itertools
 
 import pytest
 import torch
-from test_backbones import CASES, SMALL, build, image
+from families import FAMILY_CASES, each
+from test_backbones import VARIANTS, build, image
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -15,12 +15,8 @@ from mmvim.models.layers.plain import is_plain
 from mmvim.ops.backends import ENV
 from mmvim.registry import MODELS
 
-BACKENDS = pytest.mark.parametrize('backend', ['torch', 'native'])
-MIXERS = {
-    'vim': {'type': 'mmvim.VimMixer', 'embed_dims': 16, 'd_state': 4},
-    'mamba_vision': {'type': 'mmvim.MambaVisionMixer', 'embed_dims': 16, 'd_state': 4},
-    'scan_2d': {'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 4},
-}
+SCAN_2D = {'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 4}
+MIXERS = [dict(cfg) for case in FAMILY_CASES.values() for cfg in case.mixers] + [SCAN_2D]
 
 
 @pytest.fixture
@@ -29,10 +25,10 @@ def backend(request, monkeypatch):
     return request.param
 
 
-def mixer(name):
+def mixer(index):
     torch.manual_seed(0)
-    layer = MODELS.build(MIXERS[name])
-    return layer, image(2, 8, 5, 6) if name == 'scan_2d' else image(2, 30, 16)
+    cfg = MIXERS[index]
+    return MODELS.build(dict(cfg)), image(2, 8, 5, 6) if cfg is SCAN_2D else image(2, 30, cfg['embed_dims'])
 
 
 def weighted(model):
@@ -62,12 +58,15 @@ def assert_same(got, wanted):
         assert (grad - reference).norm() <= 2e-6 * reference.norm() + 1e-9, name
 
 
-@pytest.fixture(params=list(itertools.chain(SMALL, MIXERS)))
+@pytest.fixture(
+    params=[*each('variants'), *range(len(MIXERS))],
+    ids=[*map('-'.join, each('variants')), *(f'{cfg["type"]}-{i}' for i, cfg in enumerate(MIXERS))],
+)
 def anything(request):
     """Every backbone and every mixer, with its input."""
-    if request.param in SMALL:
-        return build(request.param), image(2, 3, 64, 48)
-    return mixer(request.param)
+    if isinstance(request.param, int):
+        return mixer(request.param)
+    return build(*request.param), image(2, 3, 64, 48)
 
 
 @pytest.mark.parametrize('backend', ['torch', 'native'], indirect=True)
@@ -261,13 +260,13 @@ def test_fake_tensors(anything):
         assert y.shape == reference.shape and y.dtype == reference.dtype
 
 
-@CASES
-def test_recomputation_equals_none(name):
+@VARIANTS
+def test_recomputation_equals_none(family, variant):
     """Outputs, gradients, random numbers and every buffer, with stochastic depth on."""
     x = image(2, 3, 64, 48)
     results = []
     for with_cp in (False, True):
-        model = build(name, with_cp=with_cp, drop_path_rate=0.3).train()
+        model = build(family, variant, with_cp=with_cp, drop_path_rate=0.3).train()
         torch.manual_seed(3)
         for _ in range(2):
             found = outputs_and_gradients(model, x)
@@ -302,3 +301,29 @@ def test_recomputation_of_a_block_with_state_of_its_own():
     recompute(ours, ours, x).sum().backward()
     assert (plain.calls, ours.calls) == (2, 1)
     torch.testing.assert_close(ours.average, 0.1 * x.detach().mean(0))
+
+
+@VARIANTS
+def test_activation_checkpointing_of_mmengine(family, variant):
+    """Its option names modules by their place in the model; its own form of checkpointing loses every gradient."""
+    from mmengine.runner import turn_on_activation_checkpointing
+    from mmengine.runner.activation_checkpointing import wrap_forward
+
+    x = image(2, 3, 64, 48)
+    model = nn.ModuleDict({'backbone': build(family, variant, drop_path_rate=0.3)}).train()
+    found = []
+    for option in (False, True):
+        again = copy.deepcopy(model)
+        if option:
+            turn_on_activation_checkpointing(again, ['backbone'])
+        torch.manual_seed(3)
+        outputs = again['backbone'](x)
+        assert all(y.requires_grad for y in outputs)
+        sum(y.square().sum() for y in outputs).backward()
+        grads = {name: p.grad for name, p in again.named_parameters()}
+        found.append(([y.detach() for y in outputs], grads, dict(again.named_buffers())))
+    assert_same(found[1], found[0])
+    for name, buffer in found[0][2].items():
+        torch.testing.assert_close(found[1][2][name], buffer, msg=name)
+    with pytest.warns(UserWarning):  # the control
+        assert not any(y.requires_grad for y in wrap_forward(model['backbone'].forward)(x))

@@ -24,7 +24,7 @@ from mmvim.cli.machine import (
     prepare_cpu_distribution,
     set_precision,
 )
-from mmvim.cli.model import build_model
+from mmvim.cli.model import build_model, check_wrapping
 from mmvim.cli.weights import check_pretrained, check_start, set_resume
 from mmvim.engine.hooks import RandomStateHook
 
@@ -45,6 +45,12 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         const='auto',
         metavar='CHECKPOINT',
         help='resume from this checkpoint; alone: from the last one in the work dir, if there is one',
+    )
+    parser.add_argument(
+        '--resume-with',
+        choices=('config', 'checkpoint'),
+        help='whose schedule and optimizer settings a resumed run follows where they differ (default: those of the '
+        'checkpoint, unless they would bring the learning rate to 0 before the end)',
     )
     return parser.parse_args(argv)
 
@@ -86,14 +92,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_compiled_ops(cfg)
     check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     model = build_model(cfg)
+    check_wrapping(cfg, model)
     check_pretrained(cfg, model)
-    check_start(cfg, model)
+    resume = check_start(cfg, model, args.resume_with)
     if args.check:
         return
 
     del model  # the runner has its own
     prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(resume)
     if not any(isinstance(hook, RandomStateHook) for hook in runner.hooks):
         runner.register_hook(RandomStateHook())
     runner.train()

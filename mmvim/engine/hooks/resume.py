@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmvim.registry import HOOKS
 
@@ -58,6 +60,44 @@ def advance(schedulers: Sequence, iterations: int, epoch_length: int) -> None:
                     scheduler.step()
 
 
+def by_name(state: dict, names: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> dict:
+    """Rearrange an optimizer's state for a model that has only some of its parameters.
+
+    Args:
+        state: Of the optimizer: ``state`` and ``param_groups``.
+        names: The names of the parameters in its groups.
+        wanted: The names of the parameters in the groups of the optimizer that is to have the state.
+
+    Returns:
+        ``state`` and ``param_groups`` of that optimizer; each group has the settings that its first parameter had.
+
+    Examples:
+        >>> group = {'lr': 0.1, 'params': [0, 1]}
+        >>> by_name({'state': {0: 'of a', 1: 'of b'}, 'param_groups': [group]}, [['a', 'b']], [['b']])
+        {'state': {0: 'of b'}, 'param_groups': [{'lr': 0.1, 'params': [0]}]}
+    """
+    index = {
+        name: (number, group)
+        for listed, group in zip(names, state['param_groups'], strict=True)
+        for name, number in zip(listed, group['params'], strict=True)
+    }
+    states, groups, count = {}, [], 0
+    for listed in wanted:
+        own = list(range(count, count + len(listed)))
+        count += len(listed)
+        states.update(
+            (new, state['state'][index[name][0]])
+            for new, name in zip(own, listed, strict=True)
+            if index[name][0] in state['state']
+        )
+        groups.append({**index[listed[0]][1], 'params': own})
+    return {'state': states, 'param_groups': groups}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
 @HOOKS.register_module()
 class ResumeHook(Hook):
     """Note in checkpoints what MMEngine does not, and on resuming take the schedule from the config if asked to.
@@ -69,6 +109,8 @@ class ResumeHook(Hook):
         resume_with: 'checkpoint', MMEngine's way; or 'config': the config's schedule, as if it had been in force from
             the first iteration, and the config's settings of the optimizer. The optimizer's moments are the
             checkpoint's in either case. Defaults to 'checkpoint'.
+        names: The names of the parameters in the groups of the checkpoint's optimizer, if they are not those of this
+            model: the state of each parameter is then found by its name. Defaults to None, they are.
 
     Raises:
         ValueError: If ``resume_with`` is neither.
@@ -81,10 +123,10 @@ class ResumeHook(Hook):
         {'world_size': 1}
     """
 
-    def __init__(self, resume_with: str = 'checkpoint') -> None:
+    def __init__(self, resume_with: str = 'checkpoint', names: Sequence[Sequence[str]] | None = None) -> None:
         if resume_with not in ('checkpoint', 'config'):
             raise ValueError(f"resume_with={resume_with!r} must be 'checkpoint' or 'config'")
-        self.resume_with = resume_with
+        self.resume_with, self.names = resume_with, names
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note how many processes train."""
@@ -92,10 +134,15 @@ class ResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the config's schedule into the checkpoint, before MMEngine reads it from there."""
-        # Weights to start from have no schedule; and a run that is not resumed has not begun.
-        if self.resume_with != 'config' or not runner._resume or 'optimizer' not in checkpoint:
+        if not runner._resume or 'optimizer' not in checkpoint:  # weights to start from
             return
         groups = runner.optim_wrapper.optimizer.param_groups
+        if self.names is not None:
+            known = {id(parameter): name for name, parameter in _unwrapped(runner.model).named_parameters()}
+            wanted = [[known[id(parameter)] for parameter in group['params']] for group in groups]
+            checkpoint['optimizer'].update(by_name(checkpoint['optimizer'], self.names, wanted))
+        if self.resume_with != 'config':
+            return
         toy = toy_optimizer(groups)
         for group in toy.param_groups:  # MMEngine's schedulers note the initial values anew
             for name in [name for name in group if name.startswith('initial_')]:

@@ -1,9 +1,14 @@
 """The base class of mmvim's backbones: MMEngine modules that read publishers' files as they are."""
 
+import functools
 from typing import Any, ClassVar
 
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import initialize
+
+from mmvim.models.layers.recompute import recompute
+
+_CHECKPOINTING = 'mmengine.runner.activation_checkpointing'
 
 
 class Backbone(BaseModule):
@@ -34,6 +39,13 @@ class Backbone(BaseModule):
     def __init__(self, init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
         self._register_load_state_dict_pre_hook(self._leave_out)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The option ``activation_checkpointing`` of MMEngine puts a function in the place of ``forward`` that calls it
+        # under the reentrant form of checkpointing, which stops every gradient because a picture needs none.
+        if name == 'forward' and getattr(value, '__globals__', {}).get('__name__') == _CHECKPOINTING:
+            value = functools.partial(recompute, self, self.forward)
+        super().__setattr__(name, value)
 
     def _leave_out(self, state_dict: dict, prefix: str, *_: object) -> None:
         """Drop the weights of parts that are not built, so that a complete file fits."""

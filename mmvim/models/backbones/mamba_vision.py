@@ -24,6 +24,9 @@ from mmvim.models.layers.recompute import recompute
 from mmvim.models.layers.window_attention import WindowAttention, merge_windows, split_windows
 from mmvim.registry import MODELS
 
+# What the models from base to large2 have in common.
+_SCALED = {'drop_path_rate': 0.3, 'layer_scale': 1e-5}
+
 
 class Stem(nn.Module):
     """Two 3x3 convolutions of stride 2 with batch norm and ReLU: (B, in_channels, H, W) -> (B, dim, H / 4, W / 4).
@@ -209,11 +212,11 @@ class MambaVision(Backbone):
             Defaults to -1.
         norm_eval: Keep every batch norm in eval mode. Defaults to False.
         with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
-        build_unused: Build levels that no output needs, too; they are frozen and do not run. For resuming a run whose
-            optimizer knows them. Defaults to False.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
         init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
             as it is; :class:`mmvim.checkpoints.PretrainedBackbone` has its other arguments. Defaults to None.
+        build_unused: Build levels that no output needs, too; they are frozen and do not run. For resuming a run whose
+            optimizer knows them. Defaults to False.
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
@@ -229,30 +232,9 @@ class MambaVision(Backbone):
         'tiny': {'depths': (1, 3, 8, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
         'tiny2': {'depths': (1, 3, 11, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
         'small': {'depths': (3, 3, 7, 5), 'dim': 96, 'in_dim': 64, 'num_heads': (2, 4, 8, 16)},
-        'base': {
-            'depths': (3, 3, 10, 5),
-            'dim': 128,
-            'in_dim': 64,
-            'num_heads': (2, 4, 8, 16),
-            'drop_path_rate': 0.3,
-            'layer_scale': 1e-5,
-        },
-        'large': {
-            'depths': (3, 3, 10, 5),
-            'dim': 196,
-            'in_dim': 64,
-            'num_heads': (4, 8, 16, 32),
-            'drop_path_rate': 0.3,
-            'layer_scale': 1e-5,
-        },
-        'large2': {
-            'depths': (3, 3, 12, 5),
-            'dim': 196,
-            'in_dim': 64,
-            'num_heads': (4, 8, 16, 32),
-            'drop_path_rate': 0.3,
-            'layer_scale': 1e-5,
-        },
+        'base': {'depths': (3, 3, 10, 5), 'dim': 128, 'in_dim': 64, 'num_heads': (2, 4, 8, 16), **_SCALED},
+        'large': {'depths': (3, 3, 10, 5), 'dim': 196, 'in_dim': 64, 'num_heads': (4, 8, 16, 32), **_SCALED},
+        'large2': {'depths': (3, 3, 12, 5), 'dim': 196, 'in_dim': 64, 'num_heads': (4, 8, 16, 32), **_SCALED},
         'large3': {
             'depths': (3, 3, 20, 10),
             'dim': 256,
@@ -285,9 +267,9 @@ class MambaVision(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
-        build_unused: bool = False,
         scan_backend: str | None = None,
         init_cfg: dict | list | None = None,
+        build_unused: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)

@@ -133,12 +133,12 @@ class Vim(Backbone):
         frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n blocks; frozen parts stay in eval
             mode. Defaults to -1.
         with_cp: Recompute each block in the backward pass to save memory. Defaults to False.
-        build_unused: Build blocks that no output needs, too; they are frozen and do not run. For resuming a run whose
-            optimizer knows them. Defaults to False.
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
         init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
             as it is; :class:`mmvim.checkpoints.PretrainedBackbone` and
             :class:`mmvim.checkpoints.families.VimFamily` have its other arguments. Defaults to None.
+        build_unused: Build blocks that no output needs, too; they are frozen and do not run. For resuming a run whose
+            optimizer knows them. Defaults to False.
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
@@ -178,9 +178,9 @@ class Vim(Backbone):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
-        build_unused: bool = False,
         scan_backend: str | None = None,
         init_cfg: dict | list | None = None,
+        build_unused: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
