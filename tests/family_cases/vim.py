@@ -22,9 +22,15 @@ SMALL_VIM = {'embed_dims': 16, 'depth': 2, 'd_state': 4}
 ALL_FOUR = (5, 11, 17, 23)
 
 
+def without_record(weights: OrderedDict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
+    """Weights as the publisher writes them, who does not say of which grid the positions are."""
+    return OrderedDict((name, value) for name, value in weights.items() if name != 'pos_embed_grid')
+
+
 def published_vim(**settings) -> OrderedDict[str, torch.Tensor]:
     """A classifier with its class token in the middle."""
-    return with_head(Vim(SMALL_VIM, cls_token='middle', final_norm=True, **settings), SMALL_VIM['embed_dims'])
+    model = Vim(SMALL_VIM, cls_token='middle', final_norm=True, **settings)
+    return without_record(with_head(model, SMALL_VIM['embed_dims']))
 
 
 def vim_segmentation() -> OrderedDict[str, torch.Tensor]:
@@ -44,7 +50,7 @@ def vim_segmentation() -> OrderedDict[str, torch.Tensor]:
     ):
         weights[name] = torch.rand(shape)
     weights['fpn1.1.num_batches_tracked'] = torch.tensor(7)
-    return weights
+    return without_record(weights)
 
 
 def narrow(backbone: dict, ratio: float, shallow: bool) -> list[int]:

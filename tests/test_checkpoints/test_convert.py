@@ -93,7 +93,8 @@ def test_what_cannot_go_back(write, tmp_path):
     with pytest.raises(checkpoints.CheckpointError, match='say what it is'):
         checkpoints.from_mmvim(str(tmp_path / 'own.pth'))
     named = checkpoints.from_mmvim(str(tmp_path / 'own.pth'), 'vim', 'backbone')['state_dict']
-    assert named.keys() == {name.removeprefix('backbone.') for name in converted['state_dict']}
+    records = {'backbone.pos_embed_grid'}  # which the publisher's files do not have
+    assert named.keys() == {name.removeprefix('backbone.') for name in converted['state_dict'].keys() - records}
     with pytest.raises(checkpoints.CheckpointError, match='cannot be written'):
         checkpoints.save_file(converted, tmp_path / 'nowhere' / 'x.pth')
     assert not [f for f in tmp_path.iterdir() if f.name.endswith('.part')]

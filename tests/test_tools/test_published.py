@@ -223,6 +223,7 @@ def classifier(tmp_path):
 
     torch.manual_seed(0)
     weights = Vim('tiny', cls_token='middle', final_norm=True).state_dict()
+    del weights['pos_embed_grid']  # mmvim's own record
     weights.update((f'head.{k}', v) for k, v in LinearReadout(192, 20).fc.state_dict().items())
     torch.save({'model': weights}, tmp_path / 'vim.pth')
     return tmp_path / 'vim.pth'
