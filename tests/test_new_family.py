@@ -54,6 +54,9 @@ LINES = {
 KINDS = {
     'every backbone': 'test_models.test_backbones',
     'one graph': 'test_models.test_compile',
+    'inside what wraps it': 'test_models.test_wrapped',
+    'beside batch norms': 'test_models.test_batch_norm_borders',
+    'fewer outputs': 'test_models.test_out_indices',
     'golden': 'test_models.test_golden',
     'golden files': 'test_checkpoints.test_golden_files',
     'loading': 'test_checkpoints.test_loading',

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
+from mmvim.models.layers.recompute import recompute
 from mmvim.registry import MODELS
 
 _NORM = {'type': 'mmvim.LN2d'}
@@ -53,6 +53,7 @@ class Toy(Backbone):
         with_cp: Recompute each block in the backward pass. Defaults to False.
         scan_backend: Backend of the scan. Defaults to None, the fastest there is.
         init_cfg: MMEngine initialisation. Defaults to None.
+        build_unused: Build blocks that no output needs, too, frozen. Defaults to False.
 
     Examples:
         >>> import torch
@@ -73,20 +74,22 @@ class Toy(Backbone):
         with_cp: bool = False,
         scan_backend: str | None = None,
         init_cfg: dict | list | None = None,
+        build_unused: bool = False,
     ) -> None:
         super().__init__(init_cfg)
-        settings = resolve_arch(arch, self.arch_zoo, {})
-        self.embed_dims, depth = settings['embed_dims'], settings['depth']
+        self.arch = resolve_arch(arch, self.arch_zoo, {})
+        self.embed_dims, depth = self.arch['embed_dims'], self.arch['depth']
         if not -1 <= frozen_stages <= depth:
             raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{depth}, the number of blocks')
         self.out_indices = normalize_out_indices(out_indices, depth)
         self.frozen_stages, self.with_cp = frozen_stages, with_cp
         mixer_cfg = {**(mixer_cfg or {'type': 'mmvim.SelectiveScan2D', 'd_state': 4}), 'scan_backend': scan_backend}
         self.patch_embed = PatchEmbed(3, self.embed_dims, 16, 16)
-        self.blocks = nn.ModuleList(
-            ToyBlock(self.embed_dims, mixer_cfg, rate) for rate in block_drop_path_rates(drop_path_rate, depth)
-        )
+        self.depth, self.needed = depth, self.out_indices[-1] + 1  # blocks
+        rates = block_drop_path_rates(drop_path_rate, depth)[: depth if build_unused else self.needed]
+        self.blocks = nn.ModuleList(ToyBlock(self.embed_dims, mixer_cfg, rate) for rate in rates)
         self.norm = build_norm(_NORM, self.embed_dims) if final_norm else None
+        self.not_built = tuple(f'blocks.{index}.' for index in range(len(rates), depth))
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -94,16 +97,17 @@ class Toy(Backbone):
         tokens, grid = self.patch_embed(x)
         x = tokens.transpose(1, 2).unflatten(2, grid)  # (B, L, C) -> (B, C, h, w)
         outputs = []
-        for index, block in enumerate(self.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if self.with_cp and x.requires_grad else block(x)
+        for index, block in enumerate(self.blocks[: self.needed]):
+            x = recompute(block, block, x) if self.with_cp and x.requires_grad else block(x)
             if index in self.out_indices:
-                last = index == len(self.blocks) - 1
+                last = index == self.depth - 1
                 outputs.append((self.norm(x) if last and self.norm is not None else x).contiguous())
         return tuple(outputs)
 
     def _freeze(self) -> None:
         if self.frozen_stages >= 0:
             freeze(self.patch_embed, *self.blocks[: self.frozen_stages])
+        freeze(*self.blocks[self.needed :])
 
     def train(self, mode: bool = True) -> 'Toy':
         """Set the training mode; frozen parts stay in eval mode."""
@@ -113,7 +117,7 @@ class Toy(Backbone):
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth for layer-wise learning rates, and the number of depths (blocks + 2)."""
-        depths, name = len(self.blocks) + 2, param_name.removeprefix(prefix)
+        depths, name = self.depth + 2, param_name.removeprefix(prefix)
         if param_name.startswith(prefix) and name.startswith('patch_embed.'):
             return 0, depths
         if param_name.startswith(prefix) and name.startswith('blocks.'):
