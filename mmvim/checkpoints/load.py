@@ -1,7 +1,7 @@
 """Loading of a file into a backbone: everything is checked before the first weight is written."""
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
+from mmvim.models.backbones.base import Backbone
 
 
 def load_backbone(
@@ -79,7 +80,7 @@ def load_backbone(
             misfit=True,
         )
     else:
-        report, weights = _fit_by_family(module, layout, tensors, container, file, settings)
+        report, weights = _fit_by_family(cast(Backbone, module), layout, tensors, container, file, settings)
     report.check(strict)
     with torch.no_grad():
         module.load_state_dict(weights, strict=False)
@@ -87,7 +88,7 @@ def load_backbone(
 
 
 def _fit_by_family(
-    module: nn.Module, layout: Layout, tensors: OrderedDict[str, Tensor], container: dict, file: str, settings: dict
+    module: Backbone, layout: Layout, tensors: OrderedDict[str, Tensor], container: dict, file: str, settings: dict
 ) -> tuple[Report, OrderedDict[str, Tensor]]:
     family = FAMILIES[layout.family]
     found = sort_tensors(tensors, layout, container)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, Family, recognise
@@ -15,6 +15,7 @@ from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
+from mmvim.models.backbones.base import Backbone
 
 
 @dataclass
@@ -228,7 +229,7 @@ def _arch(family: Family, own: OrderedDict[str, Tensor], arch: str | dict | None
     return arch
 
 
-def _build_meta(config: dict, file: str) -> nn.Module:
+def _build_meta(config: dict, file: str) -> Backbone:
     """Build a backbone without memory for its weights, to ask it for names and shapes."""
     try:
         with torch.device('meta'):

@@ -357,8 +357,8 @@ class MambaVision(Backbone):
             freeze(self.patch_embed, *self.levels[: self.frozen_stages])
         last = self.out_indices[-1]
         freeze(*self.levels[last + 1 :])
-        if last < 3:
-            freeze(self.levels[last].downsample)
+        if last + 1 < len(self.levels):
+            freeze(self.get_submodule(f'levels.{last}.downsample'))
 
     def train(self, mode: bool = True) -> 'MambaVision':
         """Set the training mode; frozen parts, and with ``norm_eval`` every batch norm, stay in eval mode."""

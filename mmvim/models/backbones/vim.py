@@ -84,9 +84,10 @@ class VimBlock(nn.Module):
             The mixer's output and the stream that it was computed from, each (B, L, C). The stream has the dtype that
             both arguments promote to.
         """
-        if hidden is not None and not with_cp and is_plain(RMSNorm, self.norm) and fuses_add(residual):
+        norm, fuse = self.norm, not with_cp and fuses_add(residual)
+        if fuse and hidden is not None and isinstance(norm, RMSNorm) and is_plain(RMSNorm, norm):
             # On a GPU the norm does the addition too, in one pass over memory.
-            normed, residual = add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps)
+            normed, residual = add_rms_norm(hidden, residual, norm.weight, norm.eps)
             return self.mixer(normed), residual
         residual = residual if hidden is None else residual + hidden
         # The sum is formed outside the recomputed part, so that only one tensor a block is kept for it.
@@ -329,7 +330,7 @@ class Vim(Backbone):
             done, feature = (index, hidden) if self.feature == 'mixer' else (index - 1, residual)
             if done in self.out_indices:
                 outputs[done] = feature
-        if self.feature == 'residual':
+        if self.feature == 'residual' and hidden is not None:
             if last < self.depth - 1:  # what the next block would begin with
                 residual, hidden = self._rotate(residual, tables, self.rope_residual), self._rotate(hidden, tables)
             outputs[last] = residual + self.layers[last].drop_path(hidden)

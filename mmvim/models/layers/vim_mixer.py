@@ -87,14 +87,15 @@ class VimMixer(nn.Module):
         if is_plain(nn.Conv1d, self.conv1d, self.conv1d_b):
             filters = torch.cat([self.conv1d.weight, self.conv1d_b.weight.flip(-1)], dim=1)  # (d_inner, 2, d_conv)
             filters = filters.transpose(0, 1)  # (2, d_inner, d_conv)
-            return conv1d_silu(x, filters, _stack(self.conv1d.bias, self.conv1d_b.bias), (past, 0), self.scan_backend)
+            bias = torch.stack([self.conv1d.bias, self.conv1d_b.bias])  # type: ignore[list-item]
+            return conv1d_silu(x, filters, bias, (past, 0), self.scan_backend)
         x = x.transpose(1, 2)  # (B, d_inner, L)
         forward = self.conv1d(F.pad(x, (past, 0)))
         backward = self.conv1d_b(F.pad(x.flip(-1), (past, 0))).flip(-1)
         return F.silu(_stack(forward, backward, dim=1)).transpose(2, 3)  # (B, 2, d_inner, L) -> (B, 2, L, d_inner)
 
     @staticmethod
-    def _project(x: Tensor, layer: nn.Module, layer_b: nn.Module) -> tuple[Tensor, Tensor | None]:
+    def _project(x: Tensor, layer: nn.Linear, layer_b: nn.Linear) -> tuple[Tensor, Tensor | None]:
         """Project (B, 2, L, C), each direction by its layer: (B, 2, L, D), and the bias (2, D) still to be added."""
         if is_plain(nn.Linear, layer, layer_b):  # one product serves both directions, nothing is concatenated
             bias = None if layer.bias is None else _stack(layer.bias, layer_b.bias)
