@@ -327,3 +327,38 @@ def test_activation_checkpointing_of_mmengine(family, variant):
         torch.testing.assert_close(found[1][2][name], buffer, msg=name)
     with pytest.warns(UserWarning):  # the control
         assert not any(y.requires_grad for y in wrap_forward(model['backbone'].forward)(x))
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('every', ['layer', 'block'])
+@VARIANTS
+def test_fully_sharded(family, variant, every, one_process):
+    """FSDP2: parameters are shards, whole only while the module that it wraps runs."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    x, plain = image(2, 3, 64, 48), build(family, variant).eval()
+    sharded = copy.deepcopy(plain)
+    mesh = init_device_mesh('cpu', (1,))
+    parts = weighted(sharded) if every == 'layer' else None
+    layers = FAMILY_CASES[family].blocks(sharded) if parts is None else [sharded.get_submodule(n) for n in parts]
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    got, wanted = outputs_and_gradients(sharded, x), outputs_and_gradients(plain, x)
+    grads = {name: grad.full_tensor() for name, grad in got[1].items() if grad is not None}
+    assert_same((got[0], grads), (wanted[0], {name: g for name, g in wanted[1].items() if g is not None}))
+
+
+@VARIANTS
+def test_data_parallel_needs_no_search_for_unused_parameters(family, variant, one_process):
+    model = build(family, variant, drop_path_rate=0.0).train()
+    parallel = nn.parallel.DistributedDataParallel(model)
+    for _ in range(2):  # the second pass raises if the first left a gradient out
+        sum(y.square().mean() for y in parallel(image(2, 3, 64, 48))).backward()
