@@ -23,3 +23,19 @@ def test_compile_without_graph_breaks(family, monkeypatch):
     assert len(found[0]) == len(found[1]) > 10
     for expected, got in zip(*found, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item() + 1e-7)
+
+
+@pytest.mark.parametrize('family', FAMILY_CASES)
+def test_hooks_of_norms_and_projections_fire(family, monkeypatch):
+    """The kernel that adds and normalises must not run in the place of a norm that somebody observes."""
+    monkeypatch.undo()
+    monkeypatch.setenv(ENV, 'triton')
+    model, picture, seen = FAMILY_CASES[family].build_tiny().eval(), torch.randn(1, 3, 32, 32), []
+    plain = model(picture)
+    watched = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.LayerNorm, torch.nn.RMSNorm)
+    names = [name for name, module in model.named_modules() if isinstance(module, watched)]
+    for name in names:
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    for y, expected in zip(model(picture), plain, strict=True):
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    assert sorted(seen) == sorted(names) and len(names) > 5
