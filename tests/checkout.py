@@ -9,7 +9,6 @@ from types import ModuleType
 from unittest import mock
 
 import mmengine
-from families import FAMILY_CASES
 from mmengine.config import Config
 
 import mmvim  # noqa: F401  (makes `mmseg::`, `mmdet::` and `mmvim::` bases resolve)
@@ -40,6 +39,8 @@ def is_detector(file: str) -> bool:
 
 def recipes() -> list[str]:
     """The published recipes of segmentors and detectors: those in the families' folders."""
+    from families import FAMILY_CASES  # here, so that who reads no config needs no model
+
     return [f for f in full_named(config_files()) if f.split(os.sep)[0] in FAMILY_CASES and not is_classifier(f)]
 
 
@@ -62,9 +63,14 @@ def load_config(file: str) -> Config:
     return copy.deepcopy(_load(file))
 
 
-def load_tool(name: str) -> ModuleType:
-    """Import a tool by its path below ``tools/``."""
-    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).stem}', ROOT / 'tools' / name)
+def load_module(path: Path) -> ModuleType:
+    """Import a file that lies in no package, anew each time."""
+    spec = importlib.util.spec_from_file_location(f'module_{path.stem}', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import a tool by its path below ``tools/``."""
+    return load_module(ROOT / 'tools' / name)

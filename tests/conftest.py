@@ -14,9 +14,9 @@ def no_globals_of_runners():
         cls._instance_dict.clear()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick_runners(monkeypatch):
-    """Write configs unformatted: MMEngine formats them several times a run, for longer than small models train."""
+    """Leave configs unformatted: MMEngine formats them several times a run, for longer than small models train."""
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **options: (text, False))
 
 
@@ -43,3 +43,19 @@ def load():
     from checkout import load_config  # here, so that the tests of mmvim/ops need no model
 
     return load_config
+
+
+@pytest.fixture(scope='session')
+def train():
+    """``tools/train.py``."""
+    from checkout import load_tool
+
+    return load_tool('train.py')
+
+
+@pytest.fixture(scope='session')
+def evaluate():
+    """``tools/test.py``."""
+    from checkout import load_tool
+
+    return load_tool('test.py')

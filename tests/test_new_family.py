@@ -27,7 +27,7 @@ FILES = {
     'reader.py': 'mmvim/checkpoints/families/toy.py',
     'recipe.py': f'configs/toy/{RECIPE}.py',
     'metafile.yml': 'configs/toy/metafile.yml',
-    'README.md': 'configs/toy/README.md',
+    'readme.txt': 'configs/toy/README.md',
     'case.py': 'tests/family_cases/toy.py',
 }
 GOLDEN = {'tests/golden/toy_nano_cls.json', 'tests/golden/toy_nano_dense.json'}

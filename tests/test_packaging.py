@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 import setuptools
 import yaml
+from checkout import load_module
 
 import mmvim
 from mmvim.ops.native import build as build_native
+
+pytestmark = pytest.mark.slow  # builds, and imports in other processes
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']
@@ -228,10 +231,7 @@ def setup_module(tmp_path, monkeypatch):
     """setup.py of a copy of the tree as a module, without its call of setup()."""
     tree = copy_tree(tmp_path / 'tree')
     monkeypatch.setattr(setuptools, 'setup', lambda **_: None)
-    spec = importlib.util.spec_from_file_location('mmvim_setup', tree / 'setup.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(tree / 'setup.py')
 
 
 def refuse(*_, **__):

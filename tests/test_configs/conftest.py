@@ -39,6 +39,11 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(name, values)
 
 
+@pytest.fixture(autouse=True)
+def _quick(quick_runners):
+    """All of these run small models."""
+
+
 def _labels(dataset: dict, num_classes: int) -> list[int]:
     """Values that an annotation of the data set may hold: its classes', and 0 where that means unlabelled."""
     if dataset['type'] == 'ADE20KDataset':

@@ -1,11 +1,10 @@
 """The demo from end to end, at the smallest size, and its configs."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from checkout import ROOT, load_module
 from mmengine.config import Config
 from PIL import Image
 
@@ -14,18 +13,15 @@ from mmvim.cli import UserError
 from scenes import CLASSES, PALETTE, DemoSceneParams
 
 pytest.importorskip('mmseg')
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'demo').glob('*.py'))
 
 
 @pytest.fixture(scope='module')
 def demo():
-    spec = importlib.util.spec_from_file_location('demo_tool', ROOT / 'demo' / 'demo.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / 'demo' / 'demo.py')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_demo_trains_evaluates_and_draws(demo, path, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)

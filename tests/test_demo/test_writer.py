@@ -1,6 +1,5 @@
 """The data set on disk, and how stock MMSegmentation, MMDetection and pycocotools read it."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from checkout import load_module
 
 from mmvim.cli import UserError
 from scenes import ADE_IDS, CLASSES, DemoSceneParams, read_record, write_demo_scenes
@@ -239,10 +239,7 @@ def test_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('make_scenes', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(TOOL)
 
 
 def test_command_line(tool, tmp_path, monkeypatch, capsys):

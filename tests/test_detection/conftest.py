@@ -11,7 +11,11 @@ pytest.importorskip('mmdet', reason='mmdet is not installed')
 pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
 
 import small_detectors as small
-from checkout import load_tool
+
+
+@pytest.fixture(autouse=True)
+def _quick(quick_runners):
+    """All of these run small models."""
 
 
 @pytest.fixture(scope='session')
@@ -29,16 +33,6 @@ def real_coco() -> Path:
     if root is None:
         pytest.skip("no COCO pictures: set MMVIM_COCO to a folder of COCO's layout")
     return root
-
-
-@pytest.fixture(scope='session')
-def train():
-    return load_tool('train.py')
-
-
-@pytest.fixture(scope='session')
-def evaluate():
-    return load_tool('test.py')
 
 
 @pytest.fixture

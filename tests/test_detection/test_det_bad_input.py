@@ -70,6 +70,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file', [VITDET, HIERARCHICAL])
 @pytest.mark.parametrize('case', CASES)
 def test_trains_on(case, file, load, tmp_path):
@@ -108,6 +109,7 @@ def test_pictures_one_pixel_high_or_wide(file, load, tmp_path):
     assert len(runner.test_dataloader.dataset) == len(STRIPS) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file', [VITDET, HIERARCHICAL, CASCADE])
 def test_strips_can_be_trained_on(file, load, tmp_path):
     """Where min_size=0 asks for it; flipped or not."""

@@ -1,19 +1,10 @@
 """The tables of the pages are those that docs/make_tables.py writes, and name every model."""
 
-import importlib.util
-
 import pytest
+from checkout import load_module
 from pages import ROOT
 
-
-def load_script():
-    spec = importlib.util.spec_from_file_location('make_tables', ROOT / 'docs/make_tables.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tables = load_script()
+tables = load_module(ROOT / 'docs/make_tables.py')
 PAGES = tables.pages()
 
 

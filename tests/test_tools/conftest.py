@@ -7,19 +7,8 @@ import tiny_runs as tiny
 
 
 @pytest.fixture(autouse=True)
-def _unformatted_configs(monkeypatch):
-    """MMEngine beautifies the config, several times a run, for longer than these models train."""
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, False))
-
-
-@pytest.fixture(scope='session')
-def train():
-    return tiny.load_tool('train.py')
-
-
-@pytest.fixture(scope='session')
-def evaluate():
-    return tiny.load_tool('test.py')
+def _quick(quick_runners):
+    """All of these run small models."""
 
 
 @pytest.fixture(scope='session')

@@ -1,8 +1,8 @@
 """Counts of FLOPs against counts by hand."""
 
 import pytest
-import tiny_runs as tiny
 import torch
+from checkout import load_tool
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -11,7 +11,7 @@ from mmvim.analysis.flops import Complexity, UncountedScanError, count_complexit
 
 @pytest.fixture(scope='module')
 def get_flops():
-    return tiny.load_tool('analysis_tools/get_flops.py')
+    return load_tool('analysis_tools/get_flops.py')
 
 
 class Parts(nn.Module):

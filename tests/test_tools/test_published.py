@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_runs as tiny
 import torch
+from checkout import load_tool
 from mmengine.model import BaseModule
 
 ARCH = 'dict(depths=(1, 1, 2, 2), dim=8, in_dim=8, num_heads=(1, 1, 2, 4))'
@@ -230,8 +231,8 @@ def classifier(tmp_path):
 
 
 def test_converters(classifier, fails, tmp_path, capsys):
-    there = tiny.load_tool('model_converters/published_to_mmvim.py').main
-    back = tiny.load_tool('model_converters/mmvim_to_published.py').main
+    there = load_tool('model_converters/published_to_mmvim.py').main
+    back = load_tool('model_converters/mmvim_to_published.py').main
     before = sorted(tmp_path.iterdir())
     there([str(classifier), '--check'])
     assert 'classifier of Vim, arch tiny; 415 used' in capsys.readouterr().out
@@ -258,7 +259,7 @@ def test_converters(classifier, fails, tmp_path, capsys):
 
 
 def test_classify(classifier, fails, tmp_path, capsys, monkeypatch):
-    main = tiny.load_tool('classify.py').main
+    main = load_tool('classify.py').main
     picture = tmp_path / 'picture.png'
     generator = np.random.default_rng(0)
     cv2.imwrite(str(picture), generator.integers(0, 256, (300, 260, 3), dtype=np.uint8))

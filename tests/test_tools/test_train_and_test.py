@@ -57,6 +57,7 @@ def interrupt_and_resume(train, folder, base, first, last, text=''):
     return saved, load(part / last), load(whole / last)
 
 
+@pytest.mark.slow
 def test_resume_goes_on_as_if_never_stopped(train, tmp_path, seg):
     """Random crops, flips, colours, dropout and stochastic depth; validation where the first run stopped."""
     saved, resumed, whole = interrupt_and_resume(train, tmp_path, seg, 'train_cfg.max_iters=2', 'iter_4.pth')

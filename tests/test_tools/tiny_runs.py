@@ -9,8 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 SIZE = 64
 COLOURS = np.array([[40, 40, 40], [200, 60, 60], [60, 200, 60], [60, 60, 200]], np.uint8)
@@ -194,11 +194,3 @@ def run(*command, cwd: Path, **env: str) -> subprocess.CompletedProcess:
         timeout=300,
         env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env},
     )
-
-
-def load_tool(name: str):
-    """The module of a tool, by its path below ``tools``."""
-    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).stem}', TOOLS / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
