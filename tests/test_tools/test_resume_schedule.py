@@ -4,13 +4,15 @@ import re
 
 import pytest
 import torch
-from tiny_runs import load_tool
+from checkout import load_tool
 
 POLY = "param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end={end}, by_epoch=False)]\n"
 WARM = (
     "param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=2),\n"
     "    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=2, end={end}, by_epoch=False)]\n"
 )
+
+pytestmark = pytest.mark.slow  # whole trainings
 
 
 def config(folder, name, base, text):
