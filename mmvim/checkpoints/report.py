@@ -9,6 +9,8 @@ from mmvim.checkpoints.errors import CheckpointError, some
 
 # Weights of the blocks of mmvim's backbones. Without one of them the model is not the published one, strict or not.
 _IN_BLOCKS = re.compile(r'(^|\.)(layers|levels|blocks|stages)\.')
+# What a model keeps beside its weights and can do without: counters of batches, records of grids.
+_KEPT_BESIDE = ('num_batches_tracked', '_grid')
 # Counters that PyTorch's and MMEngine's wrappers keep beside the weights that they average.
 _COUNTERS = re.compile(r'(^|\.)(n_averaged|steps)$')
 
@@ -100,7 +102,7 @@ class Report:
             if name in self.assumed:
                 continue
             if name not in given:
-                if name not in self.fresh and not name.endswith('num_batches_tracked'):
+                if name not in self.fresh and not name.endswith(_KEPT_BESIDE):
                     self.missing.append(name)
             elif misfit := mismatch(given[name], tensor):
                 self.mismatched[name] = misfit

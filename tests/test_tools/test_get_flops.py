@@ -6,7 +6,7 @@ from checkout import load_tool
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmvim.analysis.flops import Complexity, UncountedScanError, count_complexity
+from mmvim.analysis.flops import Complexity, count_complexity
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +68,6 @@ def test_scan_is_counted(seg):
 def test_scan_that_cannot_be_counted(get_flops, fails, seg, monkeypatch):
     monkeypatch.setenv('MMVIM_SCAN_BACKEND', 'reference')
     assert 'no FLOP formula' in fails(get_flops.main, seg, status=1)
-    assert issubclass(UncountedScanError, RuntimeError)
 
 
 def test_segmentor(get_flops, seg, capsys):
@@ -88,4 +87,4 @@ def test_bad_input(get_flops, fails, seg):
     assert '--shape' in fails(get_flops.main, seg, '--shape', '1', '2', '3', status=2)
     assert '--shape' in fails(get_flops.main, seg, '--shape', '0', status=2)
     assert 'does not exist' in fails(get_flops.main, seg.with_name('no.py'), status=2)
-    assert 'no' in fails(get_flops.main, seg, '--cfg-options', 'model.bakbone.arch=tiny', status=2)
+    assert 'bakbone' in fails(get_flops.main, seg, '--cfg-options', 'model.bakbone.arch=tiny', status=2)

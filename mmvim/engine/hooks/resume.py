@@ -45,8 +45,8 @@ def advance(schedulers: Sequence, iterations: int, epoch_length: int) -> None:
         >>> from mmengine.optim import PolyLR
         >>> toy = toy_optimizer([{'params': [], 'initial_lr': 1.0}])
         >>> advance([PolyLR(toy, end=10, by_epoch=False)], iterations=5, epoch_length=100)
-        >>> round(toy.param_groups[0]['lr'], 6)
-        0.5
+        >>> round(toy.param_groups[0]['lr'] * 9, 6)  # of 9 steps from 1 to 0 four are left
+        4.0
     """
     for scheduler in schedulers:  # else a scheduler warns that no step of the optimizer came first
         scheduler.optimizer._global_step = 0
