@@ -69,5 +69,6 @@ def test_pretrained_backbone_by_option(load, shrink, tmp_path):
     loaded, given = backbone.state_dict(), pretrained.state_dict()
     assert loaded['pos_embed'].shape == (1, 16, 16) and given['pos_embed'].shape == (1, 5, 16)
     assert set(given) - set(loaded) == {'cls_token'}
-    for name in set(loaded) - {'pos_embed'}:
+    assert loaded['pos_embed_grid'].tolist() == [4, 4] and given['pos_embed_grid'].tolist() == [2, 2]
+    for name in set(loaded) - {'pos_embed', 'pos_embed_grid'}:
         assert torch.equal(loaded[name], given[name]), name
