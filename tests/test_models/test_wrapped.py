@@ -356,6 +356,26 @@ def test_fully_sharded(family, variant, every, one_process):
     assert_same((got[0], grads), (wanted[0], {name: g for name, g in wanted[1].items() if g is not None}))
 
 
+@pytest.mark.parametrize('original', [True, False], ids=['original parameters', 'flat parameters'])
+@VARIANTS
+def test_fully_sharded_by_the_first_version(family, variant, original, one_process):
+    """FSDP1 around every layer: its wrapper is a module of another class, and the weights are flat outside of it."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def policy(module, recurse, **_):
+        return recurse or isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm))
+
+    x, plain = image(2, 3, 64, 48), build(family, variant).eval()
+    sharded = FullyShardedDataParallel(
+        copy.deepcopy(plain), auto_wrap_policy=policy, use_orig_params=original, device_id=torch.device('cpu')
+    )
+    outputs = sharded(x)
+    sum(y.square().mean() for y in outputs).backward()
+    for y, expected in zip(outputs, plain(x), strict=True):
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    assert all(p.grad is not None for p in sharded.parameters() if p.requires_grad and p.numel())
+
+
 @VARIANTS
 def test_data_parallel_needs_no_search_for_unused_parameters(family, variant, one_process):
     model = build(family, variant, drop_path_rate=0.0).train()
