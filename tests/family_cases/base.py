@@ -75,12 +75,14 @@ class Golden:
         rename: The model's name of each tensor of the publisher's, None for one that it rightly lacks.
         classifier: Whether it is one.
         options: What :func:`mmvim.checkpoints.read` must be told about its file.
+        arch: The architecture, where it is not the second word of the case's name.
     """
 
     build: Callable[[], nn.Module]
     rename: Callable[[str], str | None]
     classifier: bool = False
     options: dict = field(default_factory=dict)
+    arch: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ CLASSIFIERS = [(family, name) for family, name in GOLDEN if FAMILY_CASES[family]
 
 
 def arch_of(family, name):
-    """The second word of a case's name."""
-    return name.removeprefix(f'{family}_').split('_')[0]
+    """The architecture that a case says, else the second word of its name."""
+    return FAMILY_CASES[family].golden[name].arch or name.removeprefix(f'{family}_').split('_')[0]
 
 
 def build(found):
