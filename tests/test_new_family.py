@@ -55,6 +55,7 @@ KINDS = {
     'every backbone': 'test_models.test_backbones',
     'one graph': 'test_models.test_compile',
     'inside what wraps it': 'test_models.test_wrapped',
+    'computed twice': 'test_models.test_recompute',
     'beside batch norms': 'test_models.test_batch_norm_borders',
     'fewer outputs': 'test_models.test_out_indices',
     'golden': 'test_models.test_golden',

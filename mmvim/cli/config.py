@@ -54,7 +54,10 @@ def load_config(filename: str, options: dict | None = None) -> Config:
     """
     cfg = read_config(filename)
     check_scope(cfg.get('default_scope'))
-    return merge_options(cfg, options or {})
+    cfg = merge_options(cfg, options or {})
+    if isinstance(cfg.get('randomness'), dict):
+        cfg.randomness.setdefault('seed', None)  # as MMEngine has it where there is no ``randomness`` at all
+    return cfg
 
 
 def read_config(filename: str) -> Config:

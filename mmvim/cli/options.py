@@ -26,7 +26,8 @@ _READERS = (Config, Runner, FlexibleRunner, build_optim_wrapper, roots.build_run
 def _read_by_name() -> set[str]:
     """Return the keys that MMEngine and these tools take out of dicts themselves, as their sources say."""
     sources = ''.join(inspect.getsource(import_module(reader.__module__)) for reader in _READERS)
-    return set(re.findall(r"\.(?:get|pop)\(\s*'(\w+)'", sources))
+    passed = inspect.signature(Runner.set_randomness).parameters  # which gets the whole of ``randomness``
+    return {*re.findall(r"\.(?:get|pop)\(\s*'(\w+)'", sources), *passed}
 
 
 def find_types(node: dict, scope: str | None) -> list[Callable]:

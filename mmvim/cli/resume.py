@@ -5,6 +5,7 @@ MMEngine takes the schedulers and the optimizer's settings from the checkpoint, 
 
 import copy
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from mmengine.config import Config
@@ -42,11 +43,13 @@ def check_resumed(cfg: Config, model: nn.Module, checkpoint: dict, path: str, re
             learning rate would be zero for a part of the run.
     """
     saved = checkpoint['optimizer'].get('param_groups')
-    with quiet():
-        wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
-    if isinstance(wrapper, OptimWrapperDict) or saved is None:
+    wrapper = None
+    if saved is not None and 'runner_type' not in cfg:  # other runners have strategies that build theirs
+        with quiet():
+            wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+    if saved is None or wrapper is None or isinstance(wrapper, OptimWrapperDict):
         if resume_with == 'config':
-            raise UserError('--resume-with config needs a run with one optimizer', 'leave it out', USAGE)
+            raise UserError("--resume-with config needs MMEngine's Runner and one optimizer", 'leave it out', USAGE)
         return ResumeHook()
     names = _saved_names(cfg, model, wrapper.optimizer, saved, path)
     length, unit = train_length(cfg)
@@ -55,10 +58,11 @@ def check_resumed(cfg: Config, model: nn.Module, checkpoint: dict, path: str, re
     schedulers = _schedulers(cfg, wrapper.optimizer.param_groups, length, unit, epoch_length)
     states = checkpoint.get('param_schedulers')
     states = states if isinstance(states, list) else []
+    scaled = (cfg.get('auto_scale_lr') or {}).get('enable', False)
     differences = [
         *_of_run(cfg, checkpoint),
         *_of_schedulers(schedulers, states),
-        *_of_groups(wrapper.optimizer.param_groups, saved),
+        *_of_groups(wrapper.optimizer.param_groups, saved, scaled),
     ]
     if differences and resume_with is None:
         stop = _stop(schedulers, states, saved, length if unit == 'iterations' else length * epoch_length, epoch_length)
@@ -105,7 +109,11 @@ def _schedulers(cfg: Config, groups: Sequence[dict], length: int, unit: str, epo
         return []
     toy, found = toy_optimizer(groups), []
     for scheduler in listed:
-        settings = {'end': length, **copy.deepcopy(dict(scheduler))}
+        settings = copy.deepcopy(dict(scheduler))
+        if settings.get('by_epoch', True) == (unit == 'epochs'):  # else the runner's default depends on the data
+            settings.setdefault('end', length)
+        elif 'end' not in settings:
+            return []
         found.append(
             PARAM_SCHEDULERS.build(settings, default_args={'optimizer': toy, 'epoch_length': epoch_length or 1})
         )
@@ -141,12 +149,15 @@ def _of_schedulers(schedulers: Sequence, states: Sequence[dict]) -> list[str]:
     return [text for text in found if text]
 
 
-def _of_groups(groups: Sequence[dict], saved: Sequence[dict]) -> list[str]:
-    """Compare the settings of the optimizer's groups, the learning rates before any schedule among them."""
+def _of_groups(groups: Sequence[dict], saved: Sequence[dict], scaled: bool) -> list[str]:
+    """Compare the settings of the optimizer's groups, the learning rates before any schedule among them.
+
+    Those that the runner will yet scale by the batch size (``auto_scale_lr``) cannot be compared.
+    """
     found = []
     scheduled = {name.removeprefix('initial_') for group in saved for name in group if name.startswith('initial_')}
     for key in dict.fromkeys(name for group in groups for name in group):
-        if key == 'params' or key.startswith('initial_'):
+        if key == 'params' or key.startswith('initial_') or (scaled and key == 'lr'):
             continue
         before = [group.get(f'initial_{key}' if key in scheduled else key) for group in saved]
         after = [group.get(key) for group in groups]
@@ -212,20 +223,27 @@ def _saved_names(
     sizes = [len(group['params']) for group in saved]
     if sizes == [len(group['params']) for group in optimizer.param_groups]:
         return None
-    if any(isinstance(module, Backbone) and module.not_built for module in model.modules()):
-        whole = copy.deepcopy(cfg)
-        whole.model.backbone.build_unused = True
-        with quiet():
-            full = build_model(whole)
-            for module in full.modules():
-                if isinstance(module, Backbone) and module.frozen_stages < 0:
-                    module.requires_grad_(True)
-            known = _names(full, build_optim_wrapper(full, copy.deepcopy(cfg.optim_wrapper)).optimizer)
-        if sizes == [len(group) for group in known]:
-            return known
+    known = _earlier_names(cfg, model)
+    if sizes == [len(group) for group in known]:
+        return known
     raise UserError(
         f'--resume {path} has the optimizer state of {sum(sizes)} weights in {len(sizes)} groups, and this model '
         f'trains {sum(len(g["params"]) for g in optimizer.param_groups)} in {len(optimizer.param_groups)}',
         f'give the config that it was trained with, or start from its weights: --cfg-options load_from={path}',
         USAGE,
     )
+
+
+def _earlier_names(cfg: Config, model: nn.Module) -> list[list[str]]:
+    """Return the names in the optimizer's groups where every part of the backbone is built and trained; [] if it is."""
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, Backbone) or 'build_unused' not in signature(type(backbone)).parameters:
+        return []
+    whole, part = copy.deepcopy(cfg), copy.deepcopy(cfg)
+    whole.model.backbone.build_unused, part.model.backbone.build_unused = True, False
+    with quiet():
+        full, needed = build_model(whole), {name for name, _ in build_model(part).named_parameters()}
+        for name, parameter in full.named_parameters():
+            if name not in needed:
+                parameter.requires_grad_(True)
+        return _names(full, build_optim_wrapper(full, copy.deepcopy(cfg.optim_wrapper)).optimizer)

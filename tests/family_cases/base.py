@@ -20,8 +20,8 @@ def scaled(size: int | float | Sequence, ratio: float) -> Any:
     return type(size)(scaled(side, ratio) for side in size)
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module, every weight its own random number."""
+def randomised(module: nn.Module, seed: int = 0, scale: float = 0.2) -> nn.Module:
+    """The module, every weight its own random number, batch statistics included."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in module.state_dict().items():
@@ -29,7 +29,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
                 value.copy_(
                     torch.rand(value.shape, generator=generator) + 0.5
                     if name.endswith('running_var')
-                    else torch.randn(value.shape, generator=generator) * 0.2
+                    else torch.randn(value.shape, generator=generator) * scale
                 )
     return module
 

@@ -15,6 +15,7 @@ from mmvim.models.layers.pos_embed import resize_grid
 
 ARCH = {'embed_dims': 32, 'depth': 2}
 LONG, SQUARE = (64, 256), 128  # 4 x 16 and 8 x 8 cells, equally many
+LONG_GRID = (4, 16)
 RECORD = 'pos_embed_grid'
 
 
@@ -208,3 +209,32 @@ def test_the_report_says_what_was_assumed(save):
     assert 'assumed' in report.summary()
     report = checkpoints.load_backbone(vim(LONG), save(vim(LONG).state_dict()))
     assert not report.assumed and RECORD in report.used
+
+
+def test_a_classifier_whose_writer_is_not_clear(save):
+    """A final norm and as many positions as the model: of 8 x 8 cells if published, of 4 x 16 if of version 0.1.0."""
+    model = vim(LONG, final_norm=True)
+    weights = first_version(model.state_dict())
+    both = r'8 x 8 cells.* or of 4 x 16.*grid=\(8, 8\) or grid=\(4, 16\)'
+    with pytest.raises(checkpoints.CheckpointError, match=both):
+        load(vim(LONG, final_norm=True), save(weights))
+    for content, options in (
+        ({'state_dict': weights, 'meta': {'cfg': config_text(LONG)}}, {}),
+        (weights, {'grid': LONG_GRID}),
+        (model.state_dict(), {}),
+    ):
+        loaded = load(vim(LONG, final_norm=True), save(content), **options)
+        assert torch.equal(loaded.pos_embed, model.pos_embed)
+    loaded = load(vim(LONG, final_norm=True), save(weights), grid=(8, 8))
+    assert torch.equal(loaded.pos_embed, resize_grid(model.pos_embed, (8, 8), LONG_GRID))
+
+
+def test_load_state_dict_of_a_published_classifier():
+    """Its head stands beside its backbone's names; without one the weights are the model's own."""
+    model = vim(LONG, final_norm=True)
+    weights = first_version(model.state_dict())
+    own, published = vim(LONG, final_norm=True), vim(LONG, final_norm=True)
+    own.load_state_dict(weights)
+    assert torch.equal(own.pos_embed, model.pos_embed)
+    published.load_state_dict({**weights, 'head.weight': torch.zeros(7, 32)}, strict=False)
+    assert torch.equal(published.pos_embed, resize_grid(model.pos_embed, (8, 8), LONG_GRID))

@@ -8,7 +8,7 @@ import mmengine
 import pytest
 from mmengine.config import Config
 
-from mmvim.cli import UserError, config
+from mmvim.cli import UserError, config, load_config
 from mmvim.cli.commands.config import main as print_config
 from mmvim.cli.recipes import MIM
 
@@ -68,3 +68,10 @@ def test_the_work_dir_is_named_after_the_config(name, metafiles_once):
         cfg = config.load_config(given)
         config.set_work_dir(cfg, argparse.Namespace(config=given, work_dir=None))
         assert cfg.work_dir == f'work_dirs/{Path(name).name}'
+
+
+def test_deterministic_without_a_seed(tmp_path, capfd):
+    """MMEngine's runner would end in a traceback: it wants a seed beside it, be it None."""
+    (tmp_path / 'mine.py').write_text("default_scope = 'mmvim'\nmodel = dict(type='Vim')\nrandomness = dict()\n")
+    cfg = load_config(str(tmp_path / 'mine.py'), {'randomness.deterministic': True})
+    assert cfg.randomness == {'deterministic': True, 'seed': None} and 'warning' not in capfd.readouterr().err

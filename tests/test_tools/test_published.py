@@ -9,6 +9,7 @@ import pytest
 import tiny_runs as tiny
 import torch
 from checkout import load_tool
+from family_cases.base import randomised
 from mmengine.model import BaseModule
 
 ARCH = 'dict(depths=(1, 1, 2, 2), dim=8, in_dim=8, num_heads=(1, 1, 2, 4))'
@@ -70,17 +71,7 @@ def build(config, seed=0):
     """A model with random weights, batch statistics included."""
     from mmvim import cli
 
-    model = cli.build_model(cli.load_config(str(config))).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                value.copy_(
-                    torch.rand(value.shape, generator=generator) + 0.5
-                    if name.endswith('running_var')
-                    else torch.randn(value.shape, generator=generator) * 0.1
-                )
-    return model
+    return randomised(cli.build_model(cli.load_config(str(config))).eval(), seed, scale=0.1)
 
 
 def write(weights, path, form):

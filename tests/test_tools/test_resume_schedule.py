@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from checkout import load_tool
 
 POLY = "param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end={end}, by_epoch=False)]\n"
 WARM = (
@@ -113,38 +112,49 @@ def test_resume_with_needs_resume(train, tmp_path, seg, fails):
     assert 'add --resume' in fails(train.main, cfg, '--resume-with', 'config', status=2)
 
 
-def test_an_older_run_that_built_more(train, tmp_path, seg):
-    """Its optimizer knew blocks that no output needs, which are not built any more: state is matched by name."""
+@pytest.mark.parametrize('more', ['', ', build_unused=True', ', frozen_stages=1'])
+def test_an_older_run_that_built_more(train, tmp_path, seg, more):
+    """Its optimizer knew blocks that no output needs, which do not train any more: state is matched by name."""
     backbone = 'model = dict(backbone=dict(arch=dict(embed_dims=16, depth=3), out_indices=1{more}))\n'
     text = POLY.format(end=4) + 'find_unused_parameters = True\n'
-    # The older version built everything and froze nothing.
-    patched = load_tool('train.py')
+    # The older version built everything, and froze no more than it was told to.
     from mmvim.models import Vim
 
     freeze, work = Vim._freeze, tmp_path / 'work'
-    Vim._freeze = lambda self: None
+
+    def freeze_as_then(self):
+        needed, self.needed = self.needed, self.depth
+        freeze(self)
+        self.needed = needed
+
+    options = ', build_unused=True' + more.replace(', build_unused=True', '')
+    Vim._freeze = freeze_as_then
     try:
-        patched.main(
-            [
-                config(tmp_path, 'old', seg, text + backbone.format(more=', build_unused=True')),
-                '--work-dir',
-                str(work),
-                '--cfg-options',
-                'train_cfg.max_iters=2',
-            ]
-        )
+        cfg = config(tmp_path, 'old', seg, text + backbone.format(more=options))
+        train.main([cfg, '--work-dir', str(work), '--cfg-options', 'train_cfg.max_iters=2'])
     finally:
         Vim._freeze = freeze
     old = load(work / 'iter_2.pth')
     assert any('layers.2.' in name for name in old['state_dict'])
-    train.main([config(tmp_path, 'new', seg, text + backbone.format(more='')), '--work-dir', str(work), '--resume'])
+    cfg = config(tmp_path, 'new', seg, text + backbone.format(more=more))
+    train.main([cfg, '--work-dir', str(work), '--resume'])
     new = load(work / 'iter_4.pth')
-    assert not any('layers.2.' in name for name in new['state_dict'])
-    parameters = [name for name in new['state_dict'] if not re.search('running|num_batches|_grid', name)]
-    assert len(new['optimizer']['state']) == len(parameters) and new['meta']['iter'] == 4
-    for number, name in enumerate(parameters):
-        assert new['optimizer']['state'][number]['exp_avg'].shape == new['state_dict'][name].shape, name
+    assert any('layers.2.' in name for name in new['state_dict']) == ('build_unused' in more)
+    frozen = ['backbone.layers.2.']
+    frozen += ['backbone.patch_', 'backbone.pos_', 'backbone.layers.0.'] if 'frozen' in more else []
+    names = [n for n in new['state_dict'] if not re.search('running|num_batches|_grid', n)]
+    trained = [number for number, name in enumerate(names) if not name.startswith(tuple(frozen))]
+    assert list(new['optimizer']['state']) == trained and new['meta']['iter'] == 4
+    for number in trained:
+        assert new['optimizer']['state'][number]['exp_avg'].shape == new['state_dict'][names[number]].shape
         assert new['optimizer']['state'][number]['step'] == 4, 'two steps before resuming, two after'
+
+
+def test_rates_that_the_batch_size_scales_are_not_compared(train, tmp_path, seg, short, capfd):
+    text = POLY.format(end=4) + 'auto_scale_lr = dict(base_batch_size=4, enable=True)\n'
+    cfg = config(tmp_path, 'scaled', seg, text + 'optim_wrapper = dict(optimizer=dict(lr=2e-3))\n')
+    train.main([cfg, '--work-dir', str(short), '--resume', str(short / 'iter_2.pth'), '--check'])
+    assert 'lr of the optimizer' not in capfd.readouterr().err
 
 
 def test_another_models_optimizer_is_refused(train, tmp_path, seg, short, fails):

@@ -301,6 +301,7 @@ def _sequence(
         CheckpointError: If the grid is not known, or the positions do not fill it.
     """
     tokens = [name for name in ('cls_token', *CLASS_TOKENS['double']) if name in own]
+    _check_origin(own, options, module)
     place = 'none' if not tokens else options['cls_token'] if len(tokens) == 1 else 'double'
     if 'pos_embed' not in own:
         return tokens, place, None
@@ -326,6 +327,27 @@ def _sequence(
         f'pos_embed of shape {shape} may belong to several grids, and the file does not say to which',
         'give grid=(rows, columns)',
     )
+
+
+def _check_origin(own: dict[str, Tensor], options: dict, module: Vim | None) -> None:
+    """Check that it is clear whether the publisher or the first version of mmvim wrote a file.
+
+    Raises:
+        CheckpointError: If its positions may be the publisher's square or this backbone's other grid.
+    """
+    if module is None or module.pos_embed is None or module.norm_f is None:  # its own files have no final norm then
+        return
+    told = 'pos_embed_grid' in own or options['grid'] or not _is_published(own)
+    rows, columns = module.grid_size
+    if told or rows == columns or own.get('pos_embed', module.pos_embed).shape != module.pos_embed.shape:
+        return
+    square = square_grid(rows * columns)
+    if square is not None:
+        raise CheckpointError(
+            f'pos_embed may be of {square[0]} x {square[1]} cells, as in the published files, or of {rows} x '
+            f'{columns}, as in this backbone, and the file does not say which',
+            f'give grid={square} or grid={module.grid_size}',
+        )
 
 
 def _grid(own: dict[str, Tensor], options: dict, cells: int) -> tuple[int, int] | None:

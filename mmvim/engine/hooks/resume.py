@@ -130,11 +130,13 @@ class ResumeHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note how many processes train."""
-        checkpoint['meta'][WORLD_SIZE] = get_world_size()
+        checkpoint.setdefault('meta', {})[WORLD_SIZE] = get_world_size()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the config's schedule into the checkpoint, before MMEngine reads it from there."""
         if not runner._resume or 'optimizer' not in checkpoint:  # weights to start from
+            return
+        if self.names is None and self.resume_with != 'config':
             return
         groups = runner.optim_wrapper.optimizer.param_groups
         if self.names is not None:

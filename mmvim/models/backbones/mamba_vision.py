@@ -215,8 +215,8 @@ class MambaVision(Backbone):
         scan_backend: Backend of the scan, see :func:`mmvim.ops.selective_scan`. Defaults to None, the fastest there is.
         init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
             as it is; :class:`mmvim.checkpoints.PretrainedBackbone` has its other arguments. Defaults to None.
-        build_unused: Build levels that no output needs, too; they are frozen and do not run. For resuming a run whose
-            optimizer knows them. Defaults to False.
+        build_unused: Build levels that no output needs, too; they are frozen and do not run. For code that wants every
+            weight of a complete checkpoint to have its place. Defaults to False.
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.

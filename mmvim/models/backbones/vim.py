@@ -21,7 +21,7 @@ from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
-from mmvim.models.layers.plain import dtype_of, is_plain
+from mmvim.models.layers.plain_layers import dtype_of, is_plain
 from mmvim.models.layers.pos_embed import (
     class_rows,
     fit_positions,
@@ -138,8 +138,8 @@ class Vim(Backbone):
         init_cfg: MMEngine initialisation; ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` loads a publisher's file
             as it is; :class:`mmvim.checkpoints.PretrainedBackbone` and
             :class:`mmvim.checkpoints.families.VimFamily` have its other arguments. Defaults to None.
-        build_unused: Build blocks that no output needs, too; they are frozen and do not run. For resuming a run whose
-            optimizer knows them. Defaults to False.
+        build_unused: Build blocks that no output needs, too; they are frozen and do not run. For code that wants every
+            weight of a complete checkpoint to have its place. Defaults to False.
 
     Raises:
         ValueError: If an argument is outside what is listed here; the message names it and the choices.
@@ -268,9 +268,12 @@ class Vim(Backbone):
             state_dict.pop(prefix + 'cls_token')
             kind = 'middle'
         patches = stored.shape[1] - len(CLASS_TOKENS[kind])
-        if record is None and stored.shape == self.pos_embed.shape:
-            return  # written before version 0.2, or by the publisher, for as many positions as here
-        published = (prefix + 'norm_f.weight') in state_dict  # all of the publisher's files have it, and square grids
+        # The publisher's files have a final norm and square grids; a classifier's head stands beside the backbone's
+        # names, where an OpenMMLab model has it elsewhere.
+        published = (prefix + 'norm_f.weight') in state_dict
+        head = published and (prefix + 'head.weight') in state_dict
+        if record is None and stored.shape == self.pos_embed.shape and not head:
+            return  # written by version 0.1.0, for as many positions as here
         square = square_grid(patches) if published else None
         grid = square if record is None else read_grid(record, patches)
         if grid is None:
@@ -321,7 +324,7 @@ class Vim(Backbone):
         hidden: Tensor | None = None
         outputs: dict[int, Tensor] = {}
         last = self.needed - 1
-        for index, layer in enumerate(self.layers[: self.needed]):
+        for index, layer in zip(range(self.needed), self.layers, strict=False):  # a slice would be a module
             residual = self._rotate(residual, tables, index == 0 or self.rope_residual)
             if hidden is not None:
                 hidden = self.layers[index - 1].drop_path(self._rotate(hidden, tables))

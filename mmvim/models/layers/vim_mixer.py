@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvim.models.layers.plain import is_plain
+from mmvim.models.layers.plain_layers import is_plain
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
 from mmvim.ops import selective_scan_paths
 from mmvim.ops.conv_silu import conv1d_silu

@@ -8,8 +8,9 @@ from torch.nn.modules.module import _has_any_global_hook
 def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
     """Return whether calling the layers would run their class's own forward on their own weights, and nothing else.
 
-    A fused path may then read the weights. Otherwise somebody wraps, replaces, shards or observes a layer (a hook,
-    LoRA, weight norm, pruning, int8, FSDP) and would be bypassed without notice, so the layer must be called.
+    A fused path may then read the weights. Otherwise somebody wraps, replaces, shards or observes a layer or its
+    weights (a hook, LoRA, weight norm, pruning, int8, FSDP) and would be bypassed without notice, so the layer must be
+    called.
 
     Args:
         kind: The class that the layers were built with; a subclass is not plain.
@@ -30,8 +31,14 @@ def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
         and not layer._backward_hooks
         and not layer._backward_pre_hooks
         and 'forward' not in layer.__dict__  # replaced on the object, as libraries for offloading do
+        and _is_ordinary(layer.weight)
         for layer in layers
     )
+
+
+def _is_ordinary(weight: object) -> bool:
+    """Return whether a weight is no tensor of a class of its own: quantised and sharded ones know their layers only."""
+    return type(weight) is nn.Parameter or type(weight) is Tensor
 
 
 def dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
