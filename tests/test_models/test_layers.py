@@ -71,6 +71,39 @@ def test_selective_scan_2d_equals_four_scans_of_permuted_copies():
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_selective_scan_2d_takes_projections_in_either_form():
+    """One axis for the paths, or the paths one below the other, as files of VMamba have them."""
+    cfg = {'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 3}
+    stacked, flat = MODELS.build(cfg), MODELS.build({**cfg, 'stacked': False})
+    assert stacked.x_proj_weight.shape == (4, 7, 16) and flat.x_proj.weight.shape == (28, 16)
+    assert stacked.dt_projs_weight.shape == (4, 16, 1) and flat.dt_projs.weight.shape == (64, 1)
+    x = torch.randn(2, 8, 3, 5)
+    for source, target in ((stacked, flat), (flat, stacked), (flat, flat)):
+        given = source.state_dict()
+        names = list(given)
+        target.load_state_dict(given, strict=True)
+        assert list(given) == names, 'the weights that were given have changed'
+        torch.testing.assert_close(target(x), source(x))
+    (name,) = [name for name in flat.state_dict() if name.startswith('x_proj')]
+    with pytest.raises(RuntimeError, match='size mismatch'):
+        stacked.load_state_dict({**flat.state_dict(), name: torch.zeros(27, 16)})
+
+
+def test_selective_scan_2d_sums_in_float32_under_autocast():
+    """The sum of the four scans of 20,000 is beyond the largest number of half precision, 65,504."""
+    layer = MODELS.build({'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 1, 'gate': False, 'd_conv': 1})
+    seen = []
+    layer.out_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    with torch.no_grad():
+        layer.in_proj.weight.fill_(1.0)
+        layer.Ds.fill_(1e4)
+    with torch.autocast('cpu', dtype=torch.float16):
+        y = layer(torch.full((1, 8, 3, 5), 0.5))
+    assert seen[0].dtype == torch.float32 and seen[0].abs().max() > 65504 and torch.isfinite(y).all()
+    half = layer.half()
+    assert half(torch.randn(1, 8, 3, 5).half()).dtype == torch.float16
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
