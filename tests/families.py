@@ -7,10 +7,12 @@ backbone without an entry fails a test.
 from family_cases.base import FamilyCase
 from family_cases.mambavision import MAMBAVISION
 from family_cases.vim import VIM
+from family_cases.vmamba import VMAMBA
 
 FAMILY_CASES: dict[str, FamilyCase] = {
     'mambavision': MAMBAVISION,
     'vim': VIM,
+    'vmamba': VMAMBA,
 }
 
 

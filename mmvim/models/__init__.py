@@ -3,6 +3,7 @@
 from mmvim.models.backbones import (
     MambaVision,
     Vim,
+    VMamba,
 )
 from mmvim.models.heads import LinearReadout
 from mmvim.models.layers import LN2d, MambaVisionMixer, RMSNorm, SelectiveScan2D, VimMixer
@@ -22,6 +23,7 @@ __all__ = [
     'RMSNorm',
     'SelectiveScan2D',
     'SimpleFPN',
+    'VMamba',
     'Vim',
     'VimMixer',
 ]

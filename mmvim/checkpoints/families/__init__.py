@@ -4,11 +4,13 @@ from mmvim.checkpoints.families.base import FAMILIES, Family
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
 from mmvim.checkpoints.families.recognise import family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
+from mmvim.checkpoints.families.vmamba import VMambaFamily
 
 __all__ = [
     'FAMILIES',
     'Family',
     'MambaVisionFamily',
+    'VMambaFamily',
     'VimFamily',
     'family_of',
     'recognise',

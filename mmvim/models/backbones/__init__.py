@@ -2,8 +2,10 @@
 
 from mmvim.models.backbones.mamba_vision import MambaVision
 from mmvim.models.backbones.vim import Vim
+from mmvim.models.backbones.vmamba import VMamba
 
 __all__ = [
     'MambaVision',
+    'VMamba',
     'Vim',
 ]
