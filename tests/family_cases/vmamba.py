@@ -57,10 +57,11 @@ VMAMBA = FamilyCase(
     not_copied=('outnorm',),
     golden={
         'vmamba_tiny_seg': Golden(VMamba, lambda key: key),
-        'vmamba_vanilla-tiny_cls': Golden(
+        'vmamba_vanilla_tiny_cls': Golden(
             lambda: Classifier(VMamba('vanilla-tiny', out_indices=3, out_norm=False, final_norm=True), 768),
             own_name,
             classifier=True,
+            arch='vanilla-tiny',
         ),
     },
     classifier={'out_norm': False, 'final_norm': True},

@@ -14,16 +14,13 @@ Deviations: what the authors compute on maps (B, C, H, W) is computed on (B, H, 
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
 from mmvim.models.layers.norm import build_norm
-from mmvim.models.layers.recompute import recompute
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
+from mmvim.models.layers.vss_layers import Permute, Stage, VSSBlock, merging, patch_stem, to_cells
 from mmvim.registry import MODELS
 
 _FIRST = {'d_state': 16, 'ssm_ratio': 2, 'mlp_ratio': 0, 'release': 'v0'}
@@ -31,138 +28,18 @@ _MATRICES = ('in_proj.weight', 'out_proj.weight', 'fc1.weight', 'fc2.weight')
 _PROJECTIONS = ('x_proj.weight', 'dt_projs.weight')
 
 
-class Permute(nn.Module):
-    """Reorder the axes of a map.
-
-    Examples:
-        >>> import torch
-        >>> Permute(0, 2, 3, 1)(torch.randn(1, 8, 3, 5)).shape
-        torch.Size([1, 3, 5, 8])
-    """
-
-    def __init__(self, *axes: int) -> None:
-        super().__init__()
-        self.axes = axes
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return a view of x."""
-        return x.permute(self.axes)
-
-
-class PatchMerging(nn.Module):
-    """Put the four cells of each 2 x 2 square into the channels of one; odd sides are padded with zeros.
-
-    Examples:
-        >>> import torch
-        >>> PatchMerging()(torch.randn(1, 7, 10, 8)).shape
-        torch.Size([1, 4, 5, 32])
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 4 C)."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        # The published order: down before right.
-        return torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them.
-
-    Examples:
-        >>> import torch
-        >>> Mlp(8, hidden=32)(torch.randn(1, 3, 5, 8)).shape
-        torch.Size([1, 3, 5, 8])
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to the same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class VSSBlock(nn.Module):
-    """Selective scan along four paths and, unless ``mlp_ratio`` is 0, an MLP; each pre-normed and residual.
-
-    Args:
-        dim: Channels.
-        op: The scan, on maps (B, C, H, W).
-        mlp_ratio: Hidden channels of the MLP over ``dim``; 0 for no MLP.
-        drop_path_rate: Stochastic depth rate.
-
-    Examples:
-        >>> import torch
-        >>> VSSBlock(8, SelectiveScan2D(8), mlp_ratio=4, drop_path_rate=0.0)(torch.randn(1, 3, 5, 8)).shape
-        torch.Size([1, 3, 5, 8])
-    """
-
-    def __init__(self, dim: int, op: nn.Module, mlp_ratio: float, drop_path_rate: float) -> None:
-        super().__init__()
-        self.norm, self.op = nn.LayerNorm(dim), op
-        self.drop_path = DropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(dim) if mlp_ratio else None
-        self.mlp = Mlp(dim, int(dim * mlp_ratio)) if mlp_ratio else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to the same shape."""
-        y = self.op(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H, W, C) -> (B, C, H, W), and back
-        x = x + self.drop_path(y)
-        if self.mlp is not None and self.norm2 is not None:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
-
-
-class Stage(nn.Module):
-    """Blocks of one resolution, and the way to the next.
-
-    Args:
-        blocks: Blocks that take maps (B, H, W, C).
-        downsample: Layer to the next stage; None for the last.
-
-    Examples:
-        >>> import torch
-        >>> Stage([Mlp(8, 16)], downsample=None)(torch.randn(1, 3, 5, 8), with_cp=False).shape
-        torch.Size([1, 3, 5, 8])
-    """
-
-    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor, with_cp: bool) -> Tensor:
-        """Run the blocks on (B, H, W, C), same shape out.
-
-        Args:
-            x: The map.
-            with_cp: Recompute each block in the backward pass.
-
-        Returns:
-            The map after the blocks, before the downsampling.
-        """
-        for block in self.blocks:
-            x = recompute(block, block, x) if with_cp and x.requires_grad else block(x)
-        return x
-
-
-def _to_cells() -> Permute:
-    return Permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
-
-
 def _stem(release: str, in_channels: int, dim: int) -> nn.Sequential:
     """Build the layers from a picture (B, in_channels, H, W) to a map (B, h, w, dim) at stride 4."""
     if release == 'v0':
-        return nn.Sequential(nn.Conv2d(in_channels, dim, 4, 4), _to_cells(), nn.LayerNorm(dim))
+        return patch_stem(in_channels, dim)
     return nn.Sequential(
         nn.Conv2d(in_channels, dim // 2, 3, 2, 1),
-        _to_cells(),
+        to_cells(),
         nn.LayerNorm(dim // 2),
         Permute(0, 3, 1, 2),
         nn.GELU(),
         nn.Conv2d(dim // 2, dim, 3, 2, 1),
-        _to_cells(),
+        to_cells(),
         nn.LayerNorm(dim),
     )
 
@@ -170,8 +47,8 @@ def _stem(release: str, in_channels: int, dim: int) -> nn.Sequential:
 def _downsample(release: str, dim: int) -> nn.Sequential:
     """Build the layers from a map (B, h, w, dim) to one of half the sides, rounded up, and 2 * dim channels."""
     if release == 'v0':
-        return nn.Sequential(PatchMerging(), nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False))
-    return nn.Sequential(Permute(0, 3, 1, 2), nn.Conv2d(dim, 2 * dim, 3, 2, 1), _to_cells(), nn.LayerNorm(2 * dim))
+        return merging(dim)
+    return nn.Sequential(Permute(0, 3, 1, 2), nn.Conv2d(dim, 2 * dim, 3, 2, 1), to_cells(), nn.LayerNorm(2 * dim))
 
 
 @MODELS.register_module()

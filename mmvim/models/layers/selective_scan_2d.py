@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvim.models.layers.norm import build_norm
-from mmvim.models.layers.plain import dtype_of
+from mmvim.models.layers.plain_layers import dtype_of
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, mark_no_weight_decay, resolve_dt_rank
 from mmvim.ops import selective_scan_paths
 from mmvim.ops.scan_paths import scan_paths
