@@ -76,6 +76,7 @@ class Golden:
         classifier: Whether it is one.
         options: What :func:`mmvim.checkpoints.read` must be told about its file.
         arch: The architecture, where it is not the second word of the case's name.
+        tolerance: Of an output, in its standard deviations.
     """
 
     build: Callable[[], nn.Module]
@@ -83,6 +84,7 @@ class Golden:
     classifier: bool = False
     options: dict = field(default_factory=dict)
     arch: str | None = None
+    tolerance: float = 5e-5
 
 
 @dataclass(frozen=True)
