@@ -3,6 +3,9 @@
 A scan order is not a copy of the tokens. It is a stride sign, or an index map that the scan reads its inputs through
 and writes its outputs back through. The names of the orders, and what each visits, are in
 :mod:`mmvim.ops.scan_orders`.
+
+Most orders visit every position once. A *partial* one may leave positions out, and may have padding steps, -1 in its
+map: there the scan reads zeros, its state decays, and nothing is written.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from mmvim.ops.scan_orders import PUBLISHED, available_scan_paths, find_order, s
 __all__ = ['ScanPath', 'available_scan_paths', 'cross_scan', 'scan_order', 'scan_paths', 'zigzag_scan']
 
 _MAX_CACHED = 64
-_cache: OrderedDict[tuple, Tensor] = OrderedDict()
+_cache: OrderedDict[tuple, tuple[Tensor, bool]] = OrderedDict()  # map, and whether it is partial
 _cache_lock = threading.Lock()
 
 
@@ -28,18 +31,19 @@ _cache_lock = threading.Lock()
 class ScanPath:
     """One scan order over ``length`` tokens.
 
-    Paths from :func:`scan_paths`, :meth:`forward` and :meth:`backward` are permutations by construction. Make a path of
-    your own map with :meth:`from_index`, which checks it.
+    Paths from :func:`scan_paths`, :meth:`forward` and :meth:`backward` are right by construction. Make a path of your
+    own map with :meth:`from_index`, which checks it.
 
     Args:
-        length: Number of tokens, L.
-        index: Raster position of each step, int64 (L,), or None for the raster order itself, which then costs neither
-            an index tensor nor a gather. Defaults to None.
+        length: Number of positions, L.
+        index: Raster position of each step, int64 (T,), or None for the raster order itself, which then costs neither
+            an index tensor nor a gather. A permutation, so that T is L, unless the path is partial. Defaults to None.
         reverse: Walk the map from its last step to its first: a stride sign, not a second map. Defaults to False.
         name: For messages. Defaults to 'custom'.
         key: What identifies the map: paths of equal keys share one, even where a trace has built it twice.
             :func:`scan_paths` sets ``(name, H, W)``, the name without ``_reverse``. Defaults to None, a map that only
             its tensor identifies.
+        partial: The map may leave positions out and have padding steps, -1. Defaults to False.
 
     Examples:
         >>> from mmvim.ops import ScanPath
@@ -52,6 +56,18 @@ class ScanPath:
     reverse: bool = False
     name: str = 'custom'
     key: tuple[str, int, int] | None = None
+    partial: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Number of steps, T.
+
+        Examples:
+            >>> from mmvim.ops import scan_paths
+            >>> scan_paths('window2_padded', 3, 3)[0].steps
+            16
+        """
+        return self.length if self.index is None else self.index.shape[0]
 
     @classmethod
     def forward(cls, length: int) -> ScanPath:
@@ -88,20 +104,25 @@ class ScanPath:
         return cls(length, None, True, 'reverse')
 
     @classmethod
-    def from_index(cls, index: Tensor, reverse: bool = False, name: str = 'custom') -> ScanPath:
+    def from_index(
+        cls, index: Tensor, reverse: bool = False, name: str = 'custom', length: int | None = None
+    ) -> ScanPath:
         """Return the path along an index map of your own.
 
         Args:
-            index: Raster position of each step, int64 (L,).
+            index: Raster position of each step, int64 (T,).
             reverse: Walk the map from its last step to its first. Defaults to False.
             name: For messages. Defaults to 'custom'.
+            length: Number of positions, L, of a partial map: one that leaves positions out or has padding steps, -1.
+                Defaults to None: the map is a permutation, and L is T.
 
         Returns:
             The path. It shares its map with another path if both hold the same tensor.
 
         Raises:
             TypeError: If ``index`` is not an int64 tensor.
-            ValueError: If it is not a permutation of 0..L-1.
+            ValueError: If it is not a permutation of 0..L-1; with ``length``, if it holds a position twice or anything
+                outside of -1..L-1.
 
         Examples:
             >>> import torch
@@ -109,9 +130,16 @@ class ScanPath:
             >>> path = ScanPath.from_index(torch.tensor([2, 0, 1]))
             >>> path.order().tolist(), path.inverse().tolist()
             ([2, 0, 1], [1, 2, 0])
+            >>> path = ScanPath.from_index(torch.tensor([2, -1, 0]), length=4)
+            >>> path.steps, path.partial, path.inverse().tolist()
+            (3, True, [2, -1, 0, -1])
         """
-        _check_map(index, 'index of a scan path')
-        return cls(index.numel(), index, bool(reverse), name)
+        what = 'index of a scan path'
+        if length is None:
+            _check_map(index, what)
+            return cls(index.numel(), index, bool(reverse), name)
+        _check_map(index, what, length, partial=True)
+        return cls(length, index, bool(reverse), name, None, _is_partial(index, length))
 
     def reversed(self) -> ScanPath:
         """Return the same order backwards, which shares the index map.
@@ -127,7 +155,7 @@ class ScanPath:
         """
         stem = self.name.removesuffix('_reverse')
         name = stem if self.reverse else f'{stem}_reverse'
-        return ScanPath(self.length, self.index, not self.reverse, name, self.key)
+        return ScanPath(self.length, self.index, not self.reverse, name, self.key, self.partial)
 
     def order(self, device: torch.device | str | None = None) -> Tensor:
         """Return the raster position visited at each step.
@@ -136,7 +164,7 @@ class ScanPath:
             device: Where the result shall live. Defaults to None, the map's device (CPU if there is no map).
 
         Returns:
-            int64 (L,).
+            int64 (T,); -1 at padding steps.
 
         Examples:
             >>> from mmvim.ops import scan_paths
@@ -155,7 +183,7 @@ class ScanPath:
             device: Where the result shall live. Defaults to None, the map's device (CPU if there is no map).
 
         Returns:
-            int64 (L,).
+            int64 (L,); -1 for positions that no step visits.
 
         Examples:
             >>> from mmvim.ops import scan_paths
@@ -163,9 +191,31 @@ class ScanPath:
             [0, 2, 4, 1, 3, 5]
         """
         order = self.order(device)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(self.length, device=order.device)
-        return inverse
+        inverse = order.new_full((self.length + 1,), -1)  # padding steps write to the last entry
+        inverse[order % (self.length + 1)] = torch.arange(self.steps, device=order.device)
+        return inverse[:-1]
+
+    def read(self, x: Tensor, filler: float = 0.0) -> Tensor:
+        """Bring a tensor into the order of the steps: a copy, for what must be in that order, such as a convolution.
+
+        Args:
+            x: (..., L), on the device of the map.
+            filler: What padding steps read. Defaults to 0.0.
+
+        Returns:
+            (..., T).
+
+        Examples:
+            >>> import torch
+            >>> from mmvim.ops import scan_paths
+            >>> (path,) = scan_paths('window2_padded', 1, 3)
+            >>> path.read(torch.tensor([1.0, 2.0, 3.0])).tolist()
+            [1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0]
+        """
+        order = self.order(x.device)
+        if not self.partial:
+            return x.index_select(-1, order)
+        return torch.where(order < 0, filler, x.index_select(-1, order.clamp(min=0)))
 
 
 def scan_paths(names: Sequence[str] | str, H: int, W: int, device: torch.device | str = 'cpu') -> tuple[ScanPath, ...]:
@@ -200,8 +250,8 @@ def scan_paths(names: Sequence[str] | str, H: int, W: int, device: torch.device 
     paths = []
     for name in names:
         stem = name.removesuffix('_reverse')
-        index = _index_map(stem, H, W, torch.device(device))
-        paths.append(ScanPath(H * W, index, stem != name, name, (stem, H, W)))
+        index, partial = _index_map(stem, H, W, torch.device(device))
+        paths.append(ScanPath(H * W, index, stem != name, name, (stem, H, W), partial))
     return tuple(paths)
 
 
@@ -243,16 +293,16 @@ def zigzag_scan(H: int, W: int, device: torch.device | str = 'cpu') -> tuple[Sca
     return scan_paths(('zigzag_row', 'zigzag_row_reverse', 'zigzag_col', 'zigzag_col_reverse'), H, W, device)
 
 
-def _index_map(stem: str, H: int, W: int, device: torch.device) -> Tensor | None:
-    """Return the map of a name without '_reverse'; None for the raster order."""
+def _index_map(stem: str, H: int, W: int, device: torch.device) -> tuple[Tensor | None, bool]:
+    """Return the map of a name without '_reverse', None for the raster order, and whether it may be partial."""
     if stem == 'row':
-        return None
+        return None, False
     symbolic = isinstance(H, torch.SymInt) or isinstance(W, torch.SymInt)
     if not symbolic and not torch.compiler.is_compiling():
         return _kept_map(stem, H, W, device)
     order, parameters = find_order(stem)
     if order.traceable:
-        return order.function(H, W, device, **parameters)  # must not stay behind in the cache
+        return order.function(H, W, device, **parameters), order.partial  # must not stay behind in the cache
     if symbolic:
         raise ValueError(
             f'scan order {stem!r} is built in Python (traceable=False) and exports at fixed sizes only, but H={H}, '
@@ -260,11 +310,11 @@ def _index_map(stem: str, H: int, W: int, device: torch.device) -> Tensor | None
         )
     # TorchDynamo hides that a size is symbolic. A range makes a number of it, and the graph serves that size only.
     index = _constant_map(stem, len(range(H)), len(range(W)), device)
-    return index.clone()  # a constant itself cannot leave the graph
+    return index.clone(), order.partial  # a constant itself cannot leave the graph
 
 
-def _kept_map(stem: str, H: int, W: int, device: torch.device) -> Tensor:
-    """Return the map from the cache, or make and check it."""
+def _kept_map(stem: str, H: int, W: int, device: torch.device) -> tuple[Tensor, bool]:
+    """Return the map from the cache, or make and check it; and whether it is partial."""
     key = (stem, H, W, device)
     faking = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None  # it takes no real tensor
     with _cache_lock:
@@ -276,31 +326,54 @@ def _kept_map(stem: str, H: int, W: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         index = order.function(H, W, device, **parameters)
         if order not in PUBLISHED:  # the check waits for the device
-            _check_map(index, f'what scan order {stem!r} returns at H={H}, W={W}', H * W, device)
+            what = f'what scan order {stem!r} returns at H={H}, W={W}'
+            _check_map(index, what, H * W, device, order.partial)
+        partial = order.partial and _is_partial(index, H * W)
     if type(index) is Tensor:  # neither a fake tensor nor another subclass that a mode may have produced
         with _cache_lock:
-            _cache[key] = index
+            _cache[key] = index, partial
             while len(_cache) > _MAX_CACHED:
                 _cache.popitem(last=False)
-    return index
+    return index, partial
 
 
-_constant_map = torch.compiler.assume_constant_result(_kept_map)
+@torch.compiler.assume_constant_result
+def _constant_map(stem: str, H: int, W: int, device: torch.device) -> Tensor:
+    return _kept_map(stem, H, W, device)[0]
 
 
-def _check_map(index: object, what: str, length: int | None = None, device: torch.device | None = None) -> None:
-    """Raise unless ``index`` is a permutation of 0..L-1, of the length and on the device that an order is asked for."""
+def _without_values(index: Tensor) -> bool:
+    return type(index) is not Tensor or index.is_meta  # under a FakeTensorMode, or on the meta device
+
+
+def _is_partial(index: Tensor, length: int) -> bool:
+    """Return whether a map leaves positions out or has padding steps; True if its values cannot be read."""
+    return index.numel() != length or _without_values(index) or bool((index < 0).any())
+
+
+def _check_map(
+    index: object,
+    what: str,
+    length: int | None = None,
+    device: torch.device | None = None,
+    partial: bool = False,
+) -> None:
+    """Raise unless ``index`` is a permutation of 0..L-1 or, partial, holds each of them once at most, and else -1."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         found = index.dtype if isinstance(index, Tensor) else type(index).__name__
         raise TypeError(f'{what} must be an int64 tensor, got {found}; convert it with .long()')
-    if index.dim() != 1 or length not in (None, index.numel()):
-        raise ValueError(
-            f'{what} must have shape ({length or "L"},), a position for each step, got {tuple(index.shape)}'
-        )
+    if index.dim() != 1 or (not partial and length not in (None, index.numel())):
+        expected = 'T' if partial else length or 'L'
+        raise ValueError(f'{what} must have shape ({expected},), a position for each step, got {tuple(index.shape)}')
     if device is not None and (index.device.type != device.type or device.index not in (None, index.device.index)):
         raise ValueError(f'{what} must be on {device}, got {index.device}; make it with device=device')
-    without_values = type(index) is not Tensor or index.is_meta  # under a FakeTensorMode, or on the meta device
-    if device is not None and without_values:
+    if device is not None and _without_values(index):
         return
-    if not torch.equal(index.sort().values, torch.arange(index.numel(), device=index.device)):
-        raise ValueError(f'{what} must hold each of 0..{index.numel() - 1} exactly once')
+    count = index.numel() if length is None else length
+    if not partial and not torch.equal(index.sort().values, torch.arange(count, device=index.device)):
+        raise ValueError(f'{what} must hold each of 0..{count - 1} exactly once')
+    if partial:
+        visited = index[index != -1]
+        wrong = len(visited) and (visited.min() < 0 or visited.max() >= count or len(visited.unique()) < len(visited))
+        if wrong or index.numel() == 0:
+            raise ValueError(f'{what} must hold each of 0..{count - 1} at most once, and -1 at padding steps')

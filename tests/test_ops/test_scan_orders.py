@@ -4,14 +4,17 @@ import re
 
 import pytest
 import torch
-from orders_by_hand import NAMES, SIZES, raster
+from orders_by_hand import NAMES, SIZES, WHOLE, raster
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmvim.ops import ScanPath, available_scan_paths, scan_order, scan_orders, scan_paths, selective_scan_paths
 from mmvim.ops.scan_paths import _cache
 
+PARTIAL = [name for name in NAMES if name not in WHOLE]
+
 # What a graph may make an order of. Nothing of it copies, and nothing comes from outside of the graph.
 ARITHMETIC = {'arange', 'floor_divide', 'remainder', 'mul', 'add', 'sub', 'rsub', 'eq', 'where', 'clamp', 'flip'}
+ARITHMETIC |= {'lt', 'bitwise_and', '__and__', 'and_', 'argsort', 'sort'}
 ARITHMETIC |= {'floordiv', 'mod'}  # as TorchDynamo calls them
 
 
@@ -80,7 +83,7 @@ def test_an_order_of_ones_own_in_a_config(clean_orders):
 )
 def test_names_that_cannot_be_registered(clean_orders, name, words):
     if name == '<anything>':
-        scan_orders._ORDERS['x1'] = scan_orders.Order(re.compile('1'), (), upwards, True)
+        scan_orders._ORDERS['x1'] = scan_orders.Order(re.compile('1'), (), upwards, True, False)
     before = dict(scan_orders._ORDERS)
     with pytest.raises(ValueError, match=words):
         scan_order(name)(upwards)
@@ -107,6 +110,21 @@ def test_what_is_not_an_order(clean_orders, returned, error, words):
     with pytest.raises(error, match=words):
         scan_paths('mine', 2, 3)
     assert not _cache
+
+
+def test_a_partial_order_of_ones_own(clean_orders):
+    @scan_order('every<n>', partial=True)
+    def every(H, W, device, n):
+        return torch.cat([torch.arange(0, H * W, n, device=device), torch.full((1,), -1, device=device)])
+
+    (path,) = scan_paths('every2_reverse', 1, 5)
+    assert path.partial and path.order().tolist() == [-1, 4, 2, 0] and path.inverse().tolist() == [3, -1, 2, -1, 1]
+    scan_order('twice', partial=True)(lambda H, W, device: torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"'twice' returns at H=2, W=3 must hold each of 0\.\.5 at most once"):
+        scan_paths('twice', 2, 3)
+    scan_order('short')(lambda H, W, device: torch.arange(5))
+    with pytest.raises(ValueError, match=r"'short' .*must have shape \(6,\)"):  # not said to be partial
+        scan_paths('short', 2, 3)
 
 
 def test_each_size_is_checked_once(clean_orders):
@@ -158,12 +176,14 @@ def compiled(module, **options):
 
 
 @pytest.mark.parametrize('strict', [False, True])
-def test_exported_orders_serve_every_size(strict):
+@pytest.mark.parametrize(('names', 'sizes'), [(WHOLE, SIZES), (PARTIAL, SIZES[1:])], ids=['whole', 'partial'])
+def test_exported_orders_serve_every_size(names, sizes, strict):
+    """On a single cell an atrous path has one step, and PyTorch exports for two or more."""
     dynamic = {0: torch.export.Dim('H', min=1), 1: torch.export.Dim('W', min=1)}
-    program = torch.export.export(Walk(*NAMES), (torch.zeros(5, 7),), dynamic_shapes=(dynamic,), strict=strict)
+    program = torch.export.export(Walk(*names), (torch.zeros(5, 7),), dynamic_shapes=(dynamic,), strict=strict)
     assert not program.constants and not program.state_dict
     assert operations(program.graph) <= ARITHMETIC
-    check(program.module(), NAMES, SIZES)
+    check(program.module(), names, sizes)
 
 
 def test_compiled_orders_serve_every_size():
@@ -219,13 +239,13 @@ def test_a_graph_stacks_each_map_once():
 
 
 def test_maps_are_shared_by_name_and_size_or_by_tensor():
-    from mmvim.ops.selective_scan.arguments import _resolve_paths
+    from mmvim.ops.selective_scan.walk import resolve_paths
 
     index = torch.arange(12)
     mine = ScanPath.from_index(index)
     paths = [*scan_paths(('col', 'row'), 3, 4), *scan_paths(('col',), 4, 3), mine, mine.reversed(), index.clone()]
     twice = ScanPath(12, paths[0].index.clone(), True, 'col_reverse', ('col', 3, 4))  # what a trace makes
-    maps, map_ids, reverse = _resolve_paths([*paths, twice], 12, torch.device('cpu'))
+    maps, map_ids, reverse, *_ = resolve_paths([*paths, twice], 12, torch.device('cpu'))
     assert map_ids == (0, -1, 1, 2, 2, 3, 0) and reverse == (False, False, False, False, True, False, True)
     assert maps.tolist() == [raster('col', 3, 4), raster('col', 4, 3), list(range(12)), list(range(12))]
 

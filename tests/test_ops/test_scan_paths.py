@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from helpers import DEFINED
-from orders_by_hand import NAMES, SIZES, raster
+from orders_by_hand import NAMES, SIZES, WHOLE, raster
 
 from mmvim.ops import ScanPath, cross_scan, scan_paths, selective_scan_paths, zigzag_scan
 from mmvim.ops.scan_paths import _MAX_CACHED, _cache
@@ -16,10 +16,30 @@ from mmvim.ops.scan_paths import _MAX_CACHED, _cache
 def test_order(name, H, W):
     (path,) = scan_paths(name, H, W)
     assert path.order().tolist() == raster(name, H, W)
-    assert path.length == H * W and path.name == name
-    assert path.inverse()[path.order()].tolist() == list(range(H * W))
+    assert path.length == H * W and path.name == name and path.steps == len(raster(name, H, W))
+    assert path.partial == (sorted(raster(name, H, W)) != list(range(H * W)))
+    steps = {position: step for step, position in enumerate(raster(name, H, W))}
+    assert path.inverse().tolist() == [steps.get(position, -1) for position in range(H * W)]
+    x = torch.arange(1.0, H * W + 1)
+    assert path.read(x, filler=-3.0).tolist() == [-3.0 if p < 0 else p + 1.0 for p in raster(name, H, W)]
     assert path.reversed().order().tolist() == path.order().tolist()[::-1]
     assert path.reversed().reversed().name == name
+
+
+@pytest.mark.parametrize(('H', 'W'), [*itertools.product(range(1, 8), repeat=2), (8, 8), (13, 6), (5, 17), (16, 32)])
+def test_hilbert(H, W):
+    """Every cell once; each step goes to a neighbour, but for one diagonal step at most."""
+    order = [(p // W, p % W) for p in scan_paths('hilbert', H, W)[0].order().tolist()]
+    assert sorted(order) == list(itertools.product(range(H), range(W)))
+    moves = [(abs(a - c), abs(b - d)) for (a, b), (c, d) in itertools.pairwise(order)]
+    assert {*moves} <= {(0, 1), (1, 0), (1, 1)} and moves.count((1, 1)) <= 1
+    if H == W == 8:  # a quarter is filled before the next begins
+        assert [{(i // 4, j // 4) for i, j in order[n : n + 16]} for n in range(0, 64, 16)] == [
+            {(0, 0)},
+            {(1, 0)},
+            {(1, 1)},
+            {(0, 1)},
+        ]
 
 
 @pytest.mark.parametrize('suffix', ['', '_col'])
@@ -34,7 +54,7 @@ def test_windows_of_every_size_on_maps_of_every_size(suffix):
         assert scan_paths(f'window{w}{suffix}', H, W)[0].order().tolist() == order, (H, W, w)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', WHOLE)
 @pytest.mark.parametrize(('H', 'W'), [(4, 5), (3, 4), (1, 6), (5, 1)])
 @DEFINED
 def test_a_scan_walks_the_order(name, H, W, backend, dtype):
@@ -111,16 +131,28 @@ def test_maps_of_ones_own():
             ScanPath.from_index(index)
 
 
+def test_partial_maps_of_ones_own():
+    path = ScanPath.from_index(torch.tensor([2, -1, 0]), length=4)
+    assert (path.length, path.steps, path.partial, path.reversed().partial) == (4, 3, True, True)
+    assert path.reversed().order().tolist() == [0, -1, 2] and path.inverse().tolist() == [2, -1, 0, -1]
+    assert not ScanPath.from_index(torch.tensor([2, 1, 0]), length=3).partial
+    for index in ([0, 0], [0, 4], [0, -2], []):
+        with pytest.raises(ValueError, match=r'each of 0\.\.3 at most once, and -1 at padding'):
+            ScanPath.from_index(torch.tensor(index, dtype=torch.int64), length=4)
+
+
 @pytest.mark.parametrize(
     ('names', 'H', 'W', 'words'),
     [
-        ('spiral', 3, 4, "unknown scan path 'spiral'.*row, row_reverse, .*window<w>_col_reverse"),
+        ('spiral', 3, 4, "unknown scan path 'spiral'.*row, row_reverse, .*window<w>_padded_col_reverse"),
         ('window0', 3, 4, 'window0'),
         ('window<w>', 3, 4, 'window<w>'),
         ('row', 0, 4, 'H=0'),
         ('row', 0, 3, 'H=0'),
         ('row', 3, -1, 'W=-1'),
-        (('row', 'diagonal'), 3, 4, 'diagonal'),
+        (('row', 'sideways'), 3, 4, 'sideways'),
+        ('atrous2_5', 3, 4, r'atrous2_5: step 2 has paths 1\.\.4'),
+        ('atrous2_0', 3, 4, 'atrous2_0'),
     ],
 )
 def test_bad_names_and_sizes(names, H, W, words):

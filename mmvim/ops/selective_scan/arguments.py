@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmvim.ops.scan_paths import ScanPath
+from mmvim.ops.selective_scan.walk import resolve_paths
 
 # The tensors among the fields of ScanArguments, in the order in which every operator takes them.
 TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state', 'maps')
@@ -21,6 +22,8 @@ class ScanArguments(NamedTuple):
     """K scans over L tokens of a batch (b), in the shapes that the backends take; the operators' arguments, in order.
 
     An axis "1|K" has size K, or 1 where all paths share the tensor. Gradients of shared tensors are sums over paths.
+    Each path takes T steps. T is L unless the paths are partial; u, delta, B and C then have L columns if they are read
+    through the path, T if not.
 
     Attributes:
         u, delta: (b, 1|K, D, L), any floating dtype.
@@ -30,10 +33,13 @@ class ScanArguments(NamedTuple):
         D, delta_bias: (1|K, D) or None, state dtype.
         z: (b, D, L) or None.
         initial_state: (b, K, D, N) or None, state dtype.
-        maps: Index maps, int64 (M, L), or None.
+        maps: Index maps, int64 (M, T), or None; partial paths have -1 at padding steps, where zeros are read and
+            nothing is written.
         map_ids: Row of ``maps`` that each path walks, -1 for the raster order; K numbers.
         reverse: Whether each path walks its map backwards; K flags.
         follow: Whether u, delta, B, C are read through the path (else at the step's own number); 4 flags.
+        length: Number of positions, L.
+        partial: Whether paths may leave positions out (their outputs are 0) and have padding steps.
         delta_softplus: Apply softplus to delta + delta_bias.
         stack: Return each path's output rather than their sum.
         out_dtype: dtype of the output.
@@ -52,6 +58,8 @@ class ScanArguments(NamedTuple):
     map_ids: Sequence[int]
     reverse: Sequence[bool]
     follow: Sequence[bool]
+    length: int
+    partial: bool
     delta_softplus: bool
     stack: bool
     out_dtype: torch.dtype
@@ -60,6 +68,11 @@ class ScanArguments(NamedTuple):
     def num_paths(self) -> int:
         """Number of paths, K."""
         return len(self.map_ids)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of each path, T."""
+        return self.length if self.maps is None else self.maps.shape[1]
 
     @property
     def groups(self) -> int:
@@ -130,6 +143,8 @@ def single_path(
         (-1,),
         (bool(reverse),),
         (True,) * 4,
+        length,
+        False,
         bool(delta_softplus),
         False,
         _out_dtype(u, out_dtype),
@@ -156,27 +171,33 @@ def several_paths(
     if isinstance(paths, (str, ScanPath, Tensor)) or len(paths) == 0:
         raise ValueError(f'paths must be a sequence of at least one scan path, got {paths!r}')
     num = len(paths)
-    _check_dim('u', u, (3, 4), '(B, D, L) or (B, K, D, L)')
-    batch, dim, length = u.shape[0], u.shape[-2], u.shape[-1]
-    u, delta = (
-        _per_path(name, x, num, (batch,), (dim, length), '(B, D, L) or (B, K, D, L)')
-        for name, x in (('u', u), ('delta', delta))
-    )
-    _check_dim('A', A, (2, 3), '(D, N) or (K, D, N)')
-    d_state = A.shape[-1]
-    A = _per_path('A', A, num, (), (dim, d_state), '(D, N) or (K, D, N)')
-    B, C = (_paths_projection(name, x, num, batch, dim, d_state, length) for name, x in (('B', B), ('C', C)))
-    if D is not None:
-        D = _per_path('D', D, num, (), (dim,), '(D,) or (K, D)')
-    if delta_bias is not None:
-        delta_bias = _per_path('delta_bias', delta_bias, num, (), (dim,), '(D,) or (K, D)')
-    _check_optional('z', z, (batch, dim, length), '(B, D, L)')
     if combine not in COMBINE:
         raise ValueError(f'combine must be one of {COMBINE}, got {combine!r}')
     unknown = sorted(set(follow) - set(FOLLOWERS)) if not isinstance(follow, str) else [follow]
     if unknown:
         raise ValueError(f'follow must be a sequence out of {FOLLOWERS}, got {follow!r}')
-    maps, map_ids, reverse = _resolve_paths(paths, length, u.device)
+    _check_dim('u', u, (3, 4), '(B, D, L) or (B, K, D, L)')
+    batch, dim = u.shape[0], u.shape[-2]
+    walk = resolve_paths(paths, u.shape[-1], u.device)
+    if walk.partial and follow and 'u' not in follow:
+        raise ValueError(f"follow={tuple(follow)!r} must have 'u' or be empty where paths have padding steps")
+    unequal = walk.partial and num > 1 and len(set(follow)) < len(FOLLOWERS)
+    if unequal and any(isinstance(path, ScanPath) and path.steps != walk.steps for path in paths):
+        raise ValueError(f'follow must be all of {FOLLOWERS} where paths differ in their number of steps')
+    columns = {name: walk.length if name in follow else walk.steps for name in FOLLOWERS}
+    u, delta = (
+        _per_path(name, x, num, (batch,), (dim, columns[name]), '(B, D, L) or (B, K, D, L)')
+        for name, x in (('u', u), ('delta', delta))
+    )
+    _check_dim('A', A, (2, 3), '(D, N) or (K, D, N)')
+    d_state = A.shape[-1]
+    A = _per_path('A', A, num, (), (dim, d_state), '(D, N) or (K, D, N)')
+    B, C = (_paths_projection(name, x, num, batch, dim, d_state, columns[name]) for name, x in (('B', B), ('C', C)))
+    if D is not None:
+        D = _per_path('D', D, num, (), (dim,), '(D,) or (K, D)')
+    if delta_bias is not None:
+        delta_bias = _per_path('delta_bias', delta_bias, num, (), (dim,), '(D,) or (K, D)')
+    _check_optional('z', z, (batch, dim, walk.length), '(B, D, L)')
     state = _state_dtype(u, delta, A, B, C)
     B, C = _one_grouping(B, C, state)
     return ScanArguments(
@@ -189,63 +210,44 @@ def several_paths(
         z,
         None if delta_bias is None else delta_bias.to(state),
         None,
-        maps,
-        map_ids,
-        reverse,
+        walk.maps,
+        walk.map_ids,
+        walk.reverse,
         tuple(name in follow for name in FOLLOWERS),
+        walk.length,
+        walk.partial,
         bool(delta_softplus),
         combine == 'stack',
         _out_dtype(u, out_dtype),
     )
 
 
-def _resolve_paths(
-    paths: Sequence[ScanPath | Tensor | str], length: int, device: torch.device
-) -> tuple[Tensor | None, tuple[int, ...], tuple[bool, ...]]:
-    """Return the distinct index maps (M, L), and each path's row of them (-1 for raster order) and direction."""
-    maps: list[Tensor] = []
-    owners: list[ScanPath] = []  # the path that each map came with
-    map_ids, reverse = [], []
-    for k, path in enumerate(paths):
-        if isinstance(path, Tensor):
-            path = ScanPath.from_index(path)
-        elif isinstance(path, str):
-            if path not in ('forward', 'reverse'):
-                raise ValueError(
-                    f"paths[{k}] must be 'forward', 'reverse', a ScanPath or an index tensor, got "
-                    f'{path!r}; '
-                    'orders over a map come from mmvim.ops.scan_paths(names, H, W, device)'
-                )
-            path = ScanPath.forward(length) if path == 'forward' else ScanPath.backward(length)
-        elif not isinstance(path, ScanPath):
-            raise TypeError(f'paths[{k}] must be a ScanPath, an index tensor or a string, got {type(path).__name__}')
-        if path.length != length:
-            raise ValueError(f'paths[{k}] ({path.name}) visits {path.length} positions, but u has L={length}')
-        reverse.append(path.reverse)
-        if path.index is None:
-            map_ids.append(-1)
-            continue
-        if path.index.device != device:
-            raise ValueError(
-                f'paths[{k}] ({path.name}) has its index map on {path.index.device}, u is on {device}; '
-                'make the path with device=u.device'
-            )
-        # A trace builds a new tensor for each path, so identity alone would miss that two share a map.
-        known = [
-            i
-            for i, other in enumerate(owners)
-            if path.index is other.index or (path.key is not None and path.key == other.key)
-        ]
-        if not known:
-            known = [len(maps)]
-            maps.append(path.index)
-            owners.append(path)
-        map_ids.append(known[0])
-    if not maps:
-        return None, tuple(map_ids), tuple(reverse)
-    # The kernels read maps row by row: one of a user's own may have other strides.
-    stacked = maps[0][None].contiguous() if len(maps) == 1 else torch.stack(maps)  # (M, L)
-    return stacked, tuple(map_ids), tuple(reverse)
+def path_of(args: ScanArguments, k: int) -> ScanArguments:
+    """Return the arguments of path k alone, stacked: views."""
+
+    def own(x: Tensor | None, axis: int) -> Tensor | None:
+        return x if x is None or x.shape[axis] == 1 else x.narrow(axis, k, 1)
+
+    return args._replace(
+        u=own(args.u, 1),
+        delta=own(args.delta, 1),
+        A=own(args.A, 0),
+        B=own(args.B, 1),
+        C=own(args.C, 1),
+        D=own(args.D, 0),
+        delta_bias=own(args.delta_bias, 0),
+        map_ids=args.map_ids[k : k + 1],
+        reverse=args.reverse[k : k + 1],
+        stack=True,
+    )
+
+
+def check_chain(args: ScanArguments, paths: Sequence[ScanPath | Tensor | str]) -> None:
+    """Raise unless the paths can be walked one after the other as one sequence."""
+    if not args.stack:
+        raise ValueError("chain=True needs combine='stack': the paths are thirds, halves, .. of one sequence")
+    if args.partial and any(isinstance(path, ScanPath) and path.steps != args.steps for path in paths):
+        raise ValueError(f'chain=True needs as many steps of all paths, got {[getattr(p, "steps", p) for p in paths]}')
 
 
 def _single_path_projection(name: str, x: Tensor, batch: int, dim: int, d_state: int, length: int) -> Tensor:

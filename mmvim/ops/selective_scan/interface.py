@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from mmvim.ops.scan_paths import ScanPath
-from mmvim.ops.selective_scan.arguments import FOLLOWERS, several_paths, single_path
+from mmvim.ops.selective_scan.arguments import (
+    FOLLOWERS,
+    ScanArguments,
+    check_chain,
+    path_of,
+    several_paths,
+    single_path,
+)
 from mmvim.ops.selective_scan.operators import run
 
 
@@ -106,6 +113,7 @@ def selective_scan_paths(
     combine: str = 'sum',
     out_dtype: torch.dtype | None = None,
     backend: str | None = None,
+    chain: bool = False,
 ) -> Tensor:
     """Run K = len(paths) selective scans of the same tokens along different orders, in one call.
 
@@ -122,6 +130,10 @@ def selective_scan_paths(
     z             (B, D, L)
     ============= ===============================================================
 
+    A partial path (see :class:`ScanPath`) takes T steps, T not being L. At its padding steps everything that is read
+    through it is zero: the state decays by ``exp(softplus(delta_bias) * A)``, and nothing is written. Positions that it
+    does not visit get 0. Tensors that are not read through it have T columns instead of L.
+
     Args:
         u: Input; what is not said here is as in :func:`selective_scan`.
         delta: Step size.
@@ -134,18 +146,21 @@ def selective_scan_paths(
         delta_softplus: Pass delta through softplus. Defaults to False.
         paths: A :class:`ScanPath` each (see :func:`scan_paths`), an index tensor int64 (L,), 'forward' or 'reverse'.
         follow: Which of u, delta, B, C are read through the path; the others are read in raster order at every step.
-            PlainMamba permutes u alone: ``('u',)``. Defaults to all.
+            PlainMamba permutes u alone: ``('u',)``. None at all, ``()``, is for tensors that are in the order of the
+            steps already, such as the results of a convolution along the path. Defaults to all.
         combine: 'sum' adds the K outputs, 'stack' returns each. Defaults to 'sum'.
         out_dtype: dtype of the output. Defaults to None, u's.
         backend: A name out of :func:`backends`. Defaults to None, 'auto'.
+        chain: Start each path in the state that the one before it has reached: one long sequence without a reset
+            (MSVMamba). Needs ``combine='stack'`` and as many steps of all paths. Defaults to False.
 
     Returns:
         (B, D, L), or (B, K, D, L) if stacked, in raster order.
 
     Raises:
         TypeError: If an argument is not a floating-point tensor, or a path is not a path.
-        ValueError: If shapes, devices, paths, ``follow`` or ``combine`` do not fit, or the backend is unknown or cannot
-            run here.
+        ValueError: If shapes, devices, paths, ``follow``, ``combine`` or ``chain`` do not fit, or the backend is
+            unknown or cannot run here.
 
     Examples:
         >>> import torch
@@ -158,4 +173,16 @@ def selective_scan_paths(
         torch.Size([1, 2, 2, 6])
     """
     args = several_paths(u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, follow, combine, out_dtype)
+    if chain:
+        check_chain(args, paths)
+        return _run_chain(args, backend)
     return run(args, backend)[0]
+
+
+def _run_chain(args: ScanArguments, backend: str | None) -> Tensor:
+    """Run one path after the other, each from the last state of the one before; (b, K, D, L)."""
+    outputs, state = [], None
+    for k in range(args.num_paths):
+        y, state = run(path_of(args, k)._replace(initial_state=state), backend)
+        outputs.append(y.mT)
+    return torch.cat(outputs, dim=1).mT  # the channels stay side by side

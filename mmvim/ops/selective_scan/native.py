@@ -22,6 +22,7 @@ def can_run(args: ScanArguments) -> bool:
         and args.A.dtype == torch.float32
         and args.B.dim() == args.C.dim() == 5
         and 0 not in args.u.shape
+        and not args.partial
         and args.out_dtype in _DTYPES
         and all(x.dtype in _DTYPES for name, x in args.tensors().items() if name != 'maps')
     )

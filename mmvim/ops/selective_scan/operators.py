@@ -23,7 +23,8 @@ BACKENDS = Backends('selective scan')
 
 _ARGUMENTS = (
     'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
-    'Tensor? initial_state, Tensor? maps, int[] map_ids, bool[] reverse, bool[] follow, bool delta_softplus, bool stack'
+    'Tensor? initial_state, Tensor? maps, int[] map_ids, bool[] reverse, bool[] follow, '
+    'SymInt length, bool partial, bool delta_softplus, bool stack'
 )
 _FORWARD = f'selective_scan_fwd({_ARGUMENTS}, ScalarType out_dtype, bool save, str backend) -> (Tensor, Tensor, Tensor)'
 _BACKWARD = (
@@ -91,10 +92,10 @@ def fake_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         saved: What the backward pass of the backend needs, one axis of the state's dtype; empty if not ``save``.
     """
     args, (save, backend) = ScanArguments(*inputs[:_FIELDS]), inputs[_FIELDS:]
-    batch, _, dim, length = args.u.shape
+    batch, _, dim, _ = args.u.shape
     lead = (batch, args.num_paths) if args.stack else (batch,)
     saved = args.A.new_empty(_serving(backend, args).saved_size(args) if save else 0)
-    out = empty_rows(args.u, (*lead, dim, length), args.out_dtype)
+    out = empty_rows(args.u, (*lead, dim, args.length), args.out_dtype)
     return out, empty_rows(args.A, (batch, args.num_paths, dim, args.A.shape[-1])), saved
 
 
@@ -136,9 +137,9 @@ def _differentiate(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | 
         backend = PLAIN if backend == REFERENCE else backend  # which saves nothing
         saved = selective_scan_fwd(*(x.detach() if isinstance(x, Tensor) else x for x in args), True, backend)[2]
     if grad_out is None:  # the output was not used
-        batch, _, *rest = args.u.shape
+        batch, _, dim, _ = args.u.shape
         lead = (batch, args.num_paths) if args.stack else (batch,)
-        grad_out = args.u.new_zeros((), dtype=args.out_dtype).expand(*lead, *rest)
+        grad_out = args.u.new_zeros((), dtype=args.out_dtype).expand(*lead, dim, args.length)
     grads = selective_scan_bwd(grad_out, grad_last_state, saved, *args[:-1], backend)
     grads = [None if x is None else grad for grad, x in zip(grads, tensors, strict=False)]
     return (*grads, *(None,) * (count - len(grads)))
@@ -154,6 +155,7 @@ refuse_second_derivative('selective_scan_bwd', 'selective scan')
 @register_flop_formula(torch.ops.mmvim.selective_scan_fwd)
 def _count_forward(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None, **__) -> int:
     batch, _, dim, length = u
+    length = length if maps is None else maps[1]
     return batch * dim * length * (len(map_ids) * (9 * A[-1] + (D is not None)) + (z is not None))
 
 

@@ -15,32 +15,19 @@ Shapes: T steps, K paths, b batch, G groups, N states, C channels of a group.
 from __future__ import annotations
 
 from math import isqrt
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmvim.ops.define import without_autocast
-from mmvim.ops.selective_scan.arguments import FOLLOWERS, ScanArguments, empty_rows
+from mmvim.ops.selective_scan.arguments import ScanArguments, empty_rows
 from mmvim.ops.selective_scan.operators import Implementation
+from mmvim.ops.selective_scan.rows import Chunk, Rows
 
 # By device type: state values of a chunk, and of a step below which segments of it take their steps together. A CPU
 # keeps a chunk in its second-level cache and gains nothing by segments; elsewhere the number of operations matters.
 TUNING = {'cpu': (1 << 17, 0), 'others': (1 << 25, 1 << 18)}
-
-
-class Chunk(NamedTuple):
-    """Steps ``start`` to ``start + steps * segments - 1``; step t of segment s is ``start + s * steps + t``."""
-
-    start: int
-    steps: int
-    segments: int
-
-    @property
-    def size(self) -> int:
-        """Number of steps, T."""
-        return self.steps * self.segments
 
 
 def cut(args: ScanArguments) -> list[Chunk]:
@@ -48,7 +35,7 @@ def cut(args: ScanArguments) -> list[Chunk]:
 
     With N steps a chunk, what is saved takes no more memory than u; where L is below N * N, somewhat more.
     """
-    (batch, _, dim, length), d_state = args.u.shape, args.A.shape[-1]
+    (batch, _, dim, _), d_state, length = args.u.shape, args.A.shape[-1], args.steps
     step = max(1, args.num_paths * batch * dim * d_state)
     values, join = TUNING.get(args.u.device.type, TUNING['others'])
     longest = max(4, min(d_state, isqrt(length)), values // step)
@@ -62,74 +49,22 @@ def cut(args: ScanArguments) -> list[Chunk]:
     return chunks
 
 
-class Scan:
-    """One call: reading along the paths, the arithmetic of a chunk, and writing back."""
+class Scan(Rows):
+    """One call: the arithmetic of a chunk, forward and backward."""
 
     def __init__(self, args: ScanArguments) -> None:
-        self.args, self.chunks = args, cut(args)
-        self.batch, _, self.dim, self.length = args.u.shape
-        self.paths, self.d_state, self.groups = args.num_paths, args.A.shape[-1], args.groups
+        super().__init__(args)
+        self.chunks = cut(args)
+        self.d_state = args.A.shape[-1]
         self.A = self.constant(args.A).contiguous()
         self.step = (self.paths, self.batch, *self.A.shape[2:])  # (K, b, G, N, C)
         self.D, self.bias = (None if x is None else self.constant(x) for x in (args.D, args.delta_bias))
-        self.follow = {**dict(zip(FOLLOWERS, args.follow, strict=True)), 'y': True}
-        self.rows = {name: self.as_rows(getattr(args, name)) for name in FOLLOWERS if getattr(args, name).dim() > 3}
-        steps = torch.arange(self.length, device=args.u.device)
-        orders = [steps if m < 0 or args.maps is None else args.maps[m] for m in args.map_ids]
-        orders = [order.flip(0) if back else order for order, back in zip(orders, args.reverse, strict=True)]
-        # Position at each step of each path, int64 (L, K): along the paths, and of what does not follow them.
-        self.raster = steps[:, None].expand(-1, self.paths)
-        self.order = self.raster if args.maps is None and not any(args.reverse) else torch.stack(orders, dim=1)
-        self.offsets = torch.arange(self.paths, device=args.u.device) * self.length
-
-    def constant(self, x: Tensor) -> Tensor:
-        """Return (1|K, D, N) as (1|K, 1, G, N, C), or (1|K, D) as (1|K, 1, G, C), a view."""
-        x = x.unflatten(1, (self.groups, -1))[:, None]  # (1|K, 1, G, C, [N])
-        return x.mT if x.dim() == 5 else x
 
     def state(self, x: Tensor | None) -> Tensor:
         """Return (b, K, D, N) as (K, b, G, N, C), a view; zeros for None."""
         if x is None:
             return self.A.new_zeros(self.step)
         return x.unflatten(2, (self.groups, -1)).permute(1, 0, 2, 4, 3)
-
-    def as_rows(self, x: Tensor, clear: bool = False) -> Tensor:
-        """Return (b, 1|K, D, L) or (b, 1|K, G, N, L) as (1|K * L, b, G, C or N), a view where that can be.
-
-        Rows that are not dense are copied, once a call, to be read fast; so are those of several paths and groups.
-        ``clear`` sets rows to zero that paths share and add to.
-        """
-        x = (x.unflatten(2, (self.groups, -1)) if x.dim() == 4 else x).permute(1, 4, 0, 2, 3)  # (1|K, L, b, G, C or N)
-        x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-        rows = x.flatten(0, 1)
-        return rows.zero_() if clear and len(rows) == self.length and self.paths > 1 else rows
-
-    def places(self, name: str, rows: Tensor, chunk: Chunk) -> Tensor:
-        """Return the rows that a chunk's steps read or write, int64 (T * K,)."""
-        order = (self.order if self.follow[name] else self.raster)[chunk.start : chunk.start + chunk.size]
-        return (order if len(rows) == self.length else order + self.offsets).flatten()
-
-    def read(self, name: str, rows: Tensor, chunk: Chunk) -> Tensor:
-        """Return a chunk along the paths, (T, K, b, G, C or N), in the state's dtype."""
-        if self.order is self.raster or not self.follow[name]:  # (T, 1|K, b, G, C or N), a view of neighbouring rows
-            part = rows.unflatten(0, (-1, self.length))[:, chunk.start : chunk.start + chunk.size].transpose(0, 1)
-            return part.to(self.args.A.dtype)
-        part = rows.index_select(0, self.places(name, rows, chunk)).to(self.args.A.dtype)
-        return part.unflatten(0, (chunk.size, self.paths))
-
-    def write(self, name: str, rows: Tensor, chunk: Chunk, values: Tensor) -> None:
-        """Add a chunk (T, K, b, G, C or N) to rows, over the paths too where they share it, always in one order."""
-        if self.paths == 1 or len(rows) != self.length:  # each row is written once
-            rows.index_copy_(0, self.places(name, rows, chunk), values.flatten(0, 1).to(rows.dtype))
-        elif not self.follow[name]:
-            rows[chunk.start : chunk.start + chunk.size] += values.sum(1)
-        else:  # no row twice in an operation
-            places = self.places(name, rows, chunk).unflatten(0, (-1, self.paths))  # (T, K)
-            for at, value in zip(places.unbind(1), values.unbind(1), strict=True):
-                if rows.device.type == 'cpu':  # where index_add_ takes twice as long
-                    rows.index_copy_(0, at, rows.index_select(0, at).add_(value))
-                else:
-                    rows.index_add_(0, at, value)
 
     def load(self, chunk: Chunk, carry: Tensor) -> tuple[Tensor, ...]:
         """Return u, delta before and after softplus, v, B, C, decay, states (T + 1, K, b, G, N, C) from carry on."""
@@ -184,7 +119,7 @@ class Scan:
 
     def forward(self, y: Tensor, last_state: Tensor, boundaries: Tensor | None) -> None:
         """Fill ``y`` (b, 1|K, D, L), ``last_state`` (b, K, D, N) and ``boundaries`` (chunks, K, b, G, N, C)."""
-        rows = self.as_rows(y, clear=True)
+        rows = self.as_rows('y', y, clear=True)
         carry = self.state(self.args.initial_state)
         for i, chunk in enumerate(self.chunks):
             if boundaries is not None:
@@ -199,15 +134,15 @@ class Scan:
         args, grad_y, slope = self.args, grad_out.to(self.args.A.dtype), None
         tensors = {name: x for name, x in args.tensors().items() if name != 'maps'}
         grads = {name: empty_rows(x, x.shape, args.A.dtype) for name, x in tensors.items()}
-        rows = {name: self.as_rows(grads[name], clear=True) for name in self.rows}
+        rows = {name: self.as_rows(name, grads[name], clear=True) for name in self.rows}
         if args.z is not None:
             z = args.z.to(args.A.dtype)[:, None]
             gate = torch.sigmoid(z)
-            slope = self.as_rows(grad_y * gate * (1 + z * (1 - gate)))  # derivative by z, without the factor y
-            grad_y, rows['z'] = grad_y * z * gate, self.as_rows(grads['z'][:, None], clear=True)
+            slope = self.as_rows('y', grad_y * gate * (1 + z * (1 - gate)))  # derivative by z, without the factor y
+            grad_y, rows['z'] = grad_y * z * gate, self.as_rows('y', grads['z'][:, None], clear=True)
         sums = {name: self.A.new_zeros((self.paths, 1, *self.A.shape[2:])) for name in ('A', 'B', 'C')}
         sums |= {name: self.A.new_zeros((self.paths, 1, self.groups, self.step[-1])) for name in ('D', 'delta_bias')}
-        grad_rows = self.as_rows(grad_y)
+        grad_rows = self.as_rows('y', grad_y)
         carry = self.state(grad_last_state)
         for i, chunk in reversed(list(enumerate(self.chunks))):
             u, raw, delta, v, B, C, decay, states = self.load(chunk, boundaries[i])
@@ -239,7 +174,7 @@ class Scan:
                 own = self.constant(grads[name])
                 own.copy_(total if len(own) == self.paths else total.sum(0, keepdim=True))
         for name in [name for name in rows if rows[name].data_ptr() != grads[name].data_ptr()]:  # (K * L, b, G, N)
-            grads[name].copy_(rows[name].unflatten(0, (-1, self.length)).permute(2, 0, 3, 4, 1))
+            grads[name].copy_(rows[name].unflatten(0, (-1, grads[name].shape[-1])).permute(2, 0, 3, 4, 1))
         if 'initial_state' in grads:
             self.state(grads['initial_state']).copy_(carry)
         return grads
@@ -263,7 +198,7 @@ def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward pass: output, last state and, if ``save``, the states before the chunks."""
     with without_autocast(args.u):
         scan = Scan(args)
-        shape = (scan.batch, args.num_paths if args.stack else 1, scan.dim, scan.length)
+        shape = (scan.batch, args.num_paths if args.stack else 1, scan.dim, args.length)
         out = empty_rows(args.u, shape, args.out_dtype)
         last_state = empty_rows(args.A, (scan.batch, args.num_paths, scan.dim, scan.d_state))
         saved = args.A.new_empty(saved_size(args) if save else 0)

@@ -27,6 +27,7 @@ def can_run(args: ScanArguments) -> bool:
         and args.C.dim() == 5
         and 0 < args.A.shape[-1] <= MAX_STATE
         and 0 not in args.u.shape
+        and not args.partial
         and count_map_bits(args.map_ids) * args.num_paths <= 64
         and (args.z is None or args.z.dtype != torch.float64)
         and args.out_dtype != torch.float64
