@@ -71,6 +71,18 @@ def test_selective_scan_2d_equals_four_scans_of_permuted_copies():
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(('H', 'W'), [(7, 5), (1, 6), (1, 1)])
+def test_selective_scan_2d_takes_any_list_of_orders(H, W):
+    paths = ('window3_padded', 'atrous2_4_reverse', 'hilbert', 'zigzag_diagonal_reverse', 'window2_padded_col', 'row')
+    layers = [
+        MODELS.build({'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'paths': paths, 'scan_backend': backend})
+        for backend in (None, 'reference')
+    ]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(2, 8, H, W)
+    torch.testing.assert_close(layers[0](x), layers[1](x), rtol=1e-4, atol=1e-5)
+
+
 def test_selective_scan_2d_takes_projections_in_either_form():
     """One axis for the paths, or the paths one below the other, as files of VMamba have them."""
     cfg = {'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 3}
@@ -108,7 +120,7 @@ def test_selective_scan_2d_sums_in_float32_under_autocast():
     ('arguments', 'message'),
     [
         ({'paths': ()}, 'paths is empty'),
-        ({'paths': ('diagonal',)}, 'diagonal'),
+        ({'paths': ('sideways',)}, 'sideways'),
         ({'d_conv': 2}, 'd_conv=2 must be odd'),
         ({'dt_rank': 'big'}, "dt_rank='big'"),
     ],

@@ -46,6 +46,18 @@ def test_one_path(batch, dim, length, d_state, groups, optional, reverse, thread
     compare(on(threads, scan_of(reverse)), inputs, 'native', torch.float32, TOLERANCE)
 
 
+@pytest.mark.parametrize('combine', ['sum', 'stack'])
+@pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ()], ids=['all', 'none'])
+def test_padding_steps(combine, follow, threads):
+    """The parts of L begin and end anywhere in the padded windows."""
+    path = scan_paths('window7_padded', 17, 19)[0]
+    paths = [path, path.reversed()]
+    inputs = list(path_inputs_of(1, (2,), 5, 17 * 19 if follow else path.steps, 3))
+    inputs[6] = randn(1, 5, 17 * 19)  # z stands in raster order
+    scan = scan_paths_of(paths=paths, follow=follow, combine=combine)
+    compare(on(threads, scan), inputs, 'native', torch.float32, TOLERANCE)
+
+
 @pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',)], ids=['all', 'u'])
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])

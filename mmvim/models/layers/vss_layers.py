@@ -78,7 +78,7 @@ class VSSBlock(nn.Module):
 
     Examples:
         >>> import torch
-        >>> from mmvim import SelectiveScan2D
+        >>> from mmvim.models import SelectiveScan2D
         >>> VSSBlock(8, SelectiveScan2D(8), mlp_ratio=4, drop_path_rate=0.0)(torch.randn(1, 3, 5, 8)).shape
         torch.Size([1, 3, 5, 8])
     """

@@ -12,12 +12,12 @@ TORCH_LIBRARY(mmvim_native, m) {
   m.def("layout() -> int[]", layout);
   m.def(
       "scan_forward(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
-      "Tensor? initial_state, Tensor? maps, int[] map_ids, int[] reverse, int[] follow, bool delta_softplus, bool stack, "
-      "ScalarType out_dtype, bool save) -> (Tensor, Tensor, Tensor)");
+      "Tensor? initial_state, Tensor? maps, int[] map_ids, int[] reverse, int[] follow, int length, bool partial, "
+      "bool delta_softplus, bool stack, ScalarType out_dtype, bool save) -> (Tensor, Tensor, Tensor)");
   m.def(
       "scan_backward(Tensor grad_out, Tensor? grad_last_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
       "Tensor? D, Tensor? z, Tensor? delta_bias, Tensor? initial_state, Tensor? maps, int[] map_ids, int[] reverse, "
-      "int[] follow, bool delta_softplus, bool stack, Tensor boundaries) -> "
+      "int[] follow, int length, bool partial, bool delta_softplus, bool stack, Tensor boundaries) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_silu_forward(Tensor x, Tensor weight, Tensor? bias, int[] left) -> Tensor");
   m.def("conv_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, int[] left) -> (Tensor, Tensor, Tensor)");

@@ -62,7 +62,7 @@ void backward_piece(const Chunk& c, const float* boundary, vf* carry, Trail& tra
   const Problem& p = c.p;
   const int64_t column = c.block.column, row = c.k * p.padded + column;
   const float *B = p.B(c.b, c.k, c.block.group) + n0, *C = p.C(c.b, c.k, c.block.group) + n0;  // (L|1, N), rows Bl, Cl apart
-  const int64_t *at_B = c.positions.at(p.follow_B), *at_C = c.positions.at(p.follow_C);  // (steps,)
+  const int64_t *at_B = c.positions.rows_at(p.follow_B), *at_C = c.positions.rows_at(p.follow_C);  // (steps,)
   const int64_t steps = c.positions.steps, Bl = p.Bl, Cl = p.Cl;
   const bool first = n0 == 0, last = n0 + N == p.states, want_y = bool(p.z), has_slope = p.delta_softplus;
   const Rows u_rows = c.u, dy_rows = c.dy, to_u = c.to_u, to_delta_rows = c.to_delta;
@@ -141,7 +141,7 @@ void backward_piece(const Chunk& c, const float* boundary, vf* carry, Trail& tra
 inline void carry_back(const Problem& p, const Block& block, int64_t b, int64_t k, const Positions& positions,
                        const Tiles& tile, const Rows& dy_rows, vf* carry) {
   const float *C = p.C(b, k, block.group), *A2 = &p.A2[k * p.states * p.padded + block.column];  // (L|1, N); (N, W)
-  const int64_t* at_C = positions.at(p.follow_C);
+  const int64_t* at_C = positions.rows_at(p.follow_C);
   for (int64_t t = positions.steps - 1; t >= 0; --t) {
     const vf delta = load(tile.delta + t * W), dy = load(dy_rows.at(t));  // (W,)
     for (int64_t n = 0; n < p.states; ++n)
@@ -169,9 +169,10 @@ inline void write_rows(std::vector<vf>& sums, int64_t states, float* rows, const
 inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> scan_backward(
     const Tensor& grad_out, const Opt& grad_last_state, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
     const Tensor& C, const Opt& D, const Opt& z, const Opt& delta_bias, const Opt& initial_state, const Opt& maps,
-    at::IntArrayRef map_ids, at::IntArrayRef reverse, at::IntArrayRef follow, bool delta_softplus, bool stack,
-    const Tensor& boundaries) {
-  const Problem p = prepare(u, delta, A, B, C, D, z, delta_bias, maps, map_ids, reverse, follow, delta_softplus);
+    at::IntArrayRef map_ids, at::IntArrayRef reverse, at::IntArrayRef follow, int64_t length, bool partial,
+    bool delta_softplus, bool stack, const Tensor& boundaries) {
+  const Problem p =
+      prepare(u, delta, A, B, C, D, z, delta_bias, maps, map_ids, reverse, follow, length, partial, delta_softplus);
   const auto real = u.options().dtype(at::kFloat);
   auto like = [&](const Tensor& t, bool zero) {  // memory (..., L, D) -> (..., D, L)
     auto sizes = t.sizes().vec();
@@ -179,14 +180,20 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
     return (zero ? at::zeros(sizes, real) : at::empty(sizes, real)).transpose(-1, -2);
   };
   const bool shared_u = p.paths > 1 && u.size(1) == 1, shared_delta = p.paths > 1 && delta.size(1) == 1;
-  Tensor du = like(u, shared_u), ddelta = like(delta, shared_delta), dz = z ? like(*z, true) : at::empty({0}, real);
+  Tensor du = like(u, shared_u || (partial && p.follow_u)), ddelta = like(delta, shared_delta || (partial && p.follow_delta));
+  Tensor dz = z ? like(*z, true) : at::empty({0}, real);
   Tensor dinitial = initial_state ? make_states(p, real) : at::empty({0}, real);
   const Cut cut(p, p.blocks_per_group);  // long runs, because each run has buffers of its own for dB and dC
   const int64_t n_blocks = p.blocks.size(), parts = cut.parts;
   // Sums of tasks that run at the same time are kept apart, and added up at the end.
   Tensor dA = at::zeros({parts, p.batch, p.paths, p.states, p.padded}, real);
   Tensor dD = at::zeros({parts, p.batch, p.paths, p.padded}, real), dbias = at::zeros_like(dD);
-  Tensor dB = at::empty({cut.runs, p.batch, p.paths, p.groups, p.length, p.states}, real), dC = at::empty_like(dB);
+  auto rows_of = [&](bool follow) {  // a row more for padding steps, which nobody reads
+    const int64_t rows = follow ? p.length + partial : p.steps;
+    const std::vector<int64_t> sizes{cut.runs, p.batch, p.paths, p.groups, rows, p.states};
+    return follow && partial ? at::zeros(sizes, real) : at::empty(sizes, real);
+  };
+  Tensor dB = rows_of(p.follow_B), dC = rows_of(p.follow_C);
   // (b, 1|K, D, L), but gz (b, D, L); grad_out may have any strides, 0 included.
   const View gu(du), gd(ddelta), gz = z ? View(dz) : View(), go(stack ? grad_out : grad_out.unsqueeze(1));
   Tensor end_grad = grad_last_state ? as_states(*grad_last_state) : Tensor();
@@ -200,11 +207,11 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
   auto load_chunk = [&](Tiles& tile, const Block& block, int64_t b, int64_t k, const Positions& positions, float* gate) {
     const Rows u_rows = load_inputs<true>(p, block, b, k, positions, tile);
     const Lanes dy_lanes = p.row_of(go, block, b, k);
-    if (!p.z) return std::pair(u_rows, read_rows(tile.dy, dy_lanes, positions.path, positions.steps));
-    gather(tile.dy, dy_lanes, positions.path, positions.steps);
+    const Rows dy_rows = read_along(tile.dy, dy_lanes, positions, true);
+    if (!p.z) return std::pair(u_rows, dy_rows);
     const Rows z_rows = read_rows(tile.z, p.row_of_z(p.z, block, b), positions.path, positions.steps);
     for (int64_t t = 0; t < positions.steps; ++t) {  // (W,) each
-      vf x = load(z_rows.at(t)), s = sigmoid(x), dy = load(tile.dy + t * W);
+      vf x = load(z_rows.at(t)), s = sigmoid(x), dy = load(dy_rows.at(t));
       store(gate + t * W, dy * s * (1.f + x * (1.f - s)));
       store(tile.dy + t * W, dy * x * s);
     }
@@ -220,29 +227,29 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
     // Gradients of u and delta go straight into their tensors if these hold whole vectors, else through tiles.
     const Lanes u_lanes = p.row_of(gu, block, b, k), delta_lanes = p.row_of(gd, block, b, k);
     const int64_t *u_position = positions.at(p.follow_u), *delta_position = positions.at(p.follow_delta);
-    const bool direct_u = in_place(u_lanes), direct_delta = in_place(delta_lanes);
+    const bool direct_u = in_place(u_lanes) && !positions.padded(p.follow_u);
+    const bool direct_delta = in_place(delta_lanes) && !positions.padded(p.follow_delta);
     const Chunk chunk{p, block, b, k, positions, tile, u_rows, dy_rows,
                       direct_u ? rows_in_place(u_lanes, u_position) : rows_of_tile(tile.to_input),
                       direct_delta ? rows_in_place(delta_lanes, delta_position) : rows_of_tile(tile.to_delta),
                       direct_u && shared_u, direct_delta && shared_delta, sums, ahead};
     const float* boundary = boundaries_from + (((b * p.paths + k) * n_blocks + j) * p.chunks + c) * p.states * W;  // (N, W)
     in_pieces<4>(p.states, [&](int64_t n0, auto n) { backward_piece<n.value>(chunk, boundary, carry, trail, n0); });
-    auto put = [&](const float* from, const Lanes& lanes, const int64_t* position, bool shared) {  // (steps, W)
-      if (shared) scatter<true>(from, lanes, position, steps);
-      else scatter<false>(from, lanes, position, steps);
-    };
-    if (!direct_u) put(tile.to_input, u_lanes, u_position, shared_u);
-    if (!direct_delta) put(tile.to_delta, delta_lanes, delta_position, shared_delta);
+    if (!direct_u) write_along(tile.to_input, u_lanes, positions, p.follow_u, shared_u);  // (steps, W)
+    if (!direct_delta) write_along(tile.to_delta, delta_lanes, positions, p.follow_delta, shared_delta);
     if (!p.z) return;
     for (int64_t t = 0; t < steps; ++t) store(gate + t * W, load(gate + t * W) * load(tile.y + t * W));  // (W,): dz
-    scatter<true>(gate, p.row_of_z(gz, block, b), positions.path, steps);                                // (steps, W)
+    write_along(gate, p.row_of_z(gz, block, b), positions, true, true);                                  // (steps, W)
   };
   // Walks chunks end - 1 .. begin of path k for all blocks of a task; carry: (blocks of the task, N, W).
   auto walk = [&](Tiles& tile, Trail& trail, const Task& task, int64_t part, int64_t k, int64_t begin, int64_t end, vf* carry) {
     const int64_t row = (part * p.batch + task.b) * p.paths + k;
     const ChannelSums sums{dA.data_ptr<float>() + row * p.states * p.padded, dD.data_ptr<float>() + row * p.padded,
                            dbias.data_ptr<float>() + row * p.padded};
-    const int64_t own = (((task.run * p.batch + task.b) * p.paths + k) * p.groups + task.group) * p.length * p.states;
+    auto own_rows = [&](const Tensor& d) {  // (L or T, N)
+      const int64_t own = ((task.run * p.batch + task.b) * p.paths + k) * p.groups + task.group;
+      return d.data_ptr<float>() + own * d.size(4) * p.states;
+    };
     Positions positions;
     for (int64_t c = end - 1; c >= begin; --c) {
       find_positions(p, k, c, positions);
@@ -259,8 +266,8 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
         }
         one_block(tile, trail, task.b, k, j, c, positions, carry + (j - task.first) * p.states, sums, ahead);
       }
-      write_rows(trail.sum_B, p.states, dB.data_ptr<float>() + own, positions.at(p.follow_B), positions.steps);  // (steps, N)
-      write_rows(trail.sum_C, p.states, dC.data_ptr<float>() + own, positions.at(p.follow_C), positions.steps);  // (steps, N)
+      write_rows(trail.sum_B, p.states, own_rows(dB), positions.rows_at(p.follow_B), positions.steps);  // (steps, N)
+      write_rows(trail.sum_C, p.states, own_rows(dC), positions.rows_at(p.follow_C), positions.steps);  // (steps, N)
     }
     if (initial_state && begin == 0)
       for (int64_t j = task.first; j < task.stop; ++j)
@@ -333,7 +340,8 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
   auto rows_back = [&](const Tensor& d, const Tensor& like) {
     auto sizes = like.sizes().vec();
     std::swap(sizes[3], sizes[4]);
-    return (cut.runs == 1 ? d.squeeze(0) : d.sum(0)).sum_to_size(sizes).transpose(3, 4);
+    const Tensor rows = d.narrow(4, 0, sizes[3]);
+    return (cut.runs == 1 ? rows.squeeze(0) : rows.sum(0)).sum_to_size(sizes).transpose(3, 4);
   };
   // Sums over parts, batch and, if shared, paths, and drops the padding: (parts, b, K, ..., padded) -> (K|1, ..., D)
   auto per_channel = [&](const Tensor& d, int64_t paths) {

@@ -22,7 +22,7 @@ void forward_piece(const Problem& p, const Block& block, int64_t b, int64_t k, c
                    const Prefetch& ahead) {
   const float* A = &p.A2[(k * p.states + n0) * p.padded + block.column];           // (N, W), rows `padded` apart
   const float *B = p.B(b, k, block.group) + n0, *C = p.C(b, k, block.group) + n0;  // (L|1, N), rows Bl, Cl apart
-  const int64_t *at_B = positions.at(p.follow_B), *at_C = positions.at(p.follow_C);  // (steps,)
+  const int64_t *at_B = positions.rows_at(p.follow_B), *at_C = positions.rows_at(p.follow_C);  // (steps,)
   const int64_t steps = positions.steps, Bl = p.Bl, Cl = p.Cl;
   const vf D = n0 == 0 ? load(&p.D[k * p.padded + block.column]) : vf{};  // (W,)
   const bool first = n0 == 0, more = add || !first;
@@ -53,12 +53,16 @@ void forward_piece(const Problem& p, const Block& block, int64_t b, int64_t k, c
 inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
     const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const Opt& D, const Opt& z,
     const Opt& delta_bias, const Opt& initial_state, const Opt& maps, at::IntArrayRef map_ids, at::IntArrayRef reverse,
-    at::IntArrayRef follow, bool delta_softplus, bool stack, at::ScalarType out_dtype, bool save) {
-  const Problem p = prepare(u, delta, A, B, C, D, z, delta_bias, maps, map_ids, reverse, follow, delta_softplus);
+    at::IntArrayRef follow, int64_t length, bool partial, bool delta_softplus, bool stack, at::ScalarType out_dtype,
+    bool save) {
+  const Problem p =
+      prepare(u, delta, A, B, C, D, z, delta_bias, maps, map_ids, reverse, follow, length, partial, delta_softplus);
   const auto real = u.options().dtype(at::kFloat);
   // The channels are contiguous whatever the layout of u, so that a block is written as vectors.
   auto make_out = [&](at::ScalarType dtype) {  // memory (b, 1|K, L, D) -> (b, 1|K, D, L)
-    return at::empty({p.batch, stack ? p.paths : 1, p.length, p.dim}, u.options().dtype(dtype)).transpose(2, 3);
+    auto options = u.options().dtype(dtype);
+    const std::vector<int64_t> sizes{p.batch, stack ? p.paths : 1, p.length, p.dim};
+    return (partial ? at::zeros(sizes, options) : at::empty(sizes, options)).transpose(2, 3);
   };
   Tensor out = make_out(out_dtype), last_state = make_states(p, real);
   const bool added = !stack && p.paths > 1;
@@ -100,7 +104,8 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
         // Inputs, and where y goes: straight into the output if it can hold float32 vectors and needs no gate, else a tile.
         const Rows u_rows = load_inputs<false>(p, block, task.b, k, positions, tile);  // (steps, W)
         const Lanes target = p.row_of(sums_view, block, task.b, added ? 0 : k);
-        const bool direct = !sum_delta && in_place(target) && (added || !p.z), add = direct && added && k > 0;
+        const bool direct = !sum_delta && in_place(target) && (added || !p.z) && !positions.padded(true);
+        const bool add = direct && added && k > 0;
         const Rows y_rows = direct ? rows_in_place(target, positions.path) : rows_of_tile(tile.y);  // (steps, W)
         // What is read next: the next block of this chunk, or the first block of the next chunk, unless that is shorter.
         const bool stays = j + 1 < task.stop;
@@ -123,8 +128,7 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
           for (int64_t t = 0; t < positions.steps; ++t) sum_delta[j - task.first] += load(tile.delta + t * W);  // (W,)
         } else if (!direct) {  // tile.y (steps, W) -> the output
           if (p.z && !added) gate(tile, block, task.b, positions);
-          if (added && k > 0) scatter<true>(tile.y, target, positions.path, positions.steps);
-          else scatter<false>(tile.y, target, positions.path, positions.steps);
+          write_along(tile.y, target, positions, true, added && k > 0);
         }
       }
     }
@@ -136,9 +140,9 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
   // Gates the complete sums of a task's channels and converts them to the output's dtype, in raster order.
   auto finish_sums = [&](Tiles& tile, const Task& task) {
     Positions positions;
-    for (int64_t c = 0; c < p.chunks; ++c) {
-      positions.steps = std::min(CHUNK, p.length - c * CHUNK);
-      for (int64_t t = 0; t < positions.steps; ++t) positions.path[t] = c * CHUNK + t;
+    for (int64_t first = 0; first < p.length; first += CHUNK) {
+      positions.steps = std::min(CHUNK, p.length - first);
+      for (int64_t t = 0; t < positions.steps; ++t) positions.path[t] = first + t;
       for (int64_t j = task.first; j < task.stop; ++j) {  // (steps, W) each
         gather(tile.y, p.row_of(sums_view, p.blocks[j], task.b, 0), positions.path, positions.steps);
         if (p.z) gate(tile, p.blocks[j], task.b, positions);

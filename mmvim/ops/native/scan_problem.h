@@ -15,7 +15,7 @@ struct Block {
 };
 
 struct Problem {
-  int64_t batch, paths, dim, length, states, groups, chunks;
+  int64_t batch, paths, dim, length, steps, states, groups, chunks;  // steps T of a path over L positions
   View u, delta, z;
   // Parameters of the channels, float32, with every group padded by zeros to whole blocks. A2 is A * log2(e), for exp2.
   std::vector<float> A, A2;          // (K, N, padded)
@@ -23,7 +23,8 @@ struct Problem {
   int64_t blocks_per_group, padded;
   std::vector<Block> blocks;
   bool delta_softplus, follow_u, follow_delta, follow_B, follow_C;
-  const int64_t* maps = nullptr;           // (M, L)
+  bool partial;                            // maps may have padding steps, -1, and leave positions out
+  const int64_t* maps = nullptr;           // (M, T)
   std::vector<int64_t> map_ids, reverse;   // (K,)
   Tensor B_rows, C_rows;                   // (b|1, K|1, G, L|1, N), float32
   int64_t Bb, Bk, Bg, Bl, Cb, Ck, Cg, Cl;  // their strides; 0 for axes of size 1
@@ -44,9 +45,10 @@ struct Problem {
   }
 };
 
-// B or C (b|1, K|1, G, N, L|1) as rows of N, with their strides.
-inline Tensor as_rows(const Tensor& t, int64_t& sb, int64_t& sk, int64_t& sg, int64_t& sl) {
+// B or C (b|1, K|1, G, N, L|1) as rows of N, with their strides; with a row of zeros behind the last, if `padded`.
+inline Tensor as_rows(const Tensor& t, bool padded, int64_t& sb, int64_t& sk, int64_t& sg, int64_t& sl) {
   auto r = t.permute({0, 1, 2, 4, 3}).to(at::kFloat).contiguous();  // (b|1, K|1, G, L|1, N)
+  if (padded) r = at::constant_pad_nd(r, {0, 0, 0, 1});
   sb = r.size(0) == 1 ? 0 : r.stride(0);
   sk = r.size(1) == 1 ? 0 : r.stride(1);
   sg = r.stride(2);
@@ -56,11 +58,12 @@ inline Tensor as_rows(const Tensor& t, int64_t& sb, int64_t& sk, int64_t& sg, in
 
 inline Problem prepare(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const Opt& D,
                        const Opt& z, const Opt& delta_bias, const Opt& maps, at::IntArrayRef map_ids, at::IntArrayRef reverse,
-                       at::IntArrayRef follow, bool delta_softplus) {
+                       at::IntArrayRef follow, int64_t length, bool partial, bool delta_softplus) {
   Problem p;
-  p.batch = u.size(0), p.paths = map_ids.size(), p.dim = u.size(2), p.length = u.size(3);
+  p.batch = u.size(0), p.paths = map_ids.size(), p.dim = u.size(2), p.length = length, p.partial = partial;
+  p.steps = maps ? maps->size(1) : length;
   p.states = A.size(2), p.groups = B.size(2);
-  p.chunks = (p.length + CHUNK - 1) / CHUNK;
+  p.chunks = (p.steps + CHUNK - 1) / CHUNK;
   p.u = View(u), p.delta = View(delta), p.z = View(z);
   int64_t size = p.dim / p.groups;  // channels of a group
   p.blocks_per_group = (size + W - 1) / W;
@@ -89,17 +92,22 @@ inline Problem prepare(const Tensor& u, const Tensor& delta, const Tensor& A, co
   per_channel(D, p.D), per_channel(delta_bias, p.delta_bias);
   p.delta_softplus = delta_softplus;
   p.follow_u = follow[0], p.follow_delta = follow[1], p.follow_B = follow[2], p.follow_C = follow[3];
-  TORCH_CHECK_VALUE(!maps || maps->is_contiguous(), "maps must be contiguous, (M, L)");
+  TORCH_CHECK_VALUE(!maps || maps->is_contiguous(), "maps must be contiguous, (M, T)");
   if (maps) p.maps = maps->const_data_ptr<int64_t>();
   p.map_ids = map_ids.vec(), p.reverse = reverse.vec();
-  p.B_rows = as_rows(B, p.Bb, p.Bk, p.Bg, p.Bl), p.C_rows = as_rows(C, p.Cb, p.Ck, p.Cg, p.Cl);
+  p.B_rows = as_rows(B, partial && p.follow_B, p.Bb, p.Bk, p.Bg, p.Bl);
+  p.C_rows = as_rows(C, partial && p.follow_C, p.Cb, p.Ck, p.Cg, p.Cl);
   return p;
 }
 
 // Where the steps of a chunk read and write: along the path, or, for a tensor that does not follow it, at the step's number.
+// Padding steps have position 0 in `path` and are listed in `padding`; in `rows`, for B and C, they have the row of zeros.
 struct Positions {
-  int64_t path[CHUNK], raster[CHUNK], steps = 0;  // steps: CHUNK, or fewer in the last chunk
+  int64_t path[CHUNK], raster[CHUNK], rows[CHUNK], steps = 0;  // steps: CHUNK, or fewer in the last chunk
+  int64_t padding[CHUNK], paddings = 0;
   const int64_t* at(bool follow) const { return follow ? path : raster; }
+  const int64_t* rows_at(bool follow) const { return follow ? rows : raster; }
+  bool padded(bool follow) const { return follow && paddings > 0; }
 };
 
 // One chunk of one block in step order, each (CHUNK, W). slope is the derivative of softplus.
@@ -109,12 +117,36 @@ struct Tiles {
 };
 
 inline void find_positions(const Problem& p, int64_t k, int64_t chunk, Positions& positions) {
-  const int64_t* map = p.map_ids[k] < 0 ? nullptr : p.maps + p.map_ids[k] * p.length;  // (L,)
-  positions.steps = std::min(CHUNK, p.length - chunk * CHUNK);
+  const int64_t* map = p.map_ids[k] < 0 ? nullptr : p.maps + p.map_ids[k] * p.steps;  // (T,)
+  positions.steps = std::min(CHUNK, p.steps - chunk * CHUNK), positions.paddings = 0;
   for (int64_t t = 0; t < positions.steps; ++t) {
-    const int64_t step = chunk * CHUNK + t, s = p.reverse[k] ? p.length - 1 - step : step;
-    positions.path[t] = map ? map[s] : s;
+    const int64_t step = chunk * CHUNK + t, s = p.reverse[k] ? p.steps - 1 - step : step, position = map ? map[s] : s;
+    const bool padding = position < 0;
+    if (padding) positions.padding[positions.paddings++] = t;
+    positions.path[t] = padding ? 0 : position;
+    positions.rows[t] = padding ? p.length : position;
     positions.raster[t] = step;
+  }
+}
+
+// Rows (steps, W) for reading, along the path or not: those of the tensor where possible, else in `tile`, which has zeros at
+// padding steps.
+inline Rows read_along(float* tile, const Lanes& at, const Positions& positions, bool follow) {
+  if (!positions.padded(follow)) return read_rows(tile, at, positions.at(follow), positions.steps);
+  gather(tile, at, positions.path, positions.steps);
+  for (int64_t i = 0; i < positions.paddings; ++i) store(tile + positions.padding[i] * W, vf{});  // (W,)
+  return rows_of_tile(tile);
+}
+
+// Writes tile (steps, W) to the tensor, or adds it if `add`, along the path or not; padding steps write nothing.
+inline void write_along(const float* tile, const Lanes& at, const Positions& positions, bool follow, bool add) {
+  const int64_t* position = positions.at(follow);
+  int64_t first = 0;  // of a run of steps between padding
+  for (int64_t i = 0; i <= (positions.padded(follow) ? positions.paddings : 0); ++i) {
+    const int64_t end = positions.padded(follow) && i < positions.paddings ? positions.padding[i] : positions.steps;
+    if (add) scatter<true>(tile + first * W, at, position + first, end - first);
+    else scatter<false>(tile + first * W, at, position + first, end - first);
+    first = end + 1;
   }
 }
 
@@ -123,7 +155,7 @@ template <bool Slope>
 Rows load_inputs(const Problem& p, const Block& block, int64_t b, int64_t k, const Positions& positions, Tiles& tile) {
   const int64_t steps = positions.steps;
   const vf bias = load(&p.delta_bias[k * p.padded + block.column]);  // (W,)
-  const Rows raw = read_rows(tile.delta, p.row_of(p.delta, block, b, k), positions.at(p.follow_delta), steps);  // (steps, W)
+  const Rows raw = read_along(tile.delta, p.row_of(p.delta, block, b, k), positions, p.follow_delta);  // (steps, W)
   if (p.delta_softplus) {
     for (int64_t t = 0; t < steps; ++t) {  // (W,) each
       vf slope;
@@ -133,7 +165,7 @@ Rows load_inputs(const Problem& p, const Block& block, int64_t b, int64_t k, con
   } else {
     for (int64_t t = 0; t < steps; ++t) store(tile.delta + t * W, load(raw.at(t)) + bias);  // (W,) each
   }
-  return read_rows(tile.u, p.row_of(p.u, block, b, k), positions.at(p.follow_u), steps);  // (steps, W)
+  return read_along(tile.u, p.row_of(p.u, block, b, k), positions, p.follow_u);  // (steps, W)
 }
 
 // Cuts the N states into pieces whose values fit in registers: calls f(first state, number of states), the number being a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -224,22 +224,12 @@ def several_paths(
 
 def path_of(args: ScanArguments, k: int) -> ScanArguments:
     """Return the arguments of path k alone, stacked: views."""
-
-    def own(x: Tensor | None, axis: int) -> Tensor | None:
-        return x if x is None or x.shape[axis] == 1 else x.narrow(axis, k, 1)
-
-    return args._replace(
-        u=own(args.u, 1),
-        delta=own(args.delta, 1),
-        A=own(args.A, 0),
-        B=own(args.B, 1),
-        C=own(args.C, 1),
-        D=own(args.D, 0),
-        delta_bias=own(args.delta_bias, 0),
-        map_ids=args.map_ids[k : k + 1],
-        reverse=args.reverse[k : k + 1],
-        stack=True,
-    )
+    tensors = args.tensors()
+    own: dict[str, Any] = {}
+    for name, axis in {'u': 1, 'delta': 1, 'A': 0, 'B': 1, 'C': 1, 'D': 0, 'delta_bias': 0}.items():
+        if name in tensors and tensors[name].shape[axis] > 1:
+            own[name] = tensors[name].narrow(axis, k, 1)
+    return args._replace(**own, map_ids=args.map_ids[k : k + 1], reverse=args.reverse[k : k + 1], stack=True)
 
 
 def check_chain(args: ScanArguments, paths: Sequence[ScanPath | Tensor | str]) -> None:

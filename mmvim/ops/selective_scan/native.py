@@ -22,7 +22,6 @@ def can_run(args: ScanArguments) -> bool:
         and args.A.dtype == torch.float32
         and args.B.dim() == args.C.dim() == 5
         and 0 not in args.u.shape
-        and not args.partial
         and args.out_dtype in _DTYPES
         and all(x.dtype in _DTYPES for name, x in args.tensors().items() if name != 'maps')
     )
@@ -30,7 +29,7 @@ def can_run(args: ScanArguments) -> bool:
 
 def _flags(args: ScanArguments) -> tuple:
     reverse, follow = [int(flag) for flag in args.reverse], [int(flag) for flag in args.follow]
-    return list(args.map_ids), reverse, follow, args.delta_softplus, args.stack
+    return list(args.map_ids), reverse, follow, args.length, args.partial, args.delta_softplus, args.stack
 
 
 def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,10 +54,10 @@ def saved_size(args: ScanArguments) -> int:
 
 def _boundaries_shape(args: ScanArguments) -> tuple[int, ...]:
     """Return (b, K, blocks of channels, chunks, N, channels of a block)."""
-    batch, _, dim, length = args.u.shape
+    batch, _, dim, _ = args.u.shape
     chunk, lanes = _layout()
     blocks = args.groups * -(-(dim // args.groups) // lanes)
-    return batch, args.num_paths, blocks, -(-length // chunk), args.A.shape[-1], lanes
+    return batch, args.num_paths, blocks, -(-args.steps // chunk), args.A.shape[-1], lanes
 
 
 @functools.cache
