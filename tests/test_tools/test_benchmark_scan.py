@@ -88,6 +88,8 @@ def test_results_are_counted(tool):
     for shape in (
         scans.Shape('own u', 2, 8, 6, 4, scans.VIM),
         scans.Shape('one u', 1, 4, 6, 2, scans.CROSS, True, (2, 3)),
+        scans.Shape('one of each', 1, 4, 6, 2, scans.ATROUS, True, (2, 3), True),
+        scans.Shape('a chain', 2, 4, 6, 2, scans.HALF, True, (2, 3), True, True),
     ):
         inputs = {name: x.requires_grad_() for name, x in scans.make_inputs(shape, 'cpu').items()}
         y = scans.implementation('ours:torch', shape, 'cpu')(**inputs)

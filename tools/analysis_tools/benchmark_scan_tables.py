@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ def of_limits(result: dict, limit: dict) -> str:
 def irreducible(shape: Shape, backward: bool) -> int:
     """Return the bytes of the output and, with ``backward``, of the gradients."""
     k, rows = len(shape.paths), shape.batch * shape.length
-    values = rows * shape.dim
+    values = math.prod(shape.output)
     if backward:
-        values += rows * (shape.dim * ((1 if shape.shared_u else k) + k) + 2 * k * shape.d_state)
-        values += k * shape.dim * shape.d_state
+        own = 1 if shape.shared else k
+        values += rows * (shape.dim * ((1 if shape.shared_u else k) + own) + 2 * own * shape.d_state)
+        values += (1 if shape.chain else k) * shape.dim * shape.d_state
     return 4 * values
 
 

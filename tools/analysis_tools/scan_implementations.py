@@ -1,5 +1,6 @@
 """What ``benchmark_scan.py`` measures on a CPU: the shapes of vision models, their inputs, and the implementations."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ class Shape:
         paths: The names of the K paths. Defaults to one, forward.
         shared_u: Whether all paths read one u. Defaults to False.
         grid: Height and width if the paths cross a grid. Defaults to None, a sequence.
+        shared: Whether all paths read one delta, B and C, too. Defaults to False.
+        chain: Whether the paths are one sequence without a reset, with one A. Defaults to False.
     """
 
     name: str
@@ -28,14 +31,26 @@ class Shape:
     paths: tuple[str, ...] = ('forward',)
     shared_u: bool = False
     grid: tuple[int, int] | None = None
+    shared: bool = False
+    chain: bool = False
 
     @property
     def elements(self) -> int:
-        """Number of (path, batch, channel, token, state)."""
-        return len(self.paths) * self.batch * self.dim * self.length * self.d_state
+        """Number of (path, batch, channel, step, state), padding steps included."""
+        return sum(len(order) for order in orders(self, 'cpu')) * self.batch * self.dim * self.d_state
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of the output: (B, L, D), or (B, K, L, D) of paths in a chain."""
+        return (self.batch, *((len(self.paths),) if self.chain else ()), self.length, self.dim)
 
 
 VIM, CROSS = ('forward', 'reverse'), ('row', 'col', 'row_reverse', 'col_reverse')
+# Blocks 1.0 and 3.0 of LocalVMamba-T; MSVMamba's half-resolution branch; EfficientVMamba's ES2D.
+LOCAL = ('row_reverse', 'col_reverse', 'window2_padded_reverse', 'window7_padded')
+LOCAL_4 = ('row_reverse', 'col_reverse', 'window2_padded_reverse', 'window7_padded_reverse')
+HALF = ('row_reverse', 'col', 'col_reverse')
+ATROUS = ('atrous2_1', 'atrous2_2', 'atrous2_3', 'atrous2_4')
 SHAPES = (
     Shape('one path, D 384, L 1024', 2, 384, 1024, 16),
     Shape('one path, D 384, L 1024, N 8', 2, 384, 1024, 8),
@@ -56,6 +71,12 @@ SHAPES = (
     Shape('VMamba-T[s1l8] 224, stage 4', 8, 768, 49, 1, CROSS, True, (7, 7)),
     Shape('VMamba-T v0 224, stage 1', 1, 192, 3136, 16, CROSS, True, (56, 56)),
     Shape('PlainMamba-L1 512', 1, 384, 1024, 16, CROSS, True, (32, 32)),
+    Shape('LocalVMamba-T 512, stage 2', 1, 384, 4096, 16, LOCAL, True, (64, 64)),
+    Shape('LocalVMamba-T 224, stage 4', 8, 1536, 49, 16, LOCAL_4, True, (7, 7)),
+    Shape('MSVMamba-T 224, stage 1, full', 2, 192, 3136, 1, ('row',), True, (56, 56)),
+    Shape('MSVMamba-T 224, stage 1, half', 2, 192, 784, 1, HALF, True, (28, 28), True, True),
+    Shape('EfficientVMamba-T 224, stage 1', 2, 96, 3136, 16, ATROUS, True, (56, 56), True),
+    Shape('EfficientVMamba-T 600, stage 2', 1, 192, 5625, 16, ATROUS, True, (75, 75), True),
 )
 
 
@@ -69,18 +90,18 @@ def make_inputs(shape: Shape, device: str) -> dict:
         return torch.randn(size, generator=generator).to(device)
 
     k, b, d, n, length = len(shape.paths), shape.batch, shape.dim, shape.d_state, shape.length
-    lead = (b,) if shape.shared_u else (b, k)
+    own = () if shape.shared else (k,)
     return {
-        'u': randn(*lead, length, d),
-        'delta': randn(b, k, length, d) - 4,
-        'A': -torch.exp(randn(k, d, n)),
-        'B': randn(b, k, length, n),
-        'C': randn(b, k, length, n),
+        'u': randn(b, *(() if shape.shared_u else (k,)), length, d),
+        'delta': randn(b, *own, length, d) - 4,
+        'A': -torch.exp(randn(*(() if shape.chain else (k,)), d, n)),
+        'B': randn(b, *own, length, n),
+        'C': randn(b, *own, length, n),
     }
 
 
 def orders(shape: Shape, device: str) -> list:
-    """Return the path of each scan as an index, int64 (L,)."""
+    """Return the path of each scan as an index, int64 (T,), -1 at padding steps."""
     import torch
 
     from mmvim.ops import scan_paths
@@ -88,15 +109,11 @@ def orders(shape: Shape, device: str) -> list:
     forward = torch.arange(shape.length, device=device)
     if shape.grid is None:
         return [forward if name == 'forward' else forward.flip(0) for name in shape.paths]
-    cells = forward.reshape(shape.grid)
-    found = {'row': cells.flatten(), 'col': cells.t().flatten()}
-    found |= {f'{name}_reverse': order.flip(0) for name, order in list(found.items())}
-    assert len(scan_paths(shape.paths, *shape.grid)) == len(shape.paths)
-    return [found[name] for name in shape.paths]
+    return [path.order(device) for path in scan_paths(shape.paths, *shape.grid)]
 
 
 def implementation(name: str, shape: Shape, device: str) -> Callable:
-    """Return the function from the inputs to (B, L, D)."""
+    """Return the function from the inputs to the output."""
     import torch
     import torch.nn.functional as F
 
@@ -115,24 +132,41 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
             delta_softplus=True,
             paths=paths,
             backend=name.split(':')[1],
+            chain=shape.chain,
+            combine='stack' if shape.chain else 'sum',
         )
         return y.transpose(-1, -2)
+
+    def take(x, order):  # (B, T, ..) of (B, L, ..): zeros at padding steps
+        padding = order < 0
+        found = x[:, order.clamp(min=0)]
+        return found.masked_fill(padding[:, None], 0) if padding.any() else found
+
+    def put(y, order):  # back to (B, L, D)
+        whole = len(order) == shape.length and bool((order >= 0).all())
+        out = torch.empty_like(y) if whole else y.new_zeros(y.shape[0], shape.length, y.shape[2])
+        kept = slice(None) if whole else order >= 0
+        return out.index_copy(1, order[kept], y[:, kept])
 
     def permuted(scan):
         def run(u, delta, A, B, C):
             total = 0
             for k, order in enumerate(index):
-                uk = u if shape.shared_u else u[:, k]
-                parts = [uk, delta[:, k], B[:, k], C[:, k]]
+                parts = [x if x.dim() == 3 else x[:, k] for x in (u, delta, B, C)]
                 if shape.paths[k] not in ('forward', 'row'):
-                    parts = [x[:, order] for x in parts]
+                    parts = [take(x, order) for x in parts]
                 y = scan(parts[0], F.softplus(parts[1]), A[k], *parts[2:])
                 if shape.paths[k] not in ('forward', 'row'):
-                    y = torch.empty_like(y).index_copy(1, order, y)
+                    y = put(y, order)
                 total = total + y
             return total
 
-        return run
+        def run_chain(u, delta, A, B, C):
+            parts = [take(x, torch.cat(index)) for x in (u, delta, B, C)]
+            y = scan(parts[0], F.softplus(parts[1]), A, *parts[2:])
+            return torch.stack([put(x, order) for x, order in zip(y.chunk(len(index), 1), index, strict=True)], 1)
+
+        return run_chain if shape.chain else run
 
     def pscan(u, delta, A, B, C):
         from mambapy.pscan import pscan as parallel
@@ -160,7 +194,7 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
 
         return exponentials
     if name == 'bytes':
-        outputs = shape.batch * shape.dim * shape.length
+        outputs = math.prod(shape.output)
 
         def copy(**inputs):
             # Half of the bytes that move are read, half are written.
