@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -315,26 +315,34 @@ def _index_map(stem: str, H: int, W: int, device: torch.device) -> tuple[Tensor 
 
 def _kept_map(stem: str, H: int, W: int, device: torch.device) -> tuple[Tensor, bool]:
     """Return the map from the cache, or make and check it; and whether it is partial."""
-    key = (stem, H, W, device)
+
+    def make() -> tuple[Tensor, bool]:
+        order, parameters = find_order(stem)
+        index = order.function(H, W, device, **parameters)
+        if order not in PUBLISHED:  # the check waits for the device
+            what = f'what scan order {stem!r} returns at H={H}, W={W}'
+            _check_map(index, what, H * W, device, order.partial)
+        return index, order.partial and _is_partial(index, H * W)
+
+    return keep((stem, H, W, device), make)
+
+
+def keep(key: tuple, make: Callable[[], tuple[Tensor, bool]]) -> tuple[Tensor, bool]:
+    """Return what is in the cache under a key, or make it: a map, or what is computed from maps, with a flag."""
     faking = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None  # it takes no real tensor
     with _cache_lock:
         if key in _cache and not faking:
             _cache.move_to_end(key)
             return _cache[key]
-    order, parameters = find_order(stem)
     # A map made under inference_mode could not be saved for a later backward.
     with torch.inference_mode(False), torch.no_grad():
-        index = order.function(H, W, device, **parameters)
-        if order not in PUBLISHED:  # the check waits for the device
-            what = f'what scan order {stem!r} returns at H={H}, W={W}'
-            _check_map(index, what, H * W, device, order.partial)
-        partial = order.partial and _is_partial(index, H * W)
-    if type(index) is Tensor:  # neither a fake tensor nor another subclass that a mode may have produced
+        made = make()
+    if type(made[0]) is Tensor:  # neither a fake tensor nor another subclass that a mode may have produced
         with _cache_lock:
-            _cache[key] = index, partial
+            _cache[key] = made
             while len(_cache) > _MAX_CACHED:
                 _cache.popitem(last=False)
-    return index, partial
+    return made
 
 
 @torch.compiler.assume_constant_result
