@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvim.models.layers.plain_layers import is_plain
+from mmvim.models.layers.plain_layers import call_with_bias, is_plain
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
 from mmvim.ops import selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
@@ -78,19 +78,12 @@ class MambaVisionMixer(nn.Module):
         x = F.pad(x.transpose(1, 2), (left, self.d_conv - 1 - left))  # (B, L, d_half) -> (B, d_half, L + taps - 1)
         return F.silu(conv(x)).transpose(1, 2)  # (B, d_half, L) -> (B, L, d_half)
 
-    def _step(self, dt: Tensor) -> tuple[Tensor, Tensor]:
-        """Project (B, L, dt_rank) to delta (B, L, d_half), bias included; return the bias (d_half,), too."""
-        if is_plain(nn.Linear, self.dt_proj):
-            return self.dt_proj(dt), self.dt_proj.bias
-        delta = self.dt_proj(F.pad(dt, (0, 0, 0, 1)))  # one token more, of zeros: the layer makes its bias of it
-        return delta[:, :-1], delta[0, -1]
-
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
         u, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, d_half)
         u, z = self._filter(u, self.conv1d_x), self._filter(z, self.conv1d_z)
         dt, b, c = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta, bias = self._step(dt)
+        delta, bias = call_with_bias(self.dt_proj, dt)  # (B, L, d_half), (d_half,)
         y: Tensor = selective_scan(
             u.transpose(1, 2),  # (B, L, d_half) -> (B, d_half, L)
             delta.transpose(1, 2),

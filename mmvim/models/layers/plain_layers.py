@@ -1,6 +1,7 @@
 """When a fused path may read the weights of a layer, and when the layer must be called."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -50,3 +51,27 @@ def dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
     """
     weight = getattr(layer, 'weight', None)
     return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else default
+
+
+def call_with_bias(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Call a linear layer and return its bias, too, as whatever wraps or replaces the layer has it.
+
+    For scans to which the published models give a bias that is in delta already.
+
+    Args:
+        layer: The layer, which has a bias.
+        x: Tokens (B, L, in).
+
+    Returns:
+        The layer's output (B, L, out), bias included, and the bias (out,).
+
+    Examples:
+        >>> layer = nn.Linear(3, 2)
+        >>> y, bias = call_with_bias(layer, torch.randn(1, 5, 3))
+        >>> y.shape, torch.equal(bias, layer.bias)
+        (torch.Size([1, 5, 2]), True)
+    """
+    if is_plain(nn.Linear, layer):
+        return layer(x), layer.bias
+    y = layer(F.pad(x, (0, 0, 0, 1)))  # one token more, of zeros: the layer makes its bias of it
+    return y[:, :-1], y[0, -1]
