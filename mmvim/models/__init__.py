@@ -2,11 +2,12 @@
 
 from mmvim.models.backbones import (
     MambaVision,
+    PlainMamba,
     Vim,
     VMamba,
 )
 from mmvim.models.heads import LinearReadout
-from mmvim.models.layers import LN2d, MambaVisionMixer, RMSNorm, SelectiveScan2D, VimMixer
+from mmvim.models.layers import LN2d, MambaVisionMixer, PlainMambaMixer, RMSNorm, SelectiveScan2D, VimMixer
 from mmvim.models.necks import SimpleFPN
 from mmvim.ops import selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
@@ -20,6 +21,8 @@ __all__ = [
     'LinearReadout',
     'MambaVision',
     'MambaVisionMixer',
+    'PlainMamba',
+    'PlainMambaMixer',
     'RMSNorm',
     'SelectiveScan2D',
     'SimpleFPN',

@@ -2,6 +2,7 @@
 
 from mmvim.checkpoints.families.base import FAMILIES, Family
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
+from mmvim.checkpoints.families.plain_mamba import PlainMambaFamily
 from mmvim.checkpoints.families.recognise import family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
 from mmvim.checkpoints.families.vmamba import VMambaFamily
@@ -10,6 +11,7 @@ __all__ = [
     'FAMILIES',
     'Family',
     'MambaVisionFamily',
+    'PlainMambaFamily',
     'VMambaFamily',
     'VimFamily',
     'family_of',

@@ -2,7 +2,8 @@
 
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
 from mmvim.models.layers.norm import LN2d, RMSNorm, build_norm
+from mmvim.models.layers.plain_mamba_mixer import PlainMambaMixer
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
 from mmvim.models.layers.vim_mixer import VimMixer
 
-__all__ = ['LN2d', 'MambaVisionMixer', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
+__all__ = ['LN2d', 'MambaVisionMixer', 'PlainMambaMixer', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
