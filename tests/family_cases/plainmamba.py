@@ -8,6 +8,7 @@ from family_cases.base import FamilyCase, Golden, PublishedFile, Recipe, Variant
 from mmvim.models import PlainMamba
 
 SMALL = {'embed_dims': 16, 'depth': 2, 'd_state': 4, 'd_conv': 3, 'stem_dims': 8, 'stem_convs': 1, 'conv_blocks': (0,)}
+WIDE = {**SMALL, 'embed_dims': 48, 'd_state': 16}  # wide enough for its scans to show in a new model's output
 ALL_FOUR = (5, 11, 17, 23)
 
 
@@ -33,21 +34,20 @@ def narrow(backbone: dict, ratio: float, shallow: bool) -> list[int]:
 PLAINMAMBA = FamilyCase(
     name='plainmamba',
     backbone=PlainMamba,
-    arch={**SMALL, 'embed_dims': 32, 'depth': 4, 'd_conv': 5},
+    arch={**WIDE, 'depth': 4},
     variants={
         'two': Variant((16, 16), {'img_size': 64, 'out_indices': (1, 3)}),
         'last': Variant(
             (16,),
-            {'arch': {'embed_dims': 16, 'depth': 3, 'd_state': 4, 'stem_dims': 8}, 'img_size': (64, 32)},
+            {'arch': {**WIDE, 'depth': 3, 'stem_convs': 2, 'conv_blocks': ()}, 'img_size': (64, 32)},
         ),
         'raw': Variant(
             (16, 16, 16),
             {
-                'arch': {**SMALL, 'depth': 3, 'stem_convs': 0, 'conv_blocks': (0, 2)},
+                'arch': {**WIDE, 'depth': 3, 'stem_convs': 0, 'conv_blocks': (0, 2)},
                 'img_size': 64,
                 'out_indices': (0, 1, 2),
                 'out_norm': False,
-                'final_norm': False,
             },
         ),
     },

@@ -4,10 +4,10 @@
 Crowley, BMVC 2024, https://arxiv.org/abs/2403.17695.
 
 Written from the paper and from recorded outputs of the authors' models; the parameters have the names of the published
-checkpoints. Habits that those were trained with are kept, see
-:class:`mmvim.models.layers.plain_mamba_mixer.PlainMambaMixer`. What only broke is right here: the authors'
-configs of segmentors name a class that is not registered there (their issue 7), and their classifiers' initialisation
-sets the bias of every linear layer to 0, also that of ``dt_proj``, whose own initial values are thereby lost.
+checkpoints. Three habits that those were trained with are kept, see
+:class:`mmvim.models.layers.plain_mamba_mixer.PlainMambaMixer`, and a fourth at the start: the authors' classifiers set
+the bias of every linear layer to 0, that of ``dt_proj`` too, which overwrites Mamba's initial steps. The authors'
+configs of segmentors cannot be built, because they name a class that is not registered there (their issue 7).
 """
 
 from collections.abc import Sequence
@@ -29,20 +29,6 @@ from mmvim.models.layers.recompute import recompute
 from mmvim.registry import MODELS
 
 _OUTPUT_NORM = {'type': 'LN', 'eps': 1e-6}
-
-
-def lay_out(x: Tensor) -> Tensor:
-    """Return a map (B, C, H, W) in the plain layout, whose gradient comes back in it, too.
-
-    On CPUs, batch norm needs its input and the gradient of its output laid out alike, or its gradients may be wrong.
-    Both go through a single axis here.
-
-    Examples:
-        >>> tokens = torch.randn(1, 15, 8)
-        >>> lay_out(tokens.transpose(1, 2).reshape(1, 8, 3, 5)).stride()
-        (120, 15, 5, 1)
-    """
-    return x.flatten().view(x.shape)
 
 
 class ConvPatchEmbed(nn.Module):
@@ -82,7 +68,7 @@ class ConvPatchEmbed(nn.Module):
         """Map an image (B, in_channels, H, W) to cells (B, ceil(H / 16), ceil(W / 16), embed_dims)."""
         x = self.convs(self.stem(x))
         x = F.pad(x, (0, -x.shape[3] % 8, 0, -x.shape[2] % 8))
-        return lay_out(self.projection(x)).permute(0, 2, 3, 1)  # (B, C, h, w) -> (B, h, w, C)
+        return self.projection(x).permute(0, 2, 3, 1)  # (B, C, h, w) -> (B, h, w, C)
 
 
 class PlainMambaBlock(nn.Module):
@@ -117,7 +103,7 @@ class PlainMambaBlock(nn.Module):
         y = self.mamba(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H, W, C) -> (B, C, H, W), and back
         x = x + self.drop_path(y)
         if self.dw is not None:
-            x = lay_out(self.dw(lay_out(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)  # likewise
+            x = self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # likewise
         return x
 
 
@@ -233,9 +219,10 @@ class PlainMamba(Backbone):
         self._freeze()
 
     def _init_parameters(self) -> None:
+        """Begin as the published classifiers: every linear layer alike, ``dt_proj`` included."""
         trunc_normal_(self.pos_embed, std=0.02)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.endswith('dt_proj'):
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

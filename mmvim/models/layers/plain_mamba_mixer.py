@@ -68,6 +68,8 @@ class PlainMambaMixer(nn.Module):
         self.conv2d = nn.Conv2d(self.d_inner, self.d_inner, d_conv, padding=d_conv // 2, groups=self.d_inner)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = init_dt_proj(self.dt_rank, self.d_inner)
+        with torch.no_grad():
+            self.dt_proj.bias /= 2  # it enters twice
         self.A_log = init_a_log(self.d_inner, d_state)
         self.D = init_skip(self.d_inner)
         # Rows: start, right, left, up, down.
