@@ -98,7 +98,8 @@ def test_backbones_of_mmvim(family, variant):
         assert names
         for name in names:
             assert got[f'backbone.{name}'][0] == pytest.approx(0.5 ** (deepest - depth)), name
-    norms = {f'backbone.{name}' for name, module in backbone.named_modules() if isinstance(module, nn.LayerNorm)}
+    kinds = (nn.LayerNorm, nn.BatchNorm2d)
+    norms = {f'backbone.{name}' for name, module in backbone.named_modules() if isinstance(module, kinds)}
     for name, (scale, wd) in got.items():
         owner, _, leaf = name.rpartition('.')
         if name.startswith(('backbone.patch_embed.', 'backbone.pos_embed', 'backbone.cls_token')):
