@@ -96,12 +96,13 @@ class PlainMambaFamily(Family):
         indices: Any = -1
         if normed:
             indices = tuple(sorted(normed | ({depth - 1} if self.final_norm in own else set())))
-        elif kind in ('dense', 'segmentor'):
+        elif kind == 'dense':
             # Four equal parts: 5, 11, 17, 23 of 24.
             indices = tuple(sorted({max(depth * part // 4, 1) - 1 for part in range(1, 5)}))
         config['out_indices'] = indices if options['out_indices'] is None else options['out_indices']
-        if self.final_norm not in own and kind != 'classifier':
-            config['final_norm'] = False
+        if kind not in ('classifier', 'dense'):
+            config.update({} if normed else {'out_norm': False})
+            config.update({} if self.final_norm in own else {'final_norm': False})
         return config, None
 
     def fit(

@@ -11,7 +11,7 @@ configs of segmentors cannot be built, because they name a class that is not reg
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,35 @@ from mmvim.models.layers.recompute import recompute
 from mmvim.registry import MODELS
 
 _OUTPUT_NORM = {'type': 'LN', 'eps': 1e-6}
+
+
+class PlainLayout(torch.autograd.Function):
+    """Copy a map (B, C, H, W) and its gradient into the plain layout, the stride of a batch axis of size 1 included.
+
+    A CPU's batch norm computes wrong gradients if one of its input and the gradient of its output is a map as tokens
+    make it. Convolutions and activations hand such a gradient on.
+
+    Examples:
+        >>> tokens = torch.randn(1, 15, 8)
+        >>> PlainLayout.apply(tokens.transpose(1, 2).reshape(1, 8, 3, 5)).stride()
+        (120, 15, 5, 1)
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        """Return a copy of x."""
+        return x.clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        """Save nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return a copy of the gradient."""
+        return grad.clone(memory_format=torch.contiguous_format)
 
 
 class ConvPatchEmbed(nn.Module):
@@ -103,7 +132,8 @@ class PlainMambaBlock(nn.Module):
         y = self.mamba(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H, W, C) -> (B, C, H, W), and back
         x = x + self.drop_path(y)
         if self.dw is not None:
-            x = self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # likewise
+            x = PlainLayout.apply(self.dw(PlainLayout.apply(x.permute(0, 3, 1, 2))))  # (B, H, W, C) -> (B, C, H, W)
+            x = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         return x
 
 
