@@ -108,7 +108,8 @@ def prepare_cpu_distribution(cfg: Config) -> None:
     """Make several processes on CPUs train together, which MMEngine's set-up does not provide for.
 
     Chooses gloo, keeps ``DistributedDataParallel`` from naming a device, and replaces SyncBN, which PyTorch has for
-    GPUs only, by BatchNorm. Does nothing with an accelerator, or without ``--launcher pytorch``.
+    GPUs only, by BatchNorm, also that which the option ``sync_bn`` asks for. Does nothing with an accelerator, or
+    without ``--launcher pytorch``.
 
     Args:
         cfg: The config, changed in place.
@@ -132,7 +133,8 @@ def prepare_cpu_distribution(cfg: Config) -> None:
     }
     wrapper['device_ids'] = None
     cfg.model_wrapper_cfg = wrapper
-    if _replace_sync_bn(cfg.model):
+    option = cfg.pop('sync_bn', None)  # with which MMEngine turns every batch norm of a model into SyncBN
+    if _replace_sync_bn(cfg.model) or option is not None:
         warn('no GPU: SyncBN works on GPUs only; using BatchNorm, whose statistics each process keeps for itself')
 
 
