@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmvim.models import PlainMamba, PlainMambaMixer
-from mmvim.models.backbones.plain_mamba import ConvPatchEmbed, PlainMambaBlock
+from mmvim.models.backbones.plain_mamba import ConvStem, PlainMambaBlock
 from mmvim.models.layers.pos_embed import resize_grid
 
 SMALL = {'embed_dims': 16, 'depth': 2, 'd_state': 4, 'd_conv': 3, 'stem_dims': 8, 'stem_convs': 1, 'conv_blocks': (0,)}
@@ -182,7 +182,7 @@ def test_a_copy_of_u_is_seen():
 def test_the_stem_pads_its_map_not_the_picture(height, width):
     """So that the picture's own zeros, behind convolutions and batch norm, are not what the last patches see."""
     torch.manual_seed(0)
-    stem = ConvPatchEmbed(3, 8, stem_dims=4, stem_convs=2).eval()
+    stem = ConvStem(3, 8, stem_dims=4, stem_convs=2).eval()
     assert list(stem.convs.state_dict())[6] == '3.weight' and len(stem.convs) == 6
     for norm in stem.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -214,7 +214,7 @@ def test_batch_norms_between_maps_of_any_layout(part, mode):
     """
     torch.manual_seed(0)
     if part == 'stem':
-        module, shape = ConvPatchEmbed(3, 16, 8, stem_convs=1), (1, 3, 64, 48)
+        module, shape = ConvStem(3, 16, 8, stem_convs=1), (1, 3, 64, 48)
         run = lambda x: module(x).permute(0, 3, 1, 2)  # noqa: E731
     else:
         module, shape = PlainMambaBlock(16, {'d_state': 4}, 0.0, conv=True), (1, 16, 4, 6)

@@ -3,10 +3,10 @@
 'PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition', Yang, Chen, Espinosa, Ericsson, Wang, Liu and
 Crowley, BMVC 2024, https://arxiv.org/abs/2403.17695.
 
-Written from the paper and from recorded outputs of the authors' models; the parameters have the names of the published
-checkpoints. Three habits that those were trained with are kept, see
-:class:`mmvim.models.layers.plain_mamba_mixer.PlainMambaMixer`, and a fourth at the start: the authors' classifiers set
-the bias of every linear layer to 0, that of ``dt_proj`` too, which overwrites Mamba's initial steps. The authors'
+Written from the paper and from recorded outputs of the authors' models, with names, sizes and habits looked up in their
+code; the parameters have the names of the published checkpoints. Three habits that those were trained with are kept,
+see :class:`mmvim.models.layers.plain_mamba_mixer.PlainMambaMixer`, and a fourth at the start: the authors' classifiers
+set the bias of every linear layer to 0, that of ``dt_proj`` too, which overwrites Mamba's initial steps. The authors'
 configs of segmentors cannot be built, because they name a class that is not registered there (their issue 7).
 """
 
@@ -60,7 +60,7 @@ class PlainLayout(torch.autograd.Function):
         return grad.clone(memory_format=torch.contiguous_format)
 
 
-class ConvPatchEmbed(nn.Module):
+class ConvStem(nn.Module):
     """Convolutions with batch norm at half the resolution, then patches of 8 x 8 of their map.
 
     The map is padded with zeros at its bottom and right, just enough that every cell lies in a patch.
@@ -72,7 +72,7 @@ class ConvPatchEmbed(nn.Module):
         stem_convs: Convolutions of 3 x 3 after the first one of 7 x 7.
 
     Examples:
-        >>> ConvPatchEmbed(3, 8, stem_dims=4, stem_convs=1)(torch.randn(1, 3, 64, 50)).shape
+        >>> ConvStem(3, 8, stem_dims=4, stem_convs=1)(torch.randn(1, 3, 64, 50)).shape
         torch.Size([1, 4, 4, 8])
     """
 
@@ -218,7 +218,7 @@ class PlainMamba(Backbone):
         self.out_indices = normalize_out_indices(out_indices, self.depth)
         self.out_norm, self.frozen_stages, self.with_cp = out_norm, frozen_stages, with_cp
 
-        self.patch_embed = ConvPatchEmbed(
+        self.patch_embed = ConvStem(
             in_channels, self.embed_dims, settings['stem_dims'], stem_convs=settings['stem_convs']
         )
         self.grid_size = self.patch_embed.grid(*_pair(img_size))

@@ -1,6 +1,7 @@
 """The mixer of PlainMamba (Yang et al., https://arxiv.org/abs/2403.17695, Sec. 3.2).
 
-Written from the paper and from recorded outputs. The parameters have the names of the published checkpoints.
+Written from the paper and from recorded outputs, with names and habits looked up in the authors' code. The parameters
+have the names of the published checkpoints.
 """
 
 from typing import ClassVar
