@@ -106,6 +106,23 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class DetectorRecipe:
+    """Figures of a detector's training.
+
+    Attributes:
+        length: In epochs, or in iterations if the recipe counts those.
+        steps: After how many of them the rate drops to a tenth.
+    """
+
+    lr: float
+    weight_decay: float
+    batch: int
+    length: int
+    steps: tuple[int, ...]
+    layer_decay: float = 1.0
+
+
+@dataclass(frozen=True)
 class ClassifierRecipe:
     """Published figures of a classifier's training.
 
@@ -151,6 +168,7 @@ class FamilyCase:
         narrow: Makes the config of a backbone with a named architecture narrow, in place, with sizes times a ratio,
             and of few blocks if asked for; depth, outputs and switches stay. Returns the channels of its outputs.
         segmentors: Recipes of segmentors with published figures, by file.
+        detectors: All recipes of detectors, by file.
         classifiers: All recipes of classifiers, by file.
         spoil: Makes the scans of a model slightly wrong.
     """
@@ -174,6 +192,7 @@ class FamilyCase:
     read_options: tuple[str, ...] = ()
     sizes: dict[str, tuple[float, float]] = field(default_factory=dict)
     segmentors: dict[str, Recipe] = field(default_factory=dict)
+    detectors: dict[str, DetectorRecipe] = field(default_factory=dict)
     classifiers: dict[str, ClassifierRecipe] = field(default_factory=dict)
     spoil: Callable[[nn.Module], None] = spoil_decay
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 import torch
 from family_cases.base import (
     ClassifierRecipe,
+    DetectorRecipe,
     FamilyCase,
     Golden,
     PublishedFile,
@@ -76,6 +77,18 @@ MAMBAVISION = FamilyCase(
         'mambavision/mambavision-small_upernet_8xb2-amp-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
         'mambavision/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py': Recipe(5e-5, 0.01, 1.0, 16),
         'mambavision/mambavision-large3_upernet_16xb1-160k_ade20k-640x640.py': Recipe(8e-5, 0.05, 1.0, 16),
+    },
+    detectors={
+        **{
+            f'mambavision/mambavision-{size}_{head}_8xb2-amp-{epochs}x_coco.py': DetectorRecipe(
+                2e-4 if size == 'base' else 1e-4, 0.05, 16, 12 * epochs, steps
+            )
+            for size in ('tiny', 'small', 'base')
+            for head, epochs, steps in (('mask-rcnn', 1, (8, 11)), ('cascade-mask-rcnn', 3, (27, 33)))
+        },
+        'mambavision/mambavision-tiny_mask2former_8xb2-lsj-50e_coco-panoptic.py': DetectorRecipe(
+            1e-4, 0.05, 16, 368750, (327778, 355092)
+        ),
     },
     classifiers={
         'mambavision/mambavision-tiny_in1k.py': ClassifierRecipe('Lamb', 5e-3, 0.05, 4096, 20, 0.2, 224),

@@ -5,6 +5,7 @@ from collections import OrderedDict
 import torch
 from family_cases.base import (
     ClassifierRecipe,
+    DetectorRecipe,
     FamilyCase,
     Golden,
     PublishedFile,
@@ -143,6 +144,13 @@ VIM = FamilyCase(
         'vim/vim-small_upernet_4xb8-60k_ade20k-512x512.py': Recipe(1e-4, 0.05, 0.95, 32),
         'vim/vim-tiny_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
         'vim/vim-small_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
+    },
+    detectors={
+        f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py': DetectorRecipe(
+            1e-4, 0.1, 64, 184375, (163889, 177546), 0.837
+        )
+        for size in ('tiny', 'small', 'base')
+        for head in ('mask-rcnn', 'cascade-mask-rcnn')
     },
     classifiers={
         'vim/vim-tiny_in1k.py': ClassifierRecipe('AdamW', 1e-3, 0.1, 1024, 5, 0.0, 256),

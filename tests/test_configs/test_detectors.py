@@ -6,20 +6,13 @@ import re
 import pytest
 import small_detectors
 from checkout import CONFIGS
+from families import FAMILY_CASES, each
 from mmengine.registry import MODELS, init_default_scope
 
 pytest.importorskip('mmdet')
 
-VITDET = [
-    f'vim/vim-{size}_vitdet-{head}_4xb16-amp-lsj-100e_coco.py'
-    for size in ('tiny', 'small', 'base')
-    for head in ('mask-rcnn', 'cascade-mask-rcnn')
-]
-HIERARCHICAL = [
-    f'mambavision/mambavision-{size}_{head}_8xb2-amp-{epochs}x_coco.py'
-    for size in ('tiny', 'small', 'base')
-    for head, epochs in (('mask-rcnn', 1), ('cascade-mask-rcnn', 3))
-]
+VITDET = list(FAMILY_CASES['vim'].detectors)
+HIERARCHICAL = [file for file in FAMILY_CASES['mambavision'].detectors if 'panoptic' not in file]
 PANOPTIC = 'mambavision/mambavision-tiny_mask2former_8xb2-lsj-50e_coco-panoptic.py'
 CHANNELS = {'tiny': 192, 'small': 384, 'base': 768}
 STDS = [[1 / 10, 1 / 10, 1 / 5, 1 / 5], [1 / 20, 1 / 20, 1 / 10, 1 / 10], [1 / 30, 1 / 30, 1 / 15, 1 / 15]]
@@ -30,9 +23,28 @@ def find(pipeline, kind):
     return step
 
 
-def test_every_recipe_is_here(load):
-    recipes = [f'{family}/{f.name}' for family in ('vim', 'mambavision') for f in (CONFIGS / family).glob('*_coco*.py')]
-    assert sorted(recipes) == sorted([*VITDET, *HIERARCHICAL, PANOPTIC])
+@pytest.mark.parametrize('family', FAMILY_CASES)
+def test_every_recipe_has_its_figures(family):
+    recipes = [f'{family}/{f.name}' for f in (CONFIGS / family).glob('*_coco*.py')]
+    assert sorted(recipes) == sorted(FAMILY_CASES[family].detectors)
+
+
+@pytest.mark.parametrize(('family', 'file'), each('detectors'))
+def test_figures(family, file, load):
+    cfg, figures = load(file), FAMILY_CASES[family].detectors[file]
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.type == 'AdamW' and optimizer.betas == (0.9, 0.999)
+    assert (optimizer.lr, optimizer.weight_decay) == (figures.lr, figures.weight_decay)
+    assert cfg.optim_wrapper.paramwise_cfg.get('layer_decay_rate', 1.0) == figures.layer_decay
+    assert cfg.auto_scale_lr.base_batch_size == figures.batch
+    assert cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters')) == figures.length
+    schedule = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    (steps,) = [part for part in schedule if part.type == 'MultiStepLR']
+    assert (tuple(steps.milestones), steps.end, steps.gamma) == (figures.steps, figures.length, 0.1)
+    assert steps.by_epoch == ('max_epochs' in cfg.train_cfg)
+
+
+def test_every_short_entry_is_here(load):
     entries = {f.name for f in CONFIGS.glob('*_coco.py')}
     assert entries == {
         'mask2former_mambavision_t_coco.py',
