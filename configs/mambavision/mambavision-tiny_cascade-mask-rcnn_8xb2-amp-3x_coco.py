@@ -1,5 +1,5 @@
 """Cascade Mask R-CNN with FPN on MambaVision-T, the published recipe (README.md in this folder lists what differs)."""
-_base_ = ['mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', '../_base_/coco_1x_mambavision.py']
+_base_ = ['mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', '../_base_/coco_3x.py']
 
 model = dict(
     backbone=dict(
@@ -31,28 +31,4 @@ model = dict(
         for xy, wh in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
     ]))
 
-# Several scales, in half of the cases of a crop: MMDetection's pipeline for detectors with these heads
-backend_args = None
-resize = 'mmvim.KeepRatioResize'
-scales = [(short, 1333) for short in range(480, 801, 32)]
-train_pipeline = [
-    dict(_scope_='mmdet', type='LoadImageFromFile', backend_args=backend_args),
-    dict(_scope_='mmdet', type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(_scope_='mmdet', type='RandomFlip', prob=0.5),
-    dict(_scope_='mmdet', type='RandomChoice', transforms=[
-        [dict(type='RandomChoiceResize', scales=scales, resize_type=resize)],
-        [dict(type='RandomChoiceResize', scales=[(400, 1333), (500, 1333), (600, 1333)], resize_type=resize),
-         dict(type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600), allow_negative_crop=True),
-         dict(type='RandomChoiceResize', scales=scales, resize_type=resize)],
-    ]),
-    dict(_scope_='mmdet', type='PackDetInputs'),
-]
-
-# 36 epochs, named 3x
-train_cfg = dict(max_epochs=36)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33], gamma=0.1),
-]
-
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+optim_wrapper = dict(type='AmpOptimWrapper')
