@@ -19,12 +19,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r'^<!-- begin (.+?) \(docs/make_tables\.py\) -->\n(.*?)^<!-- end \1 -->$', re.MULTILINE | re.DOTALL)
 METRICS = {'mIoU': 'ADE20K', 'box AP / mask AP': 'COCO', 'PQ': 'COCO', 'top-1': 'ImageNet-1k'}  # by data set
+HUB = 'https://huggingface.co/'
 SITES = {'https://arxiv.org/': 'paper', 'https://github.com/': "authors' repository"}
 
 
@@ -113,6 +115,12 @@ def models_table(metric: str, page: str) -> str:
     return table(head, rows)
 
 
+def place_of(address: str) -> str:
+    """Return a link to where a file is: a repository on the Hugging Face hub, or a release on GitHub."""
+    name = unquote(address).removeprefix(HUB).removeprefix('https://github.com/').replace('/releases/tag/', ' ')
+    return f'[{name}]({address})'
+
+
 def files_table(page: str) -> str:
     """Return the table of the published files of a family, a line for the files of the same weights."""
     files = [entry for family in collections(page) for entry in family['Metadata'].get('Published Files', ())]
@@ -124,10 +132,11 @@ def files_table(page: str) -> str:
         stride = same[0].get('Backbone', {}).get('stride')
         names = ', '.join(f'`{entry["File"]}`' for entry in same) + (f' (stride {stride})' if stride else '')
         sizes = ', '.join(entry['Size'] for entry in same)
-        repository = f'[{address.removeprefix("https://huggingface.co/")}]({address})'
-        rows.append((names, sizes, weights, repository, reported.partition(' (')[0]))
+        rows.append((names, sizes, weights, place_of(address), reported.partition(' (')[0]))
     licences = '; '.join(dict.fromkeys(entry['License'] for entry in files))
-    head = ('file', 'size', 'weights alone, computed', 'repository on the Hugging Face hub', 'reported')
+    on_hub = all(entry['Repository'].startswith(HUB) for entry in files)
+    place = 'repository on the Hugging Face hub' if on_hub else 'repository or release'
+    head = ('file', 'size', 'weights alone, computed', place, 'reported')
     return f'{table(head, rows)}\nLicence: {licences}.\n'
 
 

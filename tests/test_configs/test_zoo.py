@@ -45,7 +45,7 @@ def test_every_entry_is_whole(published):
         assert entry.keys() - {'Backbone', 'Config'} == KEYS, entry['File']
         assert len({'Backbone', 'Config'} & entry.keys()) == 1, f'{entry["File"]}: what is its size computed from?'
         assert entry['Size'].removeprefix(COMPUTED) == entry['Weights Alone'] or not entry['Size'].startswith(COMPUTED)
-        assert entry['Repository'].startswith('https://huggingface.co/')
+        assert re.match(r'https://(huggingface\.co/|github\.com/.+/releases/tag/)', entry['Repository'])
         assert re.search(r'\d\d\.\d.*\((ImageNet-1k|ADE20K|COCO)', entry['Reported'])
     places = [(entry['Repository'], entry['File']) for _, entry in published]
     assert len(set(places)) == len(places)

@@ -55,6 +55,17 @@ def test_wrong_markers_are_named(text, message):
 
 
 @pytest.mark.parametrize(
+    ('address', 'name'),
+    [
+        ('https://huggingface.co/owner/model', 'owner/model'),
+        ('https://github.com/owner/model/releases/tag/%23v2', 'owner/model #v2'),
+    ],
+)
+def test_places_of_files(address, name):
+    assert tables.place_of(address) == f'[{name}]({address})'
+
+
+@pytest.mark.parametrize(
     ('values', 'text'),
     [
         ([44.9, None, 41.0], '41.0 to 44.9'),
