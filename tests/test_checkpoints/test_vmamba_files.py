@@ -6,6 +6,7 @@ import pytest
 import torch
 from family_cases.base import randomised
 from family_cases.vmamba import FIRST, SMALL, published
+from mmengine.runner.checkpoint import load_state_dict
 
 from mmvim import checkpoints
 from mmvim.models import VMamba
@@ -60,10 +61,24 @@ def test_other_forms_of_the_same_numbers(change, write):
     for name, value in backbones[1].state_dict().items():
         assert name.startswith('outnorm') or torch.equal(value, given[name]), name
     assert checkpoints.read(other, arch=SMALL).kind == 'classifier'
-    # What MMEngine does with a whole model, without the reader
-    direct = VMamba(SMALL, out_norm=False)
-    direct.load_state_dict({n: x for n, x in change(weights).items() if not n.startswith('classifier.')}, strict=True)
-    assert all(torch.equal(x, given[n]) for n, x in direct.state_dict().items())
+    # PyTorch and MMEngine, which loads a whole model so, without the reader
+    for load in (VMamba.load_state_dict, load_state_dict):
+        direct = VMamba(SMALL, out_norm=False)
+        theirs = {n: x for n, x in change(weights).items() if not n.startswith('classifier.')}
+        before = dict(theirs)
+        load(direct, theirs, strict=True)
+        assert all(torch.equal(x, given[n]) for n, x in direct.state_dict().items())
+        assert list(theirs) == list(before) and all(theirs[n] is x for n, x in before.items()), 'the weights changed'
+
+
+def test_both_forms_at_once_are_one_too_many(write):
+    """Whichever comes first, neither is dropped without a word."""
+    weights = published(SMALL)
+    other = stacked(weights)
+    (name,) = [n for n in other if n not in weights and n.startswith('layers.0.blocks.0.') and 'x_proj' in n]
+    for both in (OrderedDict(weights, **{name: other[name]}), OrderedDict({name: other[name]}, **weights)):
+        with pytest.raises(checkpoints.CheckpointError, match=r'1 that belong nowhere .*op\.x_proj_weight'):
+            checkpoints.load_backbone(VMamba(SMALL), write(both))
 
 
 def test_names_of_the_first_files(write):

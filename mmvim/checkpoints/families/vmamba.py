@@ -1,7 +1,8 @@
 """VMamba's files, of https://github.com/MzeroMiko/VMamba.
 
 Linear layers are matrices in some files and kernels of 1 x 1 convolutions in others (VMamba's models on maps with their
-channels last, and first); the projections of the four paths are three-dimensional or one matrix, too.
+channels last, and first); the projections of the four paths are three-dimensional or one matrix, too. The publisher's
+training keeps a moving average of the weights as ``model_ema``, which ``key='model_ema'`` reads where a file has it.
 """
 
 from collections import OrderedDict
@@ -49,7 +50,7 @@ class VMambaFamily(Family):
     published_names = ((r'^norm\.', 'classifier.norm.'),)
     head = ('classifier.head', 'head')
     final_norm = 'norm.weight'
-    # Not verified at the source: the common 224 of 256.
+    # As classification/data/build.py and config.py of the publisher's code have it, for every arch.
     views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
     config_options: ClassVar[dict] = {'out_indices': None}
 
@@ -80,8 +81,8 @@ class VMambaFamily(Family):
         ours = module.state_dict()
         for name in list(weights):
             here = name if name in ours else _other_form(name)
-            if here not in ours:
-                continue
+            if here not in ours or (here != name and here in weights):
+                continue  # a file with both forms has one too many, which the report names
             value, own_shape = weights.pop(name), ours[here].shape
             if value.shape != own_shape and _channels(value) == _channels(ours[here]):
                 report.resized[here] = f'{tuple(value.shape)} to {tuple(own_shape)}, the same numbers'

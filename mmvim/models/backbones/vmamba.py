@@ -9,6 +9,11 @@ of a scan are once the block's (s1), and the third stage has eight blocks (l8).
 
 Deviations: what the authors compute on maps (B, C, H, W) is computed on (B, H, W, C) here, with the same result, and
 1 x 1 convolutions are linear layers.
+
+What goes wrong without a word upstream, and not here: the published loader prints whatever hinders it and leaves the
+weights random, where a file here is fitted completely or refused; and the published dense configs merge into those of
+Swin, so that the first release's models, whose configs name no ``drop_path_rate``, were trained with Swin's (0.3 in
+segmentation, 0.2 in detection). The recipes in ``configs/vmamba`` state the rate that was in force.
 """
 
 from collections.abc import Sequence
