@@ -6,6 +6,7 @@ backbone without an entry fails a test.
 
 from family_cases.base import FamilyCase
 from family_cases.mambavision import MAMBAVISION
+from family_cases.msvmamba import MSVMAMBA
 from family_cases.plainmamba import PLAINMAMBA
 from family_cases.vim import VIM
 from family_cases.vmamba import VMAMBA
@@ -13,6 +14,7 @@ from family_cases.vmamba import VMAMBA
 FAMILY_CASES: dict[str, FamilyCase] = {
     'mambavision': MAMBAVISION,
     'plainmamba': PLAINMAMBA,
+    'msvmamba': MSVMAMBA,
     'vim': VIM,
     'vmamba': VMAMBA,
 }

@@ -2,12 +2,21 @@
 
 from mmvim.models.backbones import (
     MambaVision,
+    MSVMamba,
     PlainMamba,
     Vim,
     VMamba,
 )
 from mmvim.models.heads import LinearReadout
-from mmvim.models.layers import LN2d, MambaVisionMixer, PlainMambaMixer, RMSNorm, SelectiveScan2D, VimMixer
+from mmvim.models.layers import (
+    LN2d,
+    MambaVisionMixer,
+    MultiScaleScan2D,
+    PlainMambaMixer,
+    RMSNorm,
+    SelectiveScan2D,
+    VimMixer,
+)
 from mmvim.models.necks import SimpleFPN
 from mmvim.ops import selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
@@ -19,8 +28,10 @@ FUNCTIONS.register_module(module=selective_scan_paths)
 __all__ = [
     'LN2d',
     'LinearReadout',
+    'MSVMamba',
     'MambaVision',
     'MambaVisionMixer',
+    'MultiScaleScan2D',
     'PlainMamba',
     'PlainMambaMixer',
     'RMSNorm',

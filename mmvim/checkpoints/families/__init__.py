@@ -2,6 +2,7 @@
 
 from mmvim.checkpoints.families.base import FAMILIES, Family
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
+from mmvim.checkpoints.families.msvmamba import MSVMambaFamily
 from mmvim.checkpoints.families.plain_mamba import PlainMambaFamily
 from mmvim.checkpoints.families.recognise import family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
@@ -10,6 +11,7 @@ from mmvim.checkpoints.families.vmamba import VMambaFamily
 __all__ = [
     'FAMILIES',
     'Family',
+    'MSVMambaFamily',
     'MambaVisionFamily',
     'PlainMambaFamily',
     'VMambaFamily',

@@ -1,11 +1,13 @@
 """Backbones, one file for each family."""
 
 from mmvim.models.backbones.mamba_vision import MambaVision
+from mmvim.models.backbones.msvmamba import MSVMamba
 from mmvim.models.backbones.plain_mamba import PlainMamba
 from mmvim.models.backbones.vim import Vim
 from mmvim.models.backbones.vmamba import VMamba
 
 __all__ = [
+    'MSVMamba',
     'MambaVision',
     'PlainMamba',
     'VMamba',

@@ -1,9 +1,11 @@
 """Building blocks of the backbones; the mixers and norms are registered for use in a user's own backbone."""
 
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
+from mmvim.models.layers.multi_scale_scan import MultiScaleScan2D
 from mmvim.models.layers.norm import LN2d, RMSNorm, build_norm
 from mmvim.models.layers.plain_mamba_mixer import PlainMambaMixer
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
 from mmvim.models.layers.vim_mixer import VimMixer
 
 __all__ = ['LN2d', 'MambaVisionMixer', 'PlainMambaMixer', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
+__all__ = ['LN2d', 'MambaVisionMixer', 'MultiScaleScan2D', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
