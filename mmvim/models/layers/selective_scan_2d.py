@@ -93,6 +93,7 @@ class SelectiveScan2D(nn.Module):
     """
 
     scan_operator: ClassVar[str] = 'mmvim::selective_scan'  # what a count of FLOPs must have found
+    combine: ClassVar[str] = 'sum'  # what the scan does with the outputs of the paths
     x_proj_weight: nn.Parameter
     dt_projs_weight: nn.Parameter
 
@@ -175,9 +176,22 @@ class SelectiveScan2D(nn.Module):
             delta_bias=self.dt_projs_bias.float(),
             delta_softplus=True,
             paths=scan_paths(self.paths, height, width, device=x.device),
+            combine=self.combine,
             out_dtype=torch.promote_types(u.dtype, torch.float32),
             backend=self.scan_backend,
         )
+        y = self.join(y)
         y = self.out_norm(y.transpose(1, 2).to(dtype_of(self.out_norm, u.dtype))).to(u.dtype)  # (B, L, d_inner)
         y = y.unflatten(1, (height, width))  # (B, H, W, d_inner)
         return self.out_proj(y if z is None else y * F.silu(z)).permute(0, 3, 1, 2)  # (B, C, H, W)
+
+    def join(self, y: Tensor) -> Tensor:
+        """Make one map of what the scan has returned, for a subclass with another ``combine``.
+
+        Args:
+            y: (B, d_inner, L); with ``combine = 'stack'`` (B, paths, d_inner, L).
+
+        Returns:
+            (B, d_inner, L).
+        """
+        return y

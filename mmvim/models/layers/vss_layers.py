@@ -132,6 +132,25 @@ class Stage(nn.Module):
         return x
 
 
+class Merging(nn.Module):
+    """Half as many cells each way, rounded up, of twice the channels.
+
+    Examples:
+        >>> import torch
+        >>> Merging(8)(torch.randn(1, 7, 10, 8)).shape
+        torch.Size([1, 4, 5, 16])
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.merge, self.norm = PatchMerging(), nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2 C)."""
+        return self.reduction(self.norm(self.merge(x)))
+
+
 def to_cells() -> Permute:
     """Return the layer from a map (B, C, H, W) to cells (B, H, W, C).
 
