@@ -5,6 +5,8 @@ backbone without an entry fails a test.
 """
 
 from family_cases.base import FamilyCase
+from family_cases.localvim import LOCALVIM
+from family_cases.localvmamba import LOCALVMAMBA
 from family_cases.mambavision import MAMBAVISION
 from family_cases.msvmamba import MSVMAMBA
 from family_cases.plainmamba import PLAINMAMBA
@@ -12,6 +14,8 @@ from family_cases.vim import VIM
 from family_cases.vmamba import VMAMBA
 
 FAMILY_CASES: dict[str, FamilyCase] = {
+    'localvim': LOCALVIM,
+    'localvmamba': LOCALVMAMBA,
     'mambavision': MAMBAVISION,
     'plainmamba': PLAINMAMBA,
     'msvmamba': MSVMAMBA,

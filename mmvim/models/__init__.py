@@ -1,6 +1,8 @@
 """Everything that a config builds from mmvim's ``MODELS`` and ``FUNCTIONS`` registries."""
 
 from mmvim.models.backbones import (
+    LocalVim,
+    LocalVMamba,
     MambaVision,
     MSVMamba,
     PlainMamba,
@@ -10,6 +12,8 @@ from mmvim.models.backbones import (
 from mmvim.models.heads import LinearReadout
 from mmvim.models.layers import (
     LN2d,
+    LocalScan2D,
+    LocalVimMixer,
     MambaVisionMixer,
     MultiScaleScan2D,
     PlainMambaMixer,
@@ -28,6 +32,10 @@ FUNCTIONS.register_module(module=selective_scan_paths)
 __all__ = [
     'LN2d',
     'LinearReadout',
+    'LocalScan2D',
+    'LocalVMamba',
+    'LocalVim',
+    'LocalVimMixer',
     'MSVMamba',
     'MambaVision',
     'MambaVisionMixer',

@@ -1,6 +1,7 @@
 """Recorded cases in PyTorch: their tensors and images, how far an output is off, and what stands around a backbone."""
 
 import functools
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -13,7 +14,18 @@ from torch import Tensor, nn
 def tensors(case: str) -> OrderedDict[str, Tensor]:
     """The publisher's tensors of a case, shared: not to be changed in place."""
     made = synthetic.checkpoint(synthetic.load(case))
-    return OrderedDict((name, torch.from_numpy(np.asarray(value))) for name, value in made.items())
+    found = OrderedDict((name, torch.from_numpy(np.asarray(value))) for name, value in made.items())
+    return OrderedDict((name, _tied(name, found)) for name in found)
+
+
+def _tied(name: str, made: dict[str, Tensor]) -> Tensor:
+    """What the recorded model had under a name.
+
+    LocalVim's decays of a block were made of one tensor: on a CPU, where the cases were recorded, its parameters share
+    their memory, and what was loaded last is in all of them. (On a GPU each has its own.)
+    """
+    last = re.sub(r'\.A_log_\d$', '.A_log_3', name)
+    return made[last] if last == name else made[last].clone()
 
 
 def image(run: dict) -> Tensor:

@@ -1,6 +1,8 @@
 """What the publishers of each family do to a checkpoint: one module per family, behind one interface."""
 
 from mmvim.checkpoints.families.base import FAMILIES, Family
+from mmvim.checkpoints.families.localvim import LocalVimFamily
+from mmvim.checkpoints.families.localvmamba import LocalVMambaFamily
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
 from mmvim.checkpoints.families.msvmamba import MSVMambaFamily
 from mmvim.checkpoints.families.plain_mamba import PlainMambaFamily
@@ -11,6 +13,8 @@ from mmvim.checkpoints.families.vmamba import VMambaFamily
 __all__ = [
     'FAMILIES',
     'Family',
+    'LocalVMambaFamily',
+    'LocalVimFamily',
     'MSVMambaFamily',
     'MambaVisionFamily',
     'PlainMambaFamily',

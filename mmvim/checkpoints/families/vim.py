@@ -329,6 +329,19 @@ def _sequence(
     )
 
 
+def published_grid(own: dict[str, Tensor], options: dict) -> tuple[int, int] | None:
+    """Return the grid of a file's positions; None if it has none.
+
+    Args:
+        own: All tensors of the file's backbone by its names.
+        options: All of ``file_options``.
+
+    Raises:
+        CheckpointError: If the grid is not known, or the positions do not fill it.
+    """
+    return _sequence(own, options)[2]
+
+
 def _check_origin(own: dict[str, Tensor], options: dict, module: Vim | None) -> None:
     """Check that it is clear whether the publisher or the first version of mmvim wrote a file.
 

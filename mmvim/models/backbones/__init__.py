@@ -1,5 +1,7 @@
 """Backbones, one file for each family."""
 
+from mmvim.models.backbones.localvim import LocalVim
+from mmvim.models.backbones.localvmamba import LocalVMamba
 from mmvim.models.backbones.mamba_vision import MambaVision
 from mmvim.models.backbones.msvmamba import MSVMamba
 from mmvim.models.backbones.plain_mamba import PlainMamba
@@ -7,6 +9,8 @@ from mmvim.models.backbones.vim import Vim
 from mmvim.models.backbones.vmamba import VMamba
 
 __all__ = [
+    'LocalVMamba',
+    'LocalVim',
     'MSVMamba',
     'MambaVision',
     'PlainMamba',

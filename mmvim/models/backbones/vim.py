@@ -66,19 +66,24 @@ class VimBlock(nn.Module):
         (torch.Size([2, 49, 8]), torch.Size([2, 49, 8]))
     """
 
+    mixer_type: ClassVar[type[nn.Module]] = VimMixer
+
     def __init__(self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float) -> None:
         super().__init__()
         self.norm = build_norm(norm_cfg, embed_dims)
-        self.mixer = VimMixer(embed_dims, **mixer_cfg)
+        self.mixer = self.mixer_type(embed_dims, **mixer_cfg)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden: Tensor | None, residual: Tensor, with_cp: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor | None, residual: Tensor, with_cp: bool = False, grid: tuple[int, int] = (0, 0)
+    ) -> tuple[Tensor, Tensor]:
         """Add ``hidden`` to the stream, normalise and mix.
 
         Args:
             hidden: The previous block's output (B, L, C); None before the first block.
             residual: The stream (B, L, C).
             with_cp: Recompute norm and mixer in the backward pass. Defaults to False.
+            grid: Rows and columns of the tokens, for a mixer that asks for them. Defaults to (0, 0), unknown.
 
         Returns:
             The mixer's output and the stream that it was computed from, each (B, L, C). The stream has the dtype that
@@ -88,16 +93,20 @@ class VimBlock(nn.Module):
         if fuse and hidden is not None and isinstance(norm, RMSNorm) and is_plain(RMSNorm, norm):
             # On a GPU the norm does the addition too, in one pass over memory.
             normed, residual = add_rms_norm(hidden, residual, norm.weight, norm.eps)
-            return self.mixer(normed), residual
+            return self.mix(normed, grid), residual
         residual = residual if hidden is None else residual + hidden
         # The sum is formed outside the recomputed part, so that only one tensor a block is kept for it.
         if with_cp and residual.requires_grad:
-            return recompute(self, self._mix, residual), residual
-        return self._mix(residual), residual
+            return recompute(self, self._norm_and_mix, residual, grid), residual
+        return self._norm_and_mix(residual, grid), residual
 
-    def _mix(self, residual: Tensor) -> Tensor:
+    def _norm_and_mix(self, residual: Tensor, grid: tuple[int, int]) -> Tensor:
         dtype = dtype_of(self.mixer.in_proj, dtype_of(self.norm, residual.dtype))
-        return self.mixer(self.norm(residual.to(dtype)))
+        return self.mix(self.norm(residual.to(dtype)), grid)
+
+    def mix(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Mix normed tokens (B, L, C)."""
+        return self.mixer(tokens)
 
 
 @MODELS.register_module()
@@ -224,8 +233,8 @@ class Vim(Backbone):
         self.needed = self.out_indices[-1] + 1  # blocks
         rates = block_drop_path_rates(drop_path_rate, self.depth)
         self.layers = nn.ModuleList(
-            VimBlock(self.embed_dims, norm_cfg, mixer_cfg, rate)
-            for rate in rates[: self.depth if build_unused else self.needed]
+            self.build_block(index, norm_cfg, mixer_cfg, rate)
+            for index, rate in enumerate(rates[: self.depth if build_unused else self.needed])
         )
         whole = len(self.layers) == self.depth
         self.norm_f = build_norm(norm_cfg, self.embed_dims) if final_norm and whole else None
@@ -233,6 +242,14 @@ class Vim(Backbone):
         self.not_built += () if whole or not final_norm else ('norm_f.',)
         self._init_parameters()
         self._freeze()
+
+    def build_block(self, index: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float) -> VimBlock:
+        """Build block ``index``; a relative with another mixer has its own."""
+        return VimBlock(self.embed_dims, norm_cfg, mixer_cfg, drop_path_rate)
+
+    def rotary_tables(self, grid: tuple[int, int], rows: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (L, C) of the rotary embedding for a grid with class tokens at ``rows``."""
+        return rope_tables(*grid, self.embed_dims, self.rope_pt_size, rows, device)
 
     def _init_parameters(self) -> None:
         """Small random embeddings; output projections scaled by depth (https://arxiv.org/abs/2312.00752, App. E.2)."""
@@ -316,7 +333,7 @@ class Vim(Backbone):
             tokens = tokens + self._fit(self.pos_embed, self.grid_size, grid, self.cls_token_type)
         tables = None
         if self.rope:
-            tables = rope_tables(grid[0], grid[1], self.embed_dims, self.rope_pt_size, rows, tokens.device)
+            tables = self.rotary_tables(grid, rows, tokens.device)
 
         residual = tokens
         if self.residual_in_fp32:
@@ -328,7 +345,7 @@ class Vim(Backbone):
             residual = self._rotate(residual, tables, index == 0 or self.rope_residual)
             if hidden is not None:
                 hidden = self.layers[index - 1].drop_path(self._rotate(hidden, tables))
-            hidden, residual = layer(hidden, residual, self.with_cp and self.training)
+            hidden, residual = layer(hidden, residual, self.with_cp and self.training, grid)
             # A block's output joins the stream in the next block.
             done, feature = (index, hidden) if self.feature == 'mixer' else (index - 1, residual)
             if done in self.out_indices:

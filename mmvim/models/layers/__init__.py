@@ -1,5 +1,6 @@
 """Building blocks of the backbones; the mixers and norms are registered for use in a user's own backbone."""
 
+from mmvim.models.layers.local_scan import LocalScan2D, LocalVimMixer
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
 from mmvim.models.layers.multi_scale_scan import MultiScaleScan2D
 from mmvim.models.layers.norm import LN2d, RMSNorm, build_norm
@@ -9,3 +10,14 @@ from mmvim.models.layers.vim_mixer import VimMixer
 
 __all__ = ['LN2d', 'MambaVisionMixer', 'PlainMambaMixer', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
 __all__ = ['LN2d', 'MambaVisionMixer', 'MultiScaleScan2D', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
+__all__ = [
+    'LN2d',
+    'LocalScan2D',
+    'LocalVimMixer',
+    'MambaVisionMixer',
+    'MultiScaleScan2D',
+    'RMSNorm',
+    'SelectiveScan2D',
+    'VimMixer',
+    'build_norm',
+]
