@@ -17,8 +17,8 @@ FAMILY_CASES: dict[str, FamilyCase] = {
     'localvim': LOCALVIM,
     'localvmamba': LOCALVMAMBA,
     'mambavision': MAMBAVISION,
-    'plainmamba': PLAINMAMBA,
     'msvmamba': MSVMAMBA,
+    'plainmamba': PLAINMAMBA,
     'vim': VIM,
     'vmamba': VMAMBA,
 }

@@ -8,14 +8,13 @@ from mmvim.models.layers.plain_mamba_mixer import PlainMambaMixer
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
 from mmvim.models.layers.vim_mixer import VimMixer
 
-__all__ = ['LN2d', 'MambaVisionMixer', 'PlainMambaMixer', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
-__all__ = ['LN2d', 'MambaVisionMixer', 'MultiScaleScan2D', 'RMSNorm', 'SelectiveScan2D', 'VimMixer', 'build_norm']
 __all__ = [
     'LN2d',
     'LocalScan2D',
     'LocalVimMixer',
     'MambaVisionMixer',
     'MultiScaleScan2D',
+    'PlainMambaMixer',
     'RMSNorm',
     'SelectiveScan2D',
     'VimMixer',
