@@ -1,6 +1,7 @@
 """The options that the tools share; they mean what they mean in MMSegmentation's and MMDetection's own tools."""
 
 import argparse
+import ast
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,10 +34,39 @@ class OptionsAction(DictAction):
     ) -> None:
         """Merge ``values`` into the option's dict; a value that cannot be read is a usage error."""
         for value in values or ():
+            key, given, content = str(value).partition('=')
+            content = content.strip()
+            if '{' in content or 'dict(' in content:  # some end in a RecursionError of MMEngine's, some as a text
+                parser.error(
+                    f'{option_string} {value!r}: a dict cannot be given on the command line; set what is in it one by '
+                    f'one, as in {key or "KEY"}.0.NAME=VALUE or {key or "KEY"}.NAME=VALUE, or write it into a config '
+                    'that inherits this one'
+                )
+            if not key or not given or _unbalanced(content):
+                parser.error(f'{option_string} {value!r} is not KEY=VALUE (brackets must balance)')
+            if ' ' in content:  # which MMEngine takes out, also of the path of a folder
+                self._set(namespace, key, _with_blanks(content))
+                continue
             try:
                 super().__call__(parser, namespace, [value], option_string)
-            except (ValueError, AssertionError):
+            except (ValueError, AssertionError, IndexError, RecursionError):
                 parser.error(f'{option_string} {value!r} is not KEY=VALUE (brackets must balance)')
+
+    def _set(self, namespace: argparse.Namespace, key: str, value: Any) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), key: value})
+
+
+def _unbalanced(content: str) -> bool:
+    """Check whether a value begins with a bracket that nothing closes, or ends with one that nothing opens."""
+    return content[:1] in ('[', '(') and content[-1:] != {'[': ']', '(': ')'}[content[0]]
+
+
+def _with_blanks(content: str) -> Any:
+    """Return a list, a tuple or a quoted text as Python reads them, and any other value with blanks as a text."""
+    try:
+        return ast.literal_eval(content)
+    except (ValueError, SyntaxError):
+        return content
 
 
 class ConversionParser(OneLineParser):

@@ -19,6 +19,8 @@ from mmvim.cli.config import missing_ops
 from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, describe, warn
 from mmvim.models.backbones.base import Backbone
 
+_UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+
 
 def build_model(cfg: Config) -> nn.Module:
     """Build ``cfg.model`` on the CPU with the weights of its constructors; files named by ``init_cfg`` are not read.
@@ -53,9 +55,8 @@ def build_model(cfg: Config) -> nn.Module:
         problem = _config_problem(error)
         if problem is None:
             raise
-        raise UserError(
-            f'the model cannot be built: {problem}', 'correct the config or --cfg-options (MMVIM_DEBUG=1 shows where)'
-        ) from error
+        remedy = _inherited(cfg, error) or 'correct the config or --cfg-options (MMVIM_DEBUG=1 shows where)'
+        raise UserError(f'the model cannot be built: {problem}', remedy) from error
 
 
 def check_wrapping(cfg: Config, model: nn.Module) -> None:
@@ -149,16 +150,36 @@ def _with_preprocessor(cfg: Config) -> dict:
     return model
 
 
+def _inherited(cfg: Config, error: BaseException) -> str | None:
+    """Return what to do about a setting that a backbone of mmvim has inherited from that of a stock config."""
+    found = _UNKNOWN_ARGUMENT.search(' '.join(str(error).split()))
+    backbone = (cfg.get('model') or {}).get('backbone')
+    if found is None or not isinstance(backbone, dict):
+        return None
+    kind = MODELS.get(str(backbone.get('type')))
+    if not (isinstance(kind, type) and issubclass(kind, Backbone) and kind.__name__ == found[1]):
+        return None
+    if found[2] == 'pretrained':  # segmentors and detectors hand theirs on to the backbone
+        return (
+            "set model.pretrained=None (the base config has another backbone's) and, for weights of this one, "
+            "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=FILE)"
+        )
+    return (
+        f"add _delete_=True to model.backbone, which otherwise keeps the settings of the base config's ({found[2]} is "
+        'one), or correct the name'
+    )
+
+
 def _config_problem(error: BaseException) -> str | None:
     """Return what is wrong with the config, or None if the exception does not look like the config's fault.
 
     A constructor that refuses an argument raises ValueError or AssertionError; other TypeErrors and KeyErrors are bugs.
     """
-    text = ' '.join(str(error).strip('"\'').split())
-    unregistered = re.search(r'(\S+) is not in the (\S+) registry', text)
+    text = ' '.join(str(error).split())
+    unregistered = re.search(r'([^\s"\']+) is not in the (\S+) registry', text)
     if unregistered:
         return f'type {unregistered[1]!r} is not in the {unregistered[2]} registry'
-    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
+    unknown = _UNKNOWN_ARGUMENT.search(text)
     if unknown:
         return f'{unknown[1]} has no argument {unknown[2]!r}'
     missing = re.search(r'(\w+)\.__init__\(\) missing \d+ required .*?: (.*)', text)

@@ -123,7 +123,8 @@ def check_fit(model: nn.Module, checkpoint: dict, path: str, option: str, comple
 
     Raises:
         UserError: If it holds no tensors where they are expected, some that are not finite, or none that the model can
-            use; with ``complete``, if a weight is missing or has another shape.
+            use, or if most of those of the same names have other shapes; with ``complete``, if a weight is missing or
+            has another shape.
 
     Examples:
         >>> import torch
@@ -154,6 +155,14 @@ def check_fit(model: nn.Module, checkpoint: dict, path: str, option: str, comple
             report.check()
         except checkpoints.CheckpointError as error:
             raise UserError(error.problem, 'give the config that it was trained with', USAGE) from error
+    if not complete and len(report.used) < len(report.mismatched):  # MMEngine would start nearly from scratch
+        shared, (name, shapes) = len(report.used) + len(report.mismatched), next(iter(report.mismatched.items()))
+        raise UserError(
+            f'{report.source} is of a model of another size: of the {shared} weights that both have, '
+            f'{len(report.mismatched)} differ in shape, the first {name}: {shapes}',
+            'give the config that it was trained with, or leave it out',
+            USAGE,
+        )
     native = checkpoints.is_native(checkpoint, weights)
     return path if native else checkpoints.PUBLISHED + os.path.abspath(path)
 

@@ -51,3 +51,23 @@ def test_efficient_conv_bn_eval():
     check(efficient_conv_bn_eval=['neck'])
     with pytest.raises(UserError, match='efficient_conv_bn_eval cannot be applied to backbone'):
         check(efficient_conv_bn_eval=['backbone'])
+
+
+@pytest.mark.parametrize(
+    ('model', 'backbone', 'words'),
+    [
+        (
+            {'pretrained': 'open-mmlab://resnet50_v1c'},
+            {},
+            r'set model\.pretrained=None .*model\.backbone\.init_cfg=dict',
+        ),
+        ({}, {'dilations': (1, 1, 2, 4)}, r'add _delete_=True to model\.backbone.*\(dilations is one\)'),
+        ({}, {'arch': 'huge'}, r"arch='huge'.*MMVIM_DEBUG"),
+    ],
+    ids=['pretrained', 'dilations', 'own'],
+)
+def test_what_a_backbone_inherits_of_a_stock_config(model, backbone, words):
+    head = {'type': 'FCNHead', 'in_channels': 8, 'channels': 8, 'num_classes': 2}
+    cfg = {'type': 'EncoderDecoder', 'backbone': {**VIM, **backbone}, 'decode_head': head, **model}
+    with pytest.raises(UserError, match=words):
+        build_model(Config({'default_scope': 'mmseg', 'model': cfg}))

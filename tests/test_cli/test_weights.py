@@ -118,3 +118,23 @@ def test_bad_weights(model):
     with pytest.raises(UserError, match='NaN') as error:
         fit(model, weights)
     assert error.value.status == 1
+
+
+def test_start_from_a_model_of_another_size(model):
+    """MMEngine loads what fits, here two vectors, and trains nearly from scratch."""
+    with pytest.raises(UserError) as error:
+        fit(model, Wide().state_dict(), complete=False)
+    words = str(error.value)
+    assert words.startswith('--resume a.pth is of a model of another size: of the ')
+    assert 'differ in shape, the first backbone.' in words and words.endswith('trained with, or leave it out')
+    weights = {**model.state_dict(), 'decode_head.0.weight': torch.zeros(7, 8, 1, 1)}  # other classes: most of it fits
+    assert fit(model, weights, complete=False) == 'a.pth'
+
+
+class Wide(Segmentor):
+    """The same of twice the width."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Vim({'embed_dims': 16, 'depth': 1}, img_size=32, patch_size=8)
+        self.decode_head[0] = nn.Conv2d(16, 4, 1)

@@ -116,6 +116,12 @@ def shrink_config(cfg: Config, work_dir: Path) -> Config:
 
 
 @pytest.fixture
+def narrow():
+    """Make a segmentor narrow, in place, by a ratio."""
+    return _narrow
+
+
+@pytest.fixture
 def shrink(tmp_path):
     """Make a config small, with pictures and a work directory of its own."""
     return lambda cfg: shrink_config(cfg, tmp_path / 'work')

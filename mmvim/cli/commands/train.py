@@ -17,6 +17,7 @@ from mmvim.cli.arguments import add_run_arguments, config_parser, publish_local_
 from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError
+from mmvim.cli.first_step import check_first_step, warn_of_batch
 from mmvim.cli.machine import (
     check_launcher,
     has_accelerator,
@@ -93,8 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     model = build_model(cfg)
     check_wrapping(cfg, model)
+    check_first_step(cfg, model)
     check_pretrained(cfg, model)
     resume = check_start(cfg, model, args.resume_with)
+    warn_of_batch(cfg)
     if args.check:
         return
 
