@@ -6,6 +6,7 @@ Paths are joined as in MMEngine's ``BaseDataset``: ``ann_file`` and each ``data_
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from mmvim.cli.options import find_types
 
 # Prefixes that hold images: an empty folder there means an empty data set, on which a sampler may block for ever.
 _IMAGE_PREFIXES = ('img', 'img_path')
+# Folders that only what loads annotations reads, and what does.
+_ANNOTATIONS = re.compile('seg|ann|mask|depth|label')
+_LOADS = re.compile(r'Load(?!Empty|Image|Multi|Proposals)\w+')
 # Reading takes a second per 50 MB. A larger file is certainly not empty, so it is not read a second time.
-_LARGEST = 50_000_000
+LARGEST = 50_000_000
 
 
 @dataclass
@@ -56,7 +60,7 @@ def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
         loader = f'{stage}_dataloader'
         if not isinstance(cfg.get(loader), dict):
             raise UserError(f'the config has no {loader}', f'give a config that can {stage}, or add one')
-        for node, path in _datasets(cfg[loader].get('dataset'), (loader, 'dataset')):
+        for node, path in find_datasets(cfg[loader].get('dataset'), (loader, 'dataset')):
             problems += _dataset_problems(node, path, cfg.get('default_scope'))
         problems += _evaluator_problems(cfg.get(f'{stage}_evaluator'), f'{stage}_evaluator')
     if problems:
@@ -67,15 +71,29 @@ def check_data(cfg: Config, stages: tuple[str, ...]) -> None:
         )
 
 
-def _datasets(node: object, path: tuple[str, ...]) -> Iterator[tuple[dict, tuple[str, ...]]]:
-    """Yield the data sets that read files: the innermost ones of RepeatDataset, ConcatDataset and other wrappers."""
+def find_datasets(node: object, path: tuple[str, ...]) -> Iterator[tuple[dict, tuple[str, ...]]]:
+    """Yield the data sets that read files: the innermost ones of RepeatDataset, ConcatDataset and other wrappers.
+
+    Args:
+        node: ``dataset`` of a data loader, or a list of data sets.
+        path: Its place in the config.
+
+    Yields:
+        The settings of a data set, and their place in the config.
+
+    Examples:
+        >>> from mmvim.cli.data import find_datasets
+        >>> inner = dict(type='ADE20KDataset')
+        >>> list(find_datasets(dict(type='RepeatDataset', dataset=inner), ('train_dataloader', 'dataset')))
+        [({'type': 'ADE20KDataset'}, ('train_dataloader', 'dataset', 'dataset'))]
+    """
     if isinstance(node, (list, tuple)):
         for index, item in enumerate(node):
-            yield from _datasets(item, (*path, str(index)))
+            yield from find_datasets(item, (*path, str(index)))
     elif isinstance(node, dict):
         inner = [key for key in ('dataset', 'datasets') if isinstance(node.get(key), (dict, list, tuple))]
         for key in inner:
-            yield from _datasets(node[key], (*path, key))
+            yield from find_datasets(node[key], (*path, key))
         if not inner:
             yield node, path
 
@@ -115,7 +133,7 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
         ...     annotation_problem(file.name, {}.get, {})
         'lists no image'
     """
-    if os.path.getsize(file) > _LARGEST:
+    if os.path.getsize(file) > LARGEST:
         return None
     try:
         with open(file, encoding='utf-8') as stream:
@@ -135,9 +153,13 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
             f'lists {len(classes) - len(missing)} of the {len(classes)} classes of the data set among its '
             f'categories, and not {missing[0]!r}: name its own in metainfo.classes of every data set'
         )
-    objects = [item for item in content.get('annotations') or () if item.get('category_id') in wanted]
+    annotations = content.get('annotations') or ()
+    # A panoptic file has one annotation a picture, and the objects in it.
+    items = [item for annotation in annotations for item in annotation.get('segments_info', (annotation,))]
+    panoptic = any('segments_info' in annotation for annotation in annotations)
+    objects = [item for item in items if item.get('category_id') in wanted]
     bare = next((item for item in objects if not item.get('segmentation')), None)
-    if bare is not None and any(step.get('with_mask') for step in setting('pipeline') or ()):
+    if not panoptic and bare is not None and any(step.get('with_mask') for step in setting('pipeline') or ()):
         return f'has no segmentation in annotation {bare.get("id")}, and the pipeline loads masks'
     # Images without objects are fine in a test, and where they are not filtered out.
     filtered = not setting('test_mode') and (setting('filter_cfg') or {}).get('filter_empty_gt')
@@ -170,7 +192,18 @@ def default_of(target: object, name: str) -> Any:
     return None
 
 
-def _is_remote(path: str, backend_args: dict | None) -> bool:
+def is_remote_file(path: str, backend_args: dict | None) -> bool:
+    """Check whether a file of a data set is fetched from elsewhere.
+
+    Args:
+        path: The file.
+        backend_args: Those of the data set.
+
+    Examples:
+        >>> from mmvim.cli.data import is_remote_file
+        >>> is_remote_file('images', None), is_remote_file('images', {'backend': 'petrel'})
+        (False, True)
+    """
     return '://' in path or (backend_args or {}).get('backend', 'local') not in ('local', 'disk')
 
 
@@ -194,10 +227,15 @@ def _dataset_problems(node: dict, path: tuple[str, ...], scope: str) -> Iterator
 
     ann_file = setting('ann_file') or ''
     prefixes = setting('data_prefix') or {}
-    prefixes = {key: value for key, value in prefixes.items() if isinstance(value, str)}
+    annotated = reads_annotations(node.get('pipeline'))
+    prefixes = {
+        key: value
+        for key, value in prefixes.items()
+        if isinstance(value, str) and (annotated or not _ANNOTATIONS.search(key))
+    }
     named = [join(ann_file)] if ann_file else []
     folders = {key: join(value) for key, value in prefixes.items() if value or root}
-    if any(_is_remote(p, backend_args) for p in (root, *named, *folders.values())):
+    if any(is_remote_file(p, backend_args) for p in (root, *named, *folders.values())):
         return
     if root and not os.path.isdir(root) and not all(_is_absolute(p) for p in (ann_file, *prefixes.values()) if p):
         # Name the root itself only where nothing more precise is expected below it.
@@ -230,12 +268,34 @@ def _image_problems(
         yield _Problem(folder, f'holds no {suffix or "file"}', option)
         return
     mask_suffix = setting('seg_map_suffix')
-    reads_masks = any('LoadAnnotations' in str(step.get('type')) for step in _steps(node.get('pipeline')))
-    if masks and os.path.isdir(masks) and reads_masks and isinstance(suffix, str) and suffix and mask_suffix:
+    if (
+        masks
+        and os.path.isdir(masks)
+        and reads_annotations(node.get('pipeline'))
+        and isinstance(suffix, str)
+        and suffix
+        and mask_suffix
+    ):
         name = os.path.relpath(image, folder)
         mask = os.path.join(masks, name[: len(name) - len(suffix)] + mask_suffix)
         if not os.path.isfile(mask):
             yield _Problem(mask, f'does not exist, though {image} does', option)
+
+
+def reads_annotations(pipeline: object) -> bool:
+    """Check whether a pipeline loads masks or other annotations.
+
+    Args:
+        pipeline: The transforms of a data set.
+
+    Examples:
+        >>> from mmvim.cli.data import reads_annotations
+        >>> reads_annotations([dict(type='LoadImageFromFile')]), reads_annotations([dict(type='LoadAnnotations')])
+        (False, True)
+    """
+    kinds = [step.get('type') for step in _steps(pipeline)]
+    names = [kind if isinstance(kind, str) else getattr(kind, '__name__', '') for kind in kinds]
+    return any(_LOADS.search(name) for name in names)
 
 
 def _steps(pipeline: object) -> Iterator[dict]:
@@ -263,7 +323,7 @@ def _evaluator_problems(evaluator: object, option: str) -> Iterator[_Problem]:
             yield from _evaluator_problems(metric, f'{option}.{index}')
     elif isinstance(evaluator, dict):
         file = evaluator.get('ann_file')
-        if not isinstance(file, str) or not file or _is_remote(file, evaluator.get('backend_args')):
+        if not isinstance(file, str) or not file or is_remote_file(file, evaluator.get('backend_args')):
             return
         if not Path(file).is_file():
             yield _Problem(file, 'does not exist', f'{option}.ann_file')

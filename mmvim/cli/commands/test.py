@@ -16,6 +16,7 @@ from mmvim.cli.arguments import add_run_arguments, config_parser, publish_local_
 from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
 from mmvim.cli.data import check_data
 from mmvim.cli.evaluation import set_output, set_tta, set_visualization
+from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import check_launcher, prepare_cpu_distribution
 from mmvim.cli.model import build_model
 from mmvim.cli.weights import check_fit, local_checkpoint, read_checkpoint
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = None if file is None else read_checkpoint(file, 'CHECKPOINT')
     check_data(cfg, ('test',))
     model = build_model(cfg)
+    samples = check_samples(cfg, model, ('test',), thorough=args.check)
     if file is not None and checkpoint is not None:
         cfg.load_from = check_fit(model, checkpoint, file, 'CHECKPOINT', complete=True)
 
@@ -78,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tta:
         set_tta(cfg, model)
     if args.check:
+        print('\n'.join(samples))
         return
 
     del model, checkpoint  # the runner has its own

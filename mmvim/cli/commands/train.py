@@ -18,6 +18,7 @@ from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError
 from mmvim.cli.first_step import check_first_step, warn_of_batch
+from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import (
     check_launcher,
     has_accelerator,
@@ -91,14 +92,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_resume(cfg, args.resume)
 
     check_compiled_ops(cfg)
-    check_data(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
+    stages = ('train', 'val') if cfg.get('val_cfg') else ('train',)
+    check_data(cfg, stages)
     model = build_model(cfg)
     check_wrapping(cfg, model)
     check_first_step(cfg, model)
+    samples = check_samples(cfg, model, stages, thorough=args.check)
     check_pretrained(cfg, model)
     resume = check_start(cfg, model, args.resume_with)
     warn_of_batch(cfg)
     if args.check:
+        print('\n'.join(samples))
         return
 
     del model  # the runner has its own

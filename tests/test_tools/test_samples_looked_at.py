@@ -1,0 +1,183 @@
+"""What a look at ten samples shows: labels beyond the classes, masks of other sizes, files that cannot be read."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import mmengine
+import numpy as np
+import pytest
+import tiny_runs as tiny
+from mmengine.config import Config
+
+from mmvim.cli.data import annotation_problem, find_datasets, reads_annotations
+
+ANNOTATIONS = {'LoadAnnotations', 'LoadPanopticAnnotations', 'LoadTrackAnnotations', 'LoadDepthAnnotation'}
+ANNOTATIONS |= {'LoadBiomedicalAnnotation'}
+
+
+@pytest.fixture
+def own_ade(ade, tmp_path):
+    """The tiny data set, for a test to change, and a config of it."""
+    root = tmp_path / 'data'
+    shutil.copytree(ade, root)
+    return root, tiny.seg_config(tmp_path / f'own_{tmp_path.name}.py', root)
+
+
+def masks(root: Path, split: str = 'training') -> list[Path]:
+    return sorted((root / 'annotations' / split).iterdir())
+
+
+def rewrite(files: list[Path], change) -> None:
+    for file in files:
+        cv2.imwrite(str(file), change(cv2.imread(str(file), cv2.IMREAD_UNCHANGED)))
+
+
+def test_what_there_is(train, own_ade, capsys, tmp_path):
+    """Labels 1 to 4 in the files, and reduce_zero_label takes 1 off."""
+    train.main([str(own_ade[1]), '--check', '--work-dir', str(tmp_path / 'work')])
+    assert capsys.readouterr().out.splitlines() == [
+        'train_dataloader.dataset: 5 of 5 samples looked at, labels 0, 1, 2, 3',
+        'val_dataloader.dataset: 2 of 2 samples looked at, labels 0, 1, 2, 3',
+    ]
+    assert not (tmp_path / 'work').exists()
+
+
+def test_labels_beyond_the_classes(train, fails, own_ade, tmp_path):
+    root, config = own_ade
+    arguments = (
+        train.main,
+        config,
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        'model.decode_head.num_classes=3',
+    )
+    line = fails(*arguments, status=2)
+    assert 'has the label 3, and model.decode_head.num_classes=3 leaves 0 to 2' in line and 'reduce_zero_label' in line
+    rewrite(masks(root)[-1:], lambda mask: np.where(mask == 1, 200, mask))
+    line = fails(train.main, config, '--work-dir', tmp_path / 'work', status=2)
+    assert f'{masks(root)[-1]} has the label 199, and model.decode_head.num_classes=150' in line
+    assert not (tmp_path / 'work').exists()
+
+
+def test_foreground_of_255(train, own_ade, capsys, tmp_path):
+    """It is ignored, so that training learns nothing; with reduce_zero_label the background is ignored as well."""
+    root, config = own_ade
+    rewrite(masks(root), lambda mask: np.where(mask == 1, 1, 255).astype(np.uint8))
+    train.main([str(config), '--check', '--work-dir', str(tmp_path / 'work')])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('warning: the masks of train')]
+    assert 'that were looked at hold 0, 254, and' not in line and 'class 0 alone can be learned' in line
+
+
+def test_everything_ignored(train, fails, own_ade, tmp_path):
+    root, config = own_ade
+    rewrite(masks(root), lambda mask: np.zeros_like(mask))  # "other", which reduce_zero_label makes 255
+    line = fails(train.main, config, '--work-dir', tmp_path / 'work', status=2)
+    assert 'every pixel of the masks of train_dataloader.dataset that were looked at is ignored (label 255)' in line
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (lambda mask: mask[:40], 'has 40 x 64 pixels, and its picture 64 x 64'),
+        (lambda mask: np.stack([mask] * 3, -1), None),  # MMSegmentation reads a colour picture as one of greys
+    ],
+)
+def test_masks_of_another_shape(train, fails, own_ade, tmp_path, change, words):
+    root, config = own_ade
+    rewrite(masks(root)[:1], change)
+    if words:
+        assert words in fails(train.main, config, '--work-dir', tmp_path / 'work', status=1)
+
+
+def test_a_picture_that_cannot_be_read(train, fails, own_ade, tmp_path):
+    root, config = own_ade
+    sorted((root / 'images/training').iterdir())[0].write_bytes(b'')
+    line = fails(train.main, config, '--work-dir', tmp_path / 'work', status=1)
+    assert 'sample 0 of train_dataloader.dataset cannot be read' in line
+
+
+def test_transforms_that_fail(train, fails, own_ade, tmp_path):
+    """Only `--check` runs the whole pipeline."""
+    _, config = own_ade
+    wrong = config.with_name('wrong.py')
+    wrong.write_text(
+        f"_base_ = './{config.name}'\npipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), "
+        "dict(type='Resize', scale_factor=1e-4), dict(type='PackSegInputs')]\n"
+        'train_dataloader = dict(dataset=dict(pipeline=pipeline))\n'
+    )
+    assert 'cannot be read' in fails(train.main, wrong, '--check', '--work-dir', tmp_path / 'work', status=1)
+
+
+def test_classes_of_a_detector(train, fails, det, tmp_path):
+    arguments = (train.main, det, '--work-dir', tmp_path / 'work', '--cfg-options')
+    line = fails(*arguments, 'model.roi_head.bbox_head.num_classes=4', status=2)
+    assert 'model.roi_head.bbox_head.num_classes=4, and train_dataloader.dataset.dataset has 3 classes' in line
+    line = fails(*arguments, 'model.roi_head.bbox_head.num_classes=2', status=2)
+    assert 'has the label 2, and model.roi_head.bbox_head.num_classes=2 leaves 0 to 1' in line
+
+
+def test_a_test_set_without_masks(evaluate, own_ade, tmp_path, capsys):
+    """As MMSegmentation has it for test servers: nothing reads a mask, and none need be there."""
+    import torch
+
+    from mmvim import cli
+
+    root, config = own_ade
+    shutil.rmtree(root / 'annotations/validation')
+    bare = config.with_name('bare.py')
+    bare.write_text(
+        f"_base_ = './{config.name}'\ntest_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), "
+        "dict(type='Resize', scale=(64, 64), keep_ratio=True), dict(type='PackSegInputs')]))\n"
+        f"test_evaluator = dict(type='IoUMetric', format_only=True, output_dir={str(tmp_path / 'out')!r})\n"
+    )
+    weights = tmp_path / 'weights.pth'
+    torch.save({'state_dict': cli.build_model(cli.load_config(str(config))).state_dict()}, weights)
+    evaluate.main([str(bare), str(weights), '--check', '--work-dir', str(tmp_path / 'work')])
+    assert capsys.readouterr().out == 'test_dataloader.dataset: 2 of 2 samples looked at\n'
+    evaluate.main([str(bare), str(weights), '--work-dir', str(tmp_path / 'work')])
+    assert len(list((tmp_path / 'out').iterdir())) == 2
+
+
+def test_panoptic_annotations(tmp_path):
+    """An annotation is a picture's, with the objects in it."""
+    file = tmp_path / 'panoptic.json'
+    content = {
+        'images': [{'id': 1, 'file_name': 'a.jpg'}],
+        'categories': [{'id': 5, 'name': 'cat', 'isthing': 1}],
+        'annotations': [{'image_id': 1, 'file_name': 'a.png', 'segments_info': [{'id': 9, 'category_id': 5}]}],
+    }
+    setting = {'filter_cfg': {'filter_empty_gt': True}, 'pipeline': [{'type': 'LoadPanopticAnnotations'}]}.get
+    file.write_text(json.dumps(content))
+    assert annotation_problem(str(file), setting, {'classes': ('cat',)}) is None
+    content['annotations'][0]['segments_info'] = []
+    file.write_text(json.dumps(content))
+    assert 'has no object in its 1 images' in annotation_problem(str(file), setting, {'classes': ('cat',)})
+
+
+def stock_data_sets():
+    """The data sets of every base config of MMSegmentation and MMDetection that trains."""
+    import mmdet
+    import mmseg
+
+    for library in (mmseg, mmdet):
+        folder = Path(library.__file__).parent / '.mim' / 'configs' / '_base_' / 'datasets'
+        for file in sorted(folder.glob('*.py')):
+            yield pytest.param(file, id=f'{library.__name__}-{file.stem}')
+
+
+@pytest.mark.parametrize('file', stock_data_sets())
+def test_stock_data_sets_are_told_apart(file):
+    """Every training pipeline reads annotations; so does one of a test that is scored on masks."""
+    cfg = Config.fromfile(file)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if not isinstance(loader, mmengine.ConfigDict):
+            continue
+        for node, _ in find_datasets(loader.get('dataset'), (name,)):
+            if node.get('pipeline'):
+                kinds = re.findall(r"'type': '(Load\w+)'", str(node.pipeline))
+                assert reads_annotations(node.pipeline) == any(kind in ANNOTATIONS for kind in kinds), kinds
