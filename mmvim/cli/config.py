@@ -1,8 +1,6 @@
 """Reading of a config, what it needs to be installed, and the settings that follow from the command line alone."""
 
 import argparse
-import contextlib
-import io
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
+from mmvim.cli.noise import quiet
 from mmvim.cli.options import merge_options
 from mmvim.cli.recipes import find_config
 
@@ -119,8 +118,7 @@ def check_scope(scope: str | None) -> None:
         remedy = _EXTRAS.get(scope, 'install the library of that name')
         raise UserError(f'default_scope is {scope!r}, but {scope} is not installed', remedy, ENVIRONMENT)
     try:
-        # Some print a line for each optional package that is not installed.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet():  # some tell of each optional package that is not installed
             for module in ('mmcv', scope, f'{scope}.registry', f'{scope}.models', f'{scope}.datasets'):
                 if find_spec(module) is not None:
                     import_module(module)

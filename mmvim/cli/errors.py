@@ -138,6 +138,9 @@ def run_tool(main: Callable[[], None]) -> None:
         ...     print(error.code)
         2
     """
+    from mmvim.cli.noise import silence_warnings
+
+    silence_warnings()
     try:
         main()
     except UserError as error:

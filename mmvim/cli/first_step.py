@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvim.cli.errors import USAGE, UserError, describe, warn
-from mmvim.cli.model import quiet
+from mmvim.cli.noise import quiet
 
 # What takes the feature maps of a segmentor or a one-stage detector, and of the first stage of others.
 _HEADS = ('decode_head', 'auxiliary_head', 'rpn_head', 'bbox_head')

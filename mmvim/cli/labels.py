@@ -12,7 +12,7 @@ from torch import nn
 
 from mmvim.cli.data import LARGEST, find_datasets, is_remote_file
 from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
-from mmvim.cli.model import quiet
+from mmvim.cli.noise import quiet
 
 _COUNT = 10  # samples of a data set
 

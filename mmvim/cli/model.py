@@ -1,14 +1,10 @@
 """A first build of the model before the runner's own, so that a failure is reported before anything is written."""
 
 import copy
-import logging
 import re
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.registry import MODELS
@@ -17,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvim.cli.config import missing_ops
 from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, describe, warn
+from mmvim.cli.noise import quiet
 from mmvim.models.backbones.base import Backbone
 
 _UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
@@ -119,28 +116,6 @@ def _named(cfg: Config, model: nn.Module, option: str) -> Iterator[tuple[str, nn
             raise UserError(
                 f'{option} names {name!r}, which the model does not have', f'it has {parts}', USAGE
             ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Log errors only, and no warnings, in a block that the runner repeats, logging everything then.
-
-    Examples:
-        >>> from mmengine.logging import MMLogger
-        >>> from mmvim.cli.model import quiet
-        >>> with quiet():
-        ...     MMLogger.get_current_instance().level
-        40
-    """
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _with_preprocessor(cfg: Config) -> dict:

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from mmvim.checkpoints import recorded_config
 from mmvim.cli.errors import USAGE, UserError, warn
-from mmvim.cli.model import build_model, quiet
+from mmvim.cli.model import build_model
+from mmvim.cli.noise import quiet
 from mmvim.engine.hooks.resume import WORLD_SIZE, ResumeHook, advance, toy_optimizer
 from mmvim.models.backbones.base import Backbone
 

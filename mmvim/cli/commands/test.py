@@ -19,6 +19,7 @@ from mmvim.cli.evaluation import set_output, set_tta, set_visualization
 from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import check_launcher, prepare_cpu_distribution
 from mmvim.cli.model import build_model
+from mmvim.cli.noise import NoiseFilter
 from mmvim.cli.weights import check_fit, local_checkpoint, read_checkpoint
 
 
@@ -86,4 +87,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     del model, checkpoint  # the runner has its own
     prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.addFilter(NoiseFilter())
     runner.test()

@@ -27,6 +27,7 @@ from mmvim.cli.machine import (
     set_precision,
 )
 from mmvim.cli.model import build_model, check_wrapping
+from mmvim.cli.noise import NoiseFilter
 from mmvim.cli.weights import check_pretrained, check_start, set_resume
 from mmvim.engine.hooks import RandomStateHook
 
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     del model  # the runner has its own
     prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.addFilter(NoiseFilter())
     runner.register_hook(resume)
     if not any(isinstance(hook, RandomStateHook) for hook in runner.hooks):
         runner.register_hook(RandomStateHook())
