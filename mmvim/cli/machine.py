@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -150,6 +151,62 @@ def _replace_sync_bn(node: object) -> bool:
     for child in children:
         replaced = _replace_sync_bn(child) or replaced
     return replaced
+
+
+def core_count() -> int:
+    """Return how many cores this process may use: those of the machine, of its affinity and of its container.
+
+    Examples:
+        >>> import os
+        >>> from mmvim.cli.machine import core_count
+        >>> 1 <= core_count() <= os.cpu_count()
+        True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    try:
+        quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == 'max' else max(1, min(cores, int(quota) // int(period)))
+
+
+def fit_to_cpu(cfg: Config, stages: tuple[str, ...]) -> str:
+    """Leave a core to the run itself: no more data workers than the others, and no more threads than cores.
+
+    Args:
+        cfg: The config, changed in place.
+        stages: Whose data loaders, of 'train', 'val' and 'test'.
+
+    Returns:
+        What was chosen, a line for the user.
+
+    Examples:
+        >>> from unittest import mock
+        >>> from mmengine.config import Config
+        >>> from mmvim.cli import machine
+        >>> cfg = Config(dict(train_dataloader=dict(num_workers=4, persistent_workers=True)))
+        >>> with mock.patch.object(machine, 'core_count', lambda: 2), mock.patch('torch.get_num_threads', lambda: 2):
+        ...     print(machine.fit_to_cpu(cfg, ('train',)))
+        CPU: 2 threads, 1 data worker (4 in the config)
+        >>> cfg.train_dataloader
+        {'num_workers': 1, 'persistent_workers': True}
+    """
+    cores = core_count()
+    if torch.get_num_threads() > cores:  # PyTorch counts those of the machine, not of a container
+        torch.set_num_threads(cores)
+    most, wanted = 0, 0
+    for stage in stages:
+        loader = cfg.get(f'{stage}_dataloader') or {}
+        workers = loader.get('num_workers', 0)
+        if workers > cores - 1:
+            loader['num_workers'] = cores - 1
+            if cores == 1:  # PyTorch refuses these without workers
+                loader['persistent_workers'] = False
+                loader.pop('prefetch_factor', None)
+        most, wanted = max(most, loader.get('num_workers', 0)), max(wanted, workers)
+    threads = torch.get_num_threads()
+    line = f'CPU: {threads} thread{"s" * (threads != 1)}, {most} data worker{"s" * (most != 1)}'
+    return line if most == wanted else f'{line} ({wanted} in the config)'
 
 
 def keep_freed_memory() -> bool:

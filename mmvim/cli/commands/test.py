@@ -17,7 +17,7 @@ from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn
 from mmvim.cli.data import check_data
 from mmvim.cli.evaluation import set_output, set_tta, set_visualization
 from mmvim.cli.labels import check_samples
-from mmvim.cli.machine import check_launcher, prepare_cpu_distribution
+from mmvim.cli.machine import check_launcher, fit_to_cpu, has_accelerator, prepare_cpu_distribution
 from mmvim.cli.model import build_model
 from mmvim.cli.noise import NoiseFilter
 from mmvim.cli.weights import check_fit, local_checkpoint, read_checkpoint
@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     del model, checkpoint  # the runner has its own
+    if not has_accelerator() and args.launcher == 'none':
+        print(fit_to_cpu(cfg, ('test',)))
     prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.addFilter(NoiseFilter())

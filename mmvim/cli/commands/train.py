@@ -21,6 +21,7 @@ from mmvim.cli.first_step import check_first_step, warn_of_batch
 from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import (
     check_launcher,
+    fit_to_cpu,
     has_accelerator,
     keep_freed_memory,
     prepare_cpu_distribution,
@@ -107,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     del model  # the runner has its own
+    if not has_accelerator() and args.launcher == 'none':
+        print(fit_to_cpu(cfg, stages))
     prepare_cpu_distribution(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.addFilter(NoiseFilter())
