@@ -7,6 +7,8 @@ OpenMP's threads wait for work by spinning, for milliseconds by default, and mmv
 microseconds (mmvim/cli/commands/__init__.py). Each line is a training step of a small Vim on pictures that 0, 1 or 2
 data workers make, alone or beside 1 or 2 processes that keep a core busy each; both ways of waiting take turns, and
 the median of the steps counts, as does the longest. Nothing else should run on the machine.
+
+It measures mmvim itself, from a checkout.
 """
 
 import argparse
