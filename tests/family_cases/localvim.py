@@ -4,7 +4,7 @@ import math
 from collections import OrderedDict
 
 import torch
-from family_cases.base import FamilyCase, Golden, PublishedFile, Variant, scaled, with_head
+from family_cases.base import DetectorRecipe, FamilyCase, Golden, PublishedFile, Recipe, Variant, scaled, with_head
 from torch import nn
 
 from mmvim.models import LocalVim
@@ -70,5 +70,23 @@ LOCALVIM = FamilyCase(
     },
     classifier=CLASSIFIER,
     sizes={'tiny': (8, 0.5), 'small': (28, 0.5)},
+    segmentors={  # the folder's README has the sources
+        'localvim/localvim-small_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
+        'localvim/localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
+    },
+    detectors={
+        'localvim/localvim-small_vitdet-cascade-mask-rcnn_64xb1-lsj-100e_coco.py': DetectorRecipe(
+            1e-4, 0.05, 64, 184375, (163889, 177546), 0.7
+        ),
+        'localvim/localvim-small_vitdet-mask-rcnn_64xb1-lsj-100e_coco.py': DetectorRecipe(
+            1e-4, 0.05, 64, 184375, (163889, 177546), 0.7
+        ),
+        'localvim/localvim-tiny_vitdet-cascade-mask-rcnn_32xb2-lsj-100e_coco.py': DetectorRecipe(
+            1e-4, 0.05, 64, 184375, (163889, 177546), 0.7
+        ),
+        'localvim/localvim-tiny_vitdet-mask-rcnn_32xb2-lsj-100e_coco.py': DetectorRecipe(
+            1e-4, 0.05, 64, 184375, (163889, 177546), 0.7
+        ),
+    },
     spoil=spoil,
 )

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 import torch
-from family_cases.base import FamilyCase, Golden, PublishedFile, Variant, with_head
+from family_cases.base import DetectorRecipe, FamilyCase, Golden, PublishedFile, Recipe, Variant, with_head
 
 from mmvim.models import LocalVMamba
 
@@ -56,4 +56,14 @@ LOCALVMAMBA = FamilyCase(
     golden={'localvmamba_tiny': Golden(lambda: LocalVMamba('tiny'), lambda key: key, tolerance=2e-5)},
     classifier={'out_norm': False, 'final_norm': True},
     sizes={'tiny': (26, 0.6), 'small': (50, 0.6)},
+    segmentors={  # the folder's README has the sources
+        'localvmamba/localvmamba-small_upernet_8xb2-amp-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
+        'localvmamba/localvmamba-tiny_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
+    },
+    detectors={
+        'localvmamba/localvmamba-small_mask-rcnn_8xb2-amp-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11)),
+        'localvmamba/localvmamba-small_mask-rcnn_8xb2-amp-3x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 36, (27, 33)),
+        'localvmamba/localvmamba-tiny_mask-rcnn_8xb2-amp-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11)),
+        'localvmamba/localvmamba-tiny_mask-rcnn_8xb2-amp-3x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 36, (27, 33)),
+    },
 )

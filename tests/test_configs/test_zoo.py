@@ -63,7 +63,7 @@ def test_classifiers_have_the_computed_size(published):
     for _, entry in published:
         if 'Backbone' not in entry:
             continue
-        options = tuple(entry['Backbone'].items())
+        options = repr(entry['Backbone'])
         size = sizes.setdefault(options, None) or size_of_classifier(entry['Backbone'])
         sizes[options] = size
         assert entry['Weights Alone'] == size, entry['File']

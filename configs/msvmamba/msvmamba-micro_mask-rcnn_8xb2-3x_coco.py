@@ -1,0 +1,4 @@
+"""Mask R-CNN with FPN on MSVMamba-M, 36 epochs, the published recipe (README.md lists what is corrected)."""
+_base_ = './msvmamba-tiny_mask-rcnn_8xb2-3x_coco.py'
+
+model = dict(backbone=dict(arch='micro'), neck=dict(in_channels=[64, 128, 256, 512]))
