@@ -2,11 +2,14 @@
 
 Since PyTorch 2.6 ``torch.load`` refuses objects that are not plain weights, and rightly so: a pickle runs code. Two
 kinds of files need a little more. MMEngine's checkpoints hold its message hub (``HistoryBuffer`` objects around NumPy
-arrays) and NumPy scalars; publishers' training scripts add the ``argparse.Namespace`` of their options. PyTorch's
-remedy is to name these classes as safe; loading stays restricted to them.
+arrays) and NumPy scalars; publishers' training scripts add the ``argparse.Namespace`` of their options, or the node of
+yacs (https://github.com/rbgirshick/yacs) that holds them, as scripts descended from Swin's do. PyTorch's remedy is to
+name these classes as safe; loading stays restricted to them. yacs need not be there: its node, a dict with attributes,
+becomes an ``OrderedDict``.
 """
 
 import argparse
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -45,6 +48,7 @@ def checkpoint_globals() -> list:
         core.multiarray.scalar,
         slice,
         argparse.Namespace,
+        (OrderedDict, 'yacs.config.CfgNode'),
         (_statistics_method, 'builtins.getattr'),
         *dict.fromkeys(type(np.dtype(name)) for name in _DTYPES),
     ]
