@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 import torch
-from family_cases.base import FamilyCase, Golden, PublishedFile, Variant, with_head
+from family_cases.base import DetectorRecipe, FamilyCase, Golden, PublishedFile, Recipe, Variant, with_head
 from golden.models import Classifier
 
 from mmvim.models import VMamba
@@ -75,5 +75,23 @@ VMAMBA = FamilyCase(
         'vanilla-tiny': (23, 0.5),
         'vanilla-small': (44, 0.5),
         'vanilla-base': (76, 0.5),
+    },
+    segmentors={  # the folder's README has the sources
+        f'vmamba/vmamba-{arch}_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16)
+        for arch in ('tiny', 'tiny-s2l5', 'small', 'base', 'vanilla-tiny', 'vanilla-small', 'vanilla-base')
+    },
+    detectors={
+        f'vmamba/vmamba-{arch}_mask-rcnn_{batch}-{epochs}x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12 * epochs, steps)
+        for epochs, steps in ((1, (8, 11)), (3, (27, 33)))
+        for arch, batch, longest in (
+            ('tiny', '8xb2', 3),
+            ('tiny-s2l5', '8xb2', 3),
+            ('small', '8xb2', 3),
+            ('base', '8xb2', 1),
+            ('vanilla-tiny', '8xb2', 3),
+            ('vanilla-small', '8xb2', 3),
+            ('vanilla-base', '16xb1', 1),
+        )
+        if epochs <= longest
     },
 )

@@ -1,11 +1,13 @@
-"""The forms in which VMamba's files keep the same numbers, and files of another variant."""
+"""The forms in which VMamba's files keep the same numbers, files of another variant, and files of dense models."""
 
 from collections import OrderedDict
 
 import pytest
 import torch
+from checkout import load_config
 from family_cases.base import randomised
 from family_cases.vmamba import FIRST, SMALL, published
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 
 from mmvim import checkpoints
@@ -104,3 +106,58 @@ def test_another_shape_is_a_misfit(write):
     weights[name] = weights[name].T.contiguous()  # as many numbers
     with pytest.raises(checkpoints.CheckpointError, match=r'op\.x_proj\.weight'):
         checkpoints.load_backbone(VMamba(SMALL), write(weights))
+
+
+def segmentor(arch):
+    """A published segmentor made narrow: MMSegmentation's UperNet."""
+    cfg = load_config('vmamba/vmamba-tiny_upernet_8xb2-160k_ade20k-512x512.py').model
+    cfg.backbone.arch = arch
+    cfg.decode_head.update(in_channels=[8, 16, 32, 64], channels=16, num_classes=5)
+    cfg.auxiliary_head.update(in_channels=32, channels=16, num_classes=5)
+    return cfg
+
+
+def detector(arch):
+    """A published detector made narrow: MMDetection's Mask R-CNN."""
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
+    pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
+    cfg = load_config('vmamba/vmamba-tiny_mask-rcnn_8xb2-1x_coco.py').model
+    cfg.backbone.arch = arch
+    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=8)
+    cfg.rpn_head.update(in_channels=8, feat_channels=8)
+    roi = cfg.roi_head
+    roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 8
+    roi.bbox_head.update(in_channels=8, fc_out_channels=24, num_classes=5)
+    roi.mask_head.update(in_channels=8, conv_out_channels=8, num_classes=5)
+    return cfg
+
+
+@pytest.mark.parametrize('change', [lambda weights: weights, lambda weights: kernels(stacked(weights))])
+@pytest.mark.parametrize('arch', [SMALL, FIRST], ids=['second', 'first'])
+@pytest.mark.parametrize(('make', 'scope'), [(segmentor, 'mmseg'), (detector, 'mmdet')])
+def test_a_dense_model_is_read_whole(make, scope, arch, change, write):
+    """Its configs and weights build the model that wrote it, in the type and to the bit."""
+    cfg = make(arch)
+    init_default_scope(scope)
+    model = randomised(MODELS.build(dict(cfg))).eval()
+    weights = model.state_dict()
+    given = change(weights) if arch is SMALL else weights
+    found = checkpoints.read(write(given, 'state_dict'), arch=arch)
+    assert found.kind == {'mmseg': 'segmentor', 'mmdet': 'detector'}[scope]
+    assert found.report.missing == found.report.unexpected == [] and not found.dropped
+    assert set(found.state_dict) == set(weights)
+    neck = {} if found.neck is None else {'neck': found.neck}
+    other = MODELS.build({**cfg, 'backbone': found.backbone, **neck, **found.heads}).eval()
+    other.load_state_dict(found.state_dict, strict=True)
+    assert all(torch.equal(value, weights[name]) for name, value in other.state_dict().items())
+    picture = torch.randn(1, 3, 64, 90)
+    with torch.no_grad():
+        for a, b in zip(model.extract_feat(picture), other.extract_feat(picture), strict=True):
+            assert torch.equal(a, b)
+    # Only the backbone of it
+    report = checkpoints.load_backbone(VMamba(arch, out_indices=(1, 2)), write(given, 'state_dict'))
+    assert all(
+        name.removeprefix('backbone.').startswith(('layers.2.downsample', 'layers.3', 'outnorm0', 'outnorm3'))
+        or not name.startswith('backbone.')
+        for name in report.dropped
+    )

@@ -145,8 +145,10 @@ def test_readme_snippet_with_the_published_optimizer_of_vim(pasted, shrink):
         assert weight_decay == (0 if ndim == 1 or name.endswith('.bias') else decayed), name
 
 
-def test_readme_snippet_with_the_published_optimizer_of_mambavision(pasted, shrink):
-    cfg = pasted[snippet('mambavision', 'DefaultOptimWrapperConstructor')]
+@pytest.mark.parametrize('family', [place for place, text in SNIPPETS if 'DefaultOptimWrapperConstructor' in text])
+def test_readme_snippet_with_the_published_optimizer_of_openmmlab(family, pasted, shrink):
+    """No weight decay on what has "norm" in its name, as the recipes of Swin and its heirs have it."""
+    cfg = pasted[snippet(family, 'DefaultOptimWrapperConstructor')]
     decayed = cfg.optim_wrapper.optimizer.weight_decay
     for name, (scale, weight_decay, _) in settings(cfg, shrink).items():
         assert scale == 1, name

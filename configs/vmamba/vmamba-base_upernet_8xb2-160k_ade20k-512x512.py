@@ -1,0 +1,7 @@
+"""UperNet on VMamba-B[s2l15], the published recipe (README.md beside this file lists what is corrected)."""
+_base_ = './vmamba-tiny_upernet_8xb2-160k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(arch='base', drop_path_rate=0.6),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512))

@@ -1,0 +1,4 @@
+"""UperNet on VMamba-T[s2l5], the published recipe (README.md beside this file lists what is corrected)."""
+_base_ = './vmamba-tiny_upernet_8xb2-160k_ade20k-512x512.py'
+
+model = dict(backbone=dict(arch='tiny-s2l5'))
