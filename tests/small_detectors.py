@@ -73,7 +73,8 @@ def shrink(cfg: Config, data_root: Path, work_dir: Path, train: int = 2, val: in
         cfg.model.data_preprocessor.pad_size_divisor = scaled(divisor, RATIO)
     for part in PARTS:
         loader = cfg[f'{part}_dataloader']
-        loader.update(num_workers=0, persistent_workers=False, batch_size=min(loader.batch_size, 2))
+        batch = 2 if part == 'train' else min(loader.batch_size, 2)
+        loader.update(num_workers=0, persistent_workers=False, batch_size=batch)
         loader.dataset.update(data_root=str(data_root), indices=train if part == 'train' else val)
         scale_pipeline(loader.dataset.pipeline)
         if part == 'train':
