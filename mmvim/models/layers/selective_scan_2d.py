@@ -161,10 +161,7 @@ class SelectiveScan2D(nn.Module):
         x = self.in_proj(x.permute(0, 2, 3, 1))  # (B, C, H, W) -> (B, H, W, d_inner or 2 * d_inner)
         x, z = x.chunk(2, dim=-1) if self.gate else (x, None)
         u = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).flatten(2)  # (B, d_inner, H * W), raster order
-        # The projections are pointwise, so they commute with the scan order and run on the map as it is.
-        projected = project(u, self.x_proj_weight) if self.stacked else self.x_proj(u)  # (B, paths, out, L)
-        dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        delta = project(dt, self.dt_projs_weight) if self.stacked else self.dt_projs(dt)  # (B, paths, d_inner, L)
+        delta, b, c = self.scan_inputs(u, height, width)
         count = len(self.paths)
         y = selective_scan_paths(
             u,
@@ -184,6 +181,24 @@ class SelectiveScan2D(nn.Module):
         y = self.out_norm(y.transpose(1, 2).to(dtype_of(self.out_norm, u.dtype))).to(u.dtype)  # (B, L, d_inner)
         y = y.unflatten(1, (height, width))  # (B, H, W, d_inner)
         return self.out_proj(y if z is None else y * F.silu(z)).permute(0, 3, 1, 2)  # (B, C, H, W)
+
+    def scan_inputs(self, u: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute delta, B and C of every path.
+
+        Args:
+            u: (B, d_inner, L), raster order.
+            height: Rows of the map.
+            width: Columns of the map.
+
+        Returns:
+            (B, paths, d_inner, L), (B, paths, d_state, L) and (B, paths, d_state, L). A subclass may return tensors
+            without an axis for the paths, which all of them share.
+        """
+        # The projections are pointwise, so they commute with the scan order and run on the map as it is.
+        projected = project(u, self.x_proj_weight) if self.stacked else self.x_proj(u)  # (B, paths, out, L)
+        dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        delta = project(dt, self.dt_projs_weight) if self.stacked else self.dt_projs(dt)
+        return delta, b, c
 
     def join(self, y: Tensor) -> Tensor:
         """Make one map of what the scan has returned, for a subclass with another ``combine``.
