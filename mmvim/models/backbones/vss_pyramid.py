@@ -41,6 +41,7 @@ class VSSPyramid(Backbone):
         True
     """
 
+    arch: dict
     arch_zoo: ClassVar[dict[str, dict]] = {}
     arch_defaults: ClassVar[dict] = {'drop_path_rate': 0.0}
 
@@ -79,11 +80,12 @@ class VSSPyramid(Backbone):
         self.layers = nn.ModuleList()
         for i, (dim, depth) in enumerate(zip(self.dims, depths, strict=True)):
             blocks = [self.build_block(i, j, dim, next(rates)) for j in range(depth)]
-            self.layers.append(Stage(blocks, self.build_downsample(dim) if i < (3 if build_unused else last) else None))
+            downsample = self.build_downsample(dim) if i < (3 if build_unused else last) else None
+            self.layers.append(self.build_stage(i, blocks, downsample))
             if i == last and not build_unused:
                 break
         if len(self.layers) < 4:
-            self.not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
+            self.not_built = (f'{self.downsample_name(last)}.', *(f'layers.{i}.' for i in range(last + 1, 4)))
         self.not_built += tuple(f'outnorm{i}.' for i in range(4) if out_norm and i not in self.out_indices)
         self.norm = nn.LayerNorm(self.dims[3]) if final_norm else None
         for i in self.out_indices if out_norm else ():
@@ -105,6 +107,20 @@ class VSSPyramid(Backbone):
             drop_path_rate: Stochastic depth rate.
         """
         raise NotImplementedError
+
+    def build_stage(self, stage: int, blocks: Sequence[nn.Module], downsample: nn.Module | None) -> nn.Module:
+        """Put a stage together: it is called as :class:`Stage` is, and has ``blocks`` and ``downsample``.
+
+        Args:
+            stage: Number of the stage.
+            blocks: Its blocks.
+            downsample: Layer to the next stage; None for the last.
+        """
+        return Stage(blocks, downsample)
+
+    def downsample_name(self, stage: int) -> str:
+        """Return what a stage's downsampling is called in the backbone."""
+        return f'layers.{stage}.downsample'
 
     def build_downsample(self, dim: int) -> nn.Module:
         """Build the layers from cells of ``dim`` channels to those of the next stage."""
@@ -147,7 +163,7 @@ class VSSPyramid(Backbone):
         last = self.out_indices[-1]
         freeze(*self.layers[last + 1 :])
         if last + 1 < len(self.layers):
-            freeze(self.get_submodule(f'layers.{last}.downsample'))
+            freeze(self.get_submodule(self.downsample_name(last)))
 
     def train(self, mode: bool = True) -> 'VSSPyramid':
         """Set the training mode; frozen parts stay in eval mode."""
