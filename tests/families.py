@@ -5,6 +5,7 @@ backbone without an entry fails a test.
 """
 
 from family_cases.base import FamilyCase
+from family_cases.efficientvmamba import EFFICIENTVMAMBA
 from family_cases.localvim import LOCALVIM
 from family_cases.localvmamba import LOCALVMAMBA
 from family_cases.mambavision import MAMBAVISION
@@ -14,6 +15,7 @@ from family_cases.vim import VIM
 from family_cases.vmamba import VMAMBA
 
 FAMILY_CASES: dict[str, FamilyCase] = {
+    'efficientvmamba': EFFICIENTVMAMBA,
     'localvim': LOCALVIM,
     'localvmamba': LOCALVMAMBA,
     'mambavision': MAMBAVISION,

@@ -1,6 +1,7 @@
 """Everything that a config builds from mmvim's ``MODELS`` and ``FUNCTIONS`` registries."""
 
 from mmvim.models.backbones import (
+    EfficientVMamba,
     LocalVim,
     LocalVMamba,
     MambaVision,
@@ -11,6 +12,7 @@ from mmvim.models.backbones import (
 )
 from mmvim.models.heads import LinearReadout
 from mmvim.models.layers import (
+    ES2D,
     LN2d,
     LocalScan2D,
     LocalVimMixer,
@@ -30,6 +32,8 @@ FUNCTIONS.register_module(module=selective_scan)
 FUNCTIONS.register_module(module=selective_scan_paths)
 
 __all__ = [
+    'ES2D',
+    'EfficientVMamba',
     'LN2d',
     'LinearReadout',
     'LocalScan2D',

@@ -24,6 +24,7 @@ MAPS = {  # layers and necks from maps to maps, with the channels that they take
         8,
     ),
     'PlainMambaMixer': ({'type': 'mmvim.PlainMambaMixer', 'embed_dims': 8, 'd_state': 2}, 8),
+    'ES2D': ({'type': 'mmvim.ES2D', 'embed_dims': 8, 'd_state': 2}, 8),
     'SimpleFPN': ({'type': 'mmvim.SimpleFPN', 'in_channels': 8, 'out_channels': 4}, 8),
     'LN2d': ({'type': 'mmvim.LN2d', 'normalized_shape': 8}, 8),
 }

@@ -1,6 +1,7 @@
 """What the publishers of each family do to a checkpoint: one module per family, behind one interface."""
 
 from mmvim.checkpoints.families.base import FAMILIES, Family
+from mmvim.checkpoints.families.efficient_vmamba import EfficientVMambaFamily
 from mmvim.checkpoints.families.localvim import LocalVimFamily
 from mmvim.checkpoints.families.localvmamba import LocalVMambaFamily
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
@@ -12,6 +13,7 @@ from mmvim.checkpoints.families.vmamba import VMambaFamily
 
 __all__ = [
     'FAMILIES',
+    'EfficientVMambaFamily',
     'Family',
     'LocalVMambaFamily',
     'LocalVimFamily',

@@ -1,5 +1,6 @@
 """Backbones, one file for each family."""
 
+from mmvim.models.backbones.efficient_vmamba import EfficientVMamba
 from mmvim.models.backbones.localvim import LocalVim
 from mmvim.models.backbones.localvmamba import LocalVMamba
 from mmvim.models.backbones.mamba_vision import MambaVision
@@ -9,6 +10,7 @@ from mmvim.models.backbones.vim import Vim
 from mmvim.models.backbones.vmamba import VMamba
 
 __all__ = [
+    'EfficientVMamba',
     'LocalVMamba',
     'LocalVim',
     'MSVMamba',

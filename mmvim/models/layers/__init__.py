@@ -1,5 +1,6 @@
 """Building blocks of the backbones; the mixers and norms are registered for use in a user's own backbone."""
 
+from mmvim.models.layers.es2d import ES2D
 from mmvim.models.layers.local_scan import LocalScan2D, LocalVimMixer
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
 from mmvim.models.layers.multi_scale_scan import MultiScaleScan2D
@@ -9,6 +10,7 @@ from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
 from mmvim.models.layers.vim_mixer import VimMixer
 
 __all__ = [
+    'ES2D',
     'LN2d',
     'LocalScan2D',
     'LocalVimMixer',
