@@ -183,7 +183,7 @@ def _walk(model: nn.Module, batch: int, size: tuple[int, int]) -> tuple[str, Exc
         def run(part: nn.Module, x: Any) -> Any:
             wrapped = _Part(part)
             tensors = {**dict(wrapped.named_parameters()), **dict(wrapped.named_buffers())}
-            fakes = {name: mode.from_tensor(value) for name, value in tensors.items()}
+            fakes: dict[str, torch.Tensor] = {name: mode.from_tensor(value) for name, value in tensors.items()}
             return functional_call(wrapped, fakes, (x,))
 
         name, x = 'backbone', torch.empty(batch, _in_channels(model), *size)

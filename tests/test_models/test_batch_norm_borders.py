@@ -12,6 +12,7 @@ from families import FAMILY_CASES, each
 from test_backbones import build, image
 from torch import nn
 
+from mmvim.models import LocalVimMixer
 from mmvim.registry import MODELS
 
 # PyTorch versions that are known to have the fault
@@ -24,12 +25,15 @@ MAPS = {  # layers and necks from maps to maps, with the channels that they take
         8,
     ),
     'PlainMambaMixer': ({'type': 'mmvim.PlainMambaMixer', 'embed_dims': 8, 'd_state': 2}, 8),
+    'LocalScan2D': ({'type': 'mmvim.LocalScan2D', 'embed_dims': 8, 'd_state': 2}, 8),
+    'MultiScaleScan2D': ({'type': 'mmvim.MultiScaleScan2D', 'embed_dims': 8}, 8),
     'ES2D': ({'type': 'mmvim.ES2D', 'embed_dims': 8, 'd_state': 2}, 8),
     'SimpleFPN': ({'type': 'mmvim.SimpleFPN', 'in_channels': 8, 'out_channels': 4}, 8),
     'LN2d': ({'type': 'mmvim.LN2d', 'normalized_shape': 8}, 8),
 }
 TOKENS = {  # from tokens to tokens
     **{f'{cfg["type"]}-{i}': cfg for case in FAMILY_CASES.values() for i, cfg in enumerate(case.mixers)},
+    'LocalVimMixer': {'type': 'mmvim.LocalVimMixer', 'embed_dims': 8, 'd_state': 2},
     'RMSNorm': {'type': 'mmvim.RMSNorm', 'normalized_shape': 8},
 }
 
@@ -77,7 +81,8 @@ class OnTokens(nn.Module):
         self.mixer = mixer
 
     def forward(self, x):
-        tokens = self.mixer(x.flatten(2).transpose(1, 2))  # (B, C, H, W) -> (B, H * W, C)
+        grid = (x.shape[2:],) if isinstance(self.mixer, LocalVimMixer) else ()
+        tokens = self.mixer(x.flatten(2).transpose(1, 2), *grid)  # (B, C, H, W) -> (B, H * W, C)
         return tokens.transpose(1, 2).unflatten(2, x.shape[2:]).contiguous()  # (B, H * W, C) -> (B, C, H, W)
 
 

@@ -69,8 +69,8 @@ def test_written_out(layer, H, W):
 def test_the_three_paths_are_one_sequence(layer):
     """Scans that start from zero each, as one would write them, give something else."""
     half = torch.randn(1, 16, 3, 2)
-    together = layer._scan(half, 0, layer.half)
-    apart = sum(layer._scan(half, 0, (name,)) for name in layer.half)
+    together = layer._scan(half, 0, layer.half_paths)
+    apart = sum(layer._scan(half, 0, (name,)) for name in layer.half_paths)
     assert (apart - together).abs().max() > 1e-2
 
 

@@ -101,7 +101,7 @@ class VimBlock(nn.Module):
         return self._norm_and_mix(residual, grid), residual
 
     def _norm_and_mix(self, residual: Tensor, grid: tuple[int, int]) -> Tensor:
-        dtype = dtype_of(self.mixer.in_proj, dtype_of(self.norm, residual.dtype))
+        dtype = dtype_of(self.mixer.get_submodule('in_proj'), dtype_of(self.norm, residual.dtype))
         return self.mix(self.norm(residual.to(dtype)), grid)
 
     def mix(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -92,7 +92,7 @@ class MultiScaleScan2D(nn.Module):
         if not half:
             raise ValueError('half is empty: name at least one scan order')
         scan_paths((whole, *half), 1, 1)  # raises for an unknown name
-        self.whole, self.half, self.d_state, self.scan_backend = whole, tuple(half), d_state, scan_backend
+        self.whole, self.half_paths, self.d_state, self.scan_backend = whole, tuple(half), d_state, scan_backend
         self.d_inner = inner = int(expand * embed_dims)
         self.dt_rank = resolve_dt_rank(dt_rank, embed_dims)
 
@@ -116,7 +116,7 @@ class MultiScaleScan2D(nn.Module):
         x, z = self.in_proj(x.permute(0, 2, 3, 1)).chunk(2, dim=-1)  # (B, H, W, d_inner) each
         x = x.permute(0, 3, 1, 2)
         whole, half = F.silu(self.conv2d(x)), F.silu(self.conv2d_b1(x))
-        scans = self._scan(whole, 1, (self.whole,)), self._scan(half, 0, self.half)  # (B, paths, L, d_inner) each
+        scans = self._scan(whole, 1, (self.whole,)), self._scan(half, 0, self.half_paths)  # (B, paths, L, d_inner) each
         tokens = torch.cat([y.flatten(1, 2) for y in scans], dim=1)
         tokens = self.out_norm(tokens.to(dtype_of(self.out_norm, whole.dtype)))  # one norm of all outputs, one by one
         y, coarse = (
