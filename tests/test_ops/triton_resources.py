@@ -148,6 +148,8 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
         call.maps,
         call.reverse,
         call.follow,
+        length,
+        False,
         call.optional,
         call.stack,
         getattr(torch, call.out or dtype),
