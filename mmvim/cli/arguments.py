@@ -3,6 +3,7 @@
 import argparse
 import ast
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from mmvim.cli.commands import command_parser
 from mmvim.cli.errors import OneLineParser
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# A dict as a value or within a list; a brace inside a text, as in filename_tmpl=epoch_{}.pth, is none.
+_DICT = re.compile(r'(^|[\[(,])\s*(\{|dict\()')
 
 
 class OptionsAction(DictAction):
@@ -36,7 +39,7 @@ class OptionsAction(DictAction):
         for value in values or ():
             key, given, content = str(value).partition('=')
             content = content.strip()
-            if '{' in content or 'dict(' in content:  # some end in a RecursionError of MMEngine's, some as a text
+            if _DICT.search(content):  # some end in a RecursionError of MMEngine's, some as a text
                 parser.error(
                     f'{option_string} {value!r}: a dict cannot be given on the command line; set what is in it one by '
                     f'one, as in {key or "KEY"}.0.NAME=VALUE or {key or "KEY"}.NAME=VALUE, or write it into a config '
@@ -57,7 +60,7 @@ class OptionsAction(DictAction):
 
 
 def _unbalanced(content: str) -> bool:
-    """Check whether a value begins with a bracket that nothing closes, or ends with one that nothing opens."""
+    """Check whether a value begins with a bracket and does not end with the one that closes it."""
     return content[:1] in ('[', '(') and content[-1:] != {'[': ']', '(': ')'}[content[0]]
 
 
@@ -65,7 +68,7 @@ def _with_blanks(content: str) -> Any:
     """Return a list, a tuple or a quoted text as Python reads them, and any other value with blanks as a text."""
     try:
         return ast.literal_eval(content)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval documents
         return content
 
 

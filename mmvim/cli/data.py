@@ -20,7 +20,7 @@ from mmvim.cli.options import find_types
 # Prefixes that hold images: an empty folder there means an empty data set, on which a sampler may block for ever.
 _IMAGE_PREFIXES = ('img', 'img_path')
 # Folders that only what loads annotations reads, and what does.
-_ANNOTATIONS = re.compile('seg|ann|mask|depth|label')
+_ANNOTATIONS = re.compile('(^|_)(seg|ann|anno|mask|depth|label)')
 _LOADS = re.compile(r'Load(?!Empty|Image|Multi|Proposals)\w+')
 # Reading takes a second per 50 MB. A larger file is certainly not empty, so it is not read a second time.
 LARGEST = 50_000_000

@@ -15,7 +15,7 @@ from mmvim.cli.errors import USAGE, UserError, describe, warn
 from mmvim.cli.noise import quiet
 
 # What takes the feature maps of a segmentor or a one-stage detector, and of the first stage of others.
-_HEADS = ('decode_head', 'auxiliary_head', 'rpn_head', 'bbox_head')
+_HEADS = ('decode_head', 'auxiliary_head', 'rpn_head')
 _SIDE = 512  # of a picture, where the config does not fix one
 _BATCH_NORM = 'more than 1 value per channel'
 # Of PyTorch where shapes do not meet: a convolution, a matrix product, a norm, an addition.
@@ -192,7 +192,7 @@ def _walk(model: nn.Module, batch: int, size: tuple[int, int]) -> tuple[str, Exc
             if isinstance(getattr(model, 'neck', None), nn.Module):
                 name = 'neck'
                 x = run(model.get_submodule(name), x)
-            for head in _HEADS:
+            for head in _heads_on_maps(model):
                 found = getattr(model, head, None)
                 for number, part in enumerate(found if isinstance(found, nn.ModuleList) else [found]):
                     name = f'{head}.{number}' if isinstance(found, nn.ModuleList) else head
@@ -203,9 +203,15 @@ def _walk(model: nn.Module, batch: int, size: tuple[int, int]) -> tuple[str, Exc
             shape = any(words in str(error) for words in _SHAPES) or isinstance(error, (AssertionError, IndexError))
             if _BATCH_NORM in str(error) or (shape and name != 'backbone'):
                 return name, error
-        except Exception:  # the runner will tell
+        except Exception:  # whatever cannot run without data (a look must not end a run that would work)
             return None
     return None
+
+
+def _heads_on_maps(model: nn.Module) -> tuple[str, ...]:
+    # The box head of other detectors takes regions, or what a transformer has made of the maps.
+    one_stage = any(kind.__name__ == 'SingleStageDetector' for kind in type(model).__mro__)
+    return (*_HEADS, 'bbox_head') if one_stage else _HEADS
 
 
 def _in_channels(model: nn.Module) -> int:

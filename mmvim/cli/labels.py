@@ -76,6 +76,8 @@ def _is_large(node: dict) -> bool:
 def heads_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the heads that tell classes, with their names: a segmentor's, or those of a detector's boxes.
 
+    A detector that is told its classes in words (GLIP, Grounding DINO) has none: its ``num_classes`` bounds nothing.
+
     Args:
         model: The model.
 
@@ -87,7 +89,8 @@ def heads_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         >>> [(name, head.num_classes) for name, head in heads_of(nn.ModuleDict({'decode_head': Head()}))]
         [('decode_head', 7)]
     """
-    for name in ('decode_head', 'bbox_head', 'roi_head.bbox_head'):
+    names = () if hasattr(model, 'language_model') else ('decode_head', 'bbox_head', 'roi_head.bbox_head')
+    for name in names:
         try:
             found = model.get_submodule(name)
         except AttributeError:
@@ -103,7 +106,11 @@ class _Look:
     def __init__(self, name: str, dataset: Any, model: nn.Module, thorough: bool) -> None:
         self.name, self.dataset, self.thorough = name, dataset, thorough
         self.heads = list(heads_of(model))
-        self.classes = len((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
+        self.on_masks = bool(self.heads) and self.heads[0][0].startswith('decode_head')
+        metainfo = getattr(dataset, 'metainfo', None) or {}
+        # Of a panoptic data set, the boxes are of the things alone.
+        things = None if self.on_masks else metainfo.get('thing_classes')
+        self.classes = len(things or metainfo.get('classes') or ())
         self.labels: set[int] = set()
         self.kind = ''
 
@@ -135,11 +142,13 @@ class _Look:
         if not isinstance(sample, dict):
             return
         where = sample.get('seg_map_path') or sample.get('img_path') or f'sample {index}'
-        if isinstance(sample.get('gt_seg_map'), np.ndarray) and self.heads:
+        if self.on_masks and isinstance(sample.get('gt_seg_map'), np.ndarray):
             self.look_at_mask(sample['gt_seg_map'], sample.get('img'), where)
-        elif sample.get('gt_bboxes_labels') is not None and self.heads:
+        elif self.heads and not self.on_masks and sample.get('gt_bboxes_labels') is not None:
             self.kind = 'labels'
-            self.note({int(label) for label in sample['gt_bboxes_labels']}, None, where)
+            labels = np.asarray(sample['gt_bboxes_labels'])
+            ignored = np.asarray(sample.get('gt_ignore_flags', np.zeros(len(labels))), bool)
+            self.note({int(label) for label in labels[~ignored]}, None, where)
 
     def look_at_mask(self, mask: np.ndarray, image: np.ndarray | None, where: str) -> None:
         if mask.ndim != 2:
@@ -156,16 +165,21 @@ class _Look:
                 ENVIRONMENT,
             )
         self.kind = 'labels'
-        self.note(set(np.unique(mask).tolist()), getattr(self.heads[0][1], 'ignore_index', 255), where)
+        self.note(set(np.unique(mask).tolist()), self.ignored(), where)
+
+    def ignored(self) -> int:
+        return getattr(self.heads[0][1], 'ignore_index', 255)
 
     def note(self, labels: set[int], ignored: int | None, where: str) -> None:
         self.labels |= labels
         for name, head in self.heads:
-            beyond = sorted(label for label in labels - {ignored} if not 0 <= label < head.num_classes)
+            # One channel is that of the foreground, label 1, and label 0 is what is not.
+            last = max(head.num_classes - 1, 1 if self.on_masks else 0)
+            beyond = sorted(label for label in labels - {ignored} if not 0 <= label <= last)
             if beyond:
                 raise UserError(
                     f'{where} has the label {_listed(set(beyond))}, and model.{name}.num_classes={head.num_classes} '
-                    f'leaves 0 to {head.num_classes - 1}',
+                    f'leaves 0 to {last}',
                     'set num_classes of every head, the metainfo.classes of the data sets, or reduce_zero_label',
                 )
 
@@ -173,7 +187,7 @@ class _Look:
         if not self.heads or not self.labels:
             return
         name, head = self.heads[0]
-        ignored = getattr(head, 'ignore_index', None) if name == 'decode_head' else None
+        ignored = self.ignored() if self.on_masks else None
         kept = self.labels - {ignored}
         if not kept:
             raise UserError(
@@ -185,7 +199,7 @@ class _Look:
                 f'the masks of {self.name} that were looked at hold {_listed(self.labels)}, and {ignored} is ignored: '
                 f'class {min(kept)} alone can be learned. If {ignored} is a class, write its number into the masks'
             )
-        if self.classes and self.classes != head.num_classes and name != 'decode_head':
+        if self.classes and self.classes != head.num_classes and not self.on_masks:
             raise UserError(
                 f'model.{name}.num_classes={head.num_classes}, and {self.name} has {self.classes} classes',
                 f'set model.{name}.num_classes={self.classes} (and of every other head), or metainfo.classes',

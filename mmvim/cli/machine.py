@@ -3,13 +3,13 @@
 import ctypes
 import os
 import sys
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.device import is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
 
 from mmvim.cli.errors import ENVIRONMENT, UserError, warn
+from mmvim.cli.threads import core_count, sleeping
 
 _AMP = 'AmpOptimWrapper'
 _AMP_ONLY = ('loss_scale', 'dtype', 'use_fsdp')
@@ -153,23 +153,6 @@ def _replace_sync_bn(node: object) -> bool:
     return replaced
 
 
-def core_count() -> int:
-    """Return how many cores this process may use: those of the machine, of its affinity and of its container.
-
-    Examples:
-        >>> import os
-        >>> from mmvim.cli.machine import core_count
-        >>> 1 <= core_count() <= os.cpu_count()
-        True
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    try:
-        quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == 'max' else max(1, min(cores, int(quota) // int(period)))
-
-
 def fit_to_cpu(cfg: Config, stages: tuple[str, ...]) -> str:
     """Leave a core to the run itself: no more data workers than the others, and no more threads than cores.
 
@@ -206,7 +189,8 @@ def fit_to_cpu(cfg: Config, stages: tuple[str, ...]) -> str:
         most, wanted = max(most, loader.get('num_workers', 0)), max(wanted, workers)
     threads = torch.get_num_threads()
     line = f'CPU: {threads} thread{"s" * (threads != 1)}, {most} data worker{"s" * (most != 1)}'
-    return line if most == wanted else f'{line} ({wanted} in the config)'
+    line += '' if most == wanted else f' ({wanted} in the config)'
+    return f'{line}; the machine is busy, so threads that wait sleep' if sleeping() else line
 
 
 def keep_freed_memory() -> bool:

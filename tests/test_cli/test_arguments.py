@@ -1,5 +1,7 @@
 """Values on the command line: what MMEngine's parser reads, and what it would get wrong or end in a traceback over."""
 
+import re
+
 import pytest
 
 from mmvim.cli import OneLineParser, OptionsAction
@@ -31,6 +33,9 @@ def parse():
         ("a=['x y', 'z']", ['x y', 'z']),
         ('a=/my data/ade', '/my data/ade'),
         ('a="x y"', 'x y'),
+        ('a=epoch_{}.pth', 'epoch_{}.pth'),
+        ('a=my dict(1)', 'my dict(1)'),
+        ('a=' + '- ' * 9999 + '1', '- ' * 9999 + '1'),
     ],
 )
 def test_values(parse, value, expected):
@@ -59,4 +64,4 @@ def test_what_cannot_be_read_is_one_line(parse, value, words, capsys):
         parse(value)
     (line,) = capsys.readouterr().err.splitlines()
     assert error.value.code == 2
-    assert line.startswith(f'error: --cfg-options {value!r}') and __import__('re').search(words, line), line
+    assert line.startswith(f'error: --cfg-options {value!r}') and re.search(words, line), line

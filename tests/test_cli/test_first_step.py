@@ -117,6 +117,28 @@ def test_what_cannot_be_told_from_shapes_is_left_to_the_run(head):
     check_first_step(config(), Segmentor(Head()))
 
 
+class SingleStageDetector(Segmentor):
+    """A namesake of MMDetection's, by whose name its kind is known."""
+
+    def __init__(self, head):
+        super().__init__(nn.Identity())
+        self.bbox_head = head
+
+
+class Transformer(Segmentor):
+    """A detector whose box head takes what a decoder returns."""
+
+    def __init__(self, head):
+        super().__init__(nn.Identity())
+        self.bbox_head = head
+
+
+def test_box_heads_take_maps_in_one_stage_detectors_alone():
+    with pytest.raises(UserError, match=r'^bbox_head cannot take'):
+        check_first_step(config(), SingleStageDetector(Pooling(16)))
+    check_first_step(config(), Transformer(Pooling(16)))
+
+
 def test_without_a_backbone_or_a_batch_nothing_is_checked():
     check_first_step(config(1), nn.Linear(2, 2))
     check_first_step(Config({'model': {}}), Segmentor(Pooling()))

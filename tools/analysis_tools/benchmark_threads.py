@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""A training step on a CPU beside its own data workers and beside busy neighbours: as PyTorch waits, and as mmvim does.
+"""A training step on a CPU beside its own data workers and beside busy neighbours, by how threads wait for work.
 
     python tools/analysis_tools/benchmark_threads.py --markdown threads.md
 
-OpenMP's threads wait for work by spinning, for milliseconds by default, and mmvim's tools make them sleep after some
-microseconds (mmvim/cli/commands/__init__.py). Each line is a training step of a small Vim on pictures that 0, 1 or 2
+OpenMP's threads wait for work by spinning, for milliseconds by default; on a busy machine mmvim's tools make them sleep
+after some microseconds (mmvim/cli/threads.py). Each line is a training step of a small Vim on pictures that 0, 1 or 2
 data workers make, alone or beside 1 or 2 processes that keep a core busy each; both ways of waiting take turns, and
 the median of the steps counts, as does the longest. Nothing else should run on the machine.
 
@@ -25,7 +25,7 @@ from taking_turns import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-WAYS = {'PyTorch': {}, 'mmvim': {'GOMP_SPINCOUNT': '1000'}}
+WAYS = {'spinning': {}, 'sleeping': {'GOMP_SPINCOUNT': '1000'}}
 TURNS = 3
 SIDE = 192
 
@@ -101,7 +101,7 @@ def main() -> None:
             workers,
             busy,
             *(f'{medians[way]:.0f}' for way in WAYS),
-            f'{medians["PyTorch"] / medians["mmvim"]:.2f}x',
+            f'{medians["spinning"] / medians["sleeping"]:.2f}x',
             *(f'{max(times):.0f}' for times in found.values()),
         ]
         lines.append(f'| {" | ".join(map(str, cells))} |')

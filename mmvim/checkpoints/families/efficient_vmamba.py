@@ -3,23 +3,15 @@
 Their names are mmvim's own, but for a classifier's last layers.
 """
 
-from typing import Any, ClassVar
-
 from torch import Tensor
 
-from mmvim.checkpoints.families.base import Family
 from mmvim.checkpoints.families.names import count, shape_of
-from mmvim.checkpoints.view import View
-from mmvim.models.backbones.common import resolve_arch
+from mmvim.checkpoints.families.vss_pyramid import VSSPyramidFamily
 from mmvim.models.backbones.efficient_vmamba import EfficientVMamba
 
-_OP = r'layers\.[01]\.blocks\.\d+\.op\.'
 
-
-class EfficientVMambaFamily(Family):
-    """Classifiers of ImageNet-1K, and the EncoderDecoder and MaskRCNN files of mmseg and mmdet.
-
-    A file reveals everything but ``out_indices``.
+class EfficientVMambaFamily(VSSPyramidFamily):
+    """See :class:`VSSPyramidFamily`.
 
     Examples:
         >>> import torch
@@ -34,42 +26,14 @@ class EfficientVMambaFamily(Family):
     name = 'efficientvmamba'
     backbone = EfficientVMamba
     stem = ('patch_embed.0.weight', 'layers.0.blocks.0.op.A_logs', 'layers.0.blocks.0.se.global_reduce.weight')
-    renames = ((r'^classifier\.norm\.', 'norm.'),)
-    published_names = ((r'^norm\.', 'classifier.norm.'),)
-    head = ('classifier.head', 'head')
-    final_norm = 'norm.weight'
-    # Not verified at the source: the common 224 of 256.
-    views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
-    config_options: ClassVar[dict] = {'out_indices': None}
 
     def settings(self, own: dict[str, Tensor]) -> dict:
         """See the base class."""
-        (dim,) = shape_of(own, r'layers\.0\.blocks\.\d+\.norm\.weight', 1)
-        (inner,) = shape_of(own, r'layers\.0\.blocks\.\d+\.op\.out_norm\.weight', 1)
-        paths, *_ = shape_of(own, _OP + 'x_proj_weight', 3)
-        ratio = inner / max(dim, 1)
-        return {
-            'depths': (
-                *(count(own, rf'layers\.{stage}\.blocks\.(\d+)\.') for stage in (0, 1)),
-                *(max(count(own, rf'layers\.{stage}\.(\d+)\.conv_pw\.') - 1, 0) for stage in (2, 3)),  # they begin at 1
-            ),
-            'dim': dim,
-            'd_state': shape_of(own, _OP + 'A_logs', 2)[1],
-            'ssm_ratio': int(ratio) if ratio == int(ratio) else ratio,
-            'step': round(paths**0.5),
-        }
+        paths, *_ = shape_of(own, r'layers\.[01]\.blocks\.\d+\.op\.x_proj_weight', 3)
+        return {**super().settings(own), 'step': round(paths**0.5)}
 
-    def arch_settings(self, arch: str | dict) -> dict:
+    def depth(self, own: dict[str, Tensor], stage: int) -> int:
         """See the base class."""
-        full = resolve_arch(arch, self.backbone.arch_zoo, self.backbone.arch_defaults)
-        del full['drop_path_rate']
-        return {**full, 'depths': tuple(full['depths'])}
-
-    def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, None]:
-        """See the base class."""
-        config: dict[str, Any] = {'type': 'mmvim.EfficientVMamba', 'arch': arch, 'out_indices': (0, 1, 2, 3)}
-        if kind == 'classifier':
-            config.update(out_indices=3, out_norm=False, final_norm=True)
-        if options['out_indices'] is not None:
-            config['out_indices'] = options['out_indices']
-        return config, None
+        if stage < 2:
+            return super().depth(own, stage)
+        return max(count(own, rf'layers\.{stage}\.(\d+)\.conv_pw\.') - 1, 0)  # they begin at 1

@@ -7,10 +7,10 @@ them in ``arch``.
 from collections import OrderedDict
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.names import shape_of
 from mmvim.checkpoints.families.vim import VimFamily, published_grid
 from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.common import resolve_arch
@@ -84,9 +84,8 @@ class LocalVimFamily(VimFamily):
         weights = super().fit(own, module, options, report)
         for name in module.state_dict():  # a published classifier has RMSNorm where its dense models have LayerNorm
             if name.startswith('layers.') and name.endswith('.norm.bias') and name not in weights:
-                kept = shape_of(own, r'layers\.\d+\.norm\.weight', 1)[0]
-                weights[name] = module.state_dict()[name].detach().clone().zero_()
-                report.assumed[name] = f'zeros of {kept}: the file has RMSNorm, which has no bias'
+                weights[name] = torch.zeros(module.embed_dims)
+                report.assumed[name] = f'{module.embed_dims} zeros: the file has RMSNorm, which has no bias'
         return weights
 
 

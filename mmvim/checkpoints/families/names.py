@@ -24,3 +24,9 @@ def drop(own: dict[str, Tensor], report: Report, start: str | tuple[str, ...], r
     for name in [name for name in own if name.startswith(start)]:
         del own[name]
         report.dropped[name] = reason
+
+
+def ratio(wide: int, narrow: int) -> float:
+    """Return how many times as wide something is: an int if it is whole, and 0 of 0."""
+    quotient = wide / max(narrow, 1)
+    return int(quotient) if quotient == int(quotient) else quotient

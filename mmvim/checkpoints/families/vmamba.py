@@ -6,24 +6,17 @@ training keeps a moving average of the weights as ``model_ema``, which ``key='mo
 """
 
 from collections import OrderedDict
-from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmvim.checkpoints.families.base import Family
-from mmvim.checkpoints.families.names import count, shape_of
+from mmvim.checkpoints.families.names import ratio, shape_of
+from mmvim.checkpoints.families.vss_pyramid import VSSPyramidFamily
 from mmvim.checkpoints.report import Report
-from mmvim.checkpoints.view import View
-from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.vmamba import VMamba
 
-_BLOCK = r'layers\.\d+\.blocks\.\d+\.'
 
-
-class VMambaFamily(Family):
-    """Classifiers of ImageNet-1K, of both releases, and the EncoderDecoder and MaskRCNN files of mmseg and mmdet.
-
-    A file reveals everything but ``out_indices``.
+class VMambaFamily(VSSPyramidFamily):
+    """See :class:`VSSPyramidFamily`; the files of both releases.
 
     Examples:
         >>> import torch
@@ -39,41 +32,21 @@ class VMambaFamily(Family):
     backbone = VMamba
     stem = ('patch_embed.0.weight', 'layers.0.blocks.0.op.A_logs')
     renames = (
+        *VSSPyramidFamily.renames,
         (r'^patch_embed\.proj\.', 'patch_embed.0.'),  # the first files of the first release
         (r'^patch_embed\.norm\.', 'patch_embed.2.'),
         (r'\.downsample\.norm\.', '.downsample.1.'),
         (r'\.downsample\.reduction\.', '.downsample.2.'),
         (r'\.ln_1\.', '.norm.'),
         (r'\.self_attention\.', '.op.'),
-        (r'^classifier\.norm\.', 'norm.'),
     )
-    published_names = ((r'^norm\.', 'classifier.norm.'),)
-    head = ('classifier.head', 'head')
-    final_norm = 'norm.weight'
-    # As classification/data/build.py and config.py of the publisher's code have it, for every arch.
-    views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
-    config_options: ClassVar[dict] = {'out_indices': None}
 
     def settings(self, own: dict[str, Tensor]) -> dict:
         """See the base class."""
-        dim, inner, hidden = (
-            shape_of(own, rf'layers\.0\.blocks\.\d+\.{name}', 1)[0]
-            for name in (r'norm\.weight', r'op\.out_norm\.weight', r'mlp\.fc1\.bias')
-        )
-        return {
-            'depths': tuple(count(own, rf'layers\.{stage}\.blocks\.(\d+)\.') for stage in range(4)),
-            'dim': dim,
-            'd_state': shape_of(own, _BLOCK + r'op\.A_logs', 2)[1],
-            'ssm_ratio': _ratio(inner, dim),
-            'mlp_ratio': _ratio(hidden, dim),
-            'release': 'v2' if 'patch_embed.5.weight' in own else 'v0',
-        }
-
-    def arch_settings(self, arch: str | dict) -> dict:
-        """See the base class."""
-        full = resolve_arch(arch, self.backbone.arch_zoo, self.backbone.arch_defaults)
-        del full['drop_path_rate']
-        return {**full, 'depths': tuple(full['depths'])}
+        (hidden,) = shape_of(own, r'layers\.0\.blocks\.\d+\.mlp\.fc1\.bias', 1)
+        settings = super().settings(own)
+        release = 'v2' if 'patch_embed.5.weight' in own else 'v0'
+        return {**settings, 'mlp_ratio': ratio(hidden, settings['dim']), 'release': release}
 
     def fit(self, own: dict[str, Tensor], module: VMamba, options: dict, report: Report) -> OrderedDict[str, Tensor]:
         """See the base class."""
@@ -89,20 +62,6 @@ class VMambaFamily(Family):
                 value = value.reshape(own_shape)
             weights[here] = value
         return weights
-
-    def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, None]:
-        """See the base class."""
-        config: dict[str, Any] = {'type': 'mmvim.VMamba', 'arch': arch, 'out_indices': (0, 1, 2, 3)}
-        if kind == 'classifier':
-            config.update(out_indices=3, out_norm=False, final_norm=True)
-        if options['out_indices'] is not None:
-            config['out_indices'] = options['out_indices']
-        return config, None
-
-
-def _ratio(wide: int, narrow: int) -> float:
-    ratio = wide / max(narrow, 1)
-    return int(ratio) if ratio == int(ratio) else ratio
 
 
 def _other_form(name: str) -> str:

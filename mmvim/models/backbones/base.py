@@ -38,7 +38,7 @@ class Backbone(BaseModule):
 
     def __init__(self, init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
-        self._register_load_state_dict_pre_hook(self._leave_out)
+        self._register_load_state_dict_pre_hook(self.prepare_state_dict)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # The option ``activation_checkpointing`` of MMEngine puts a function in the place of ``forward`` that calls it
@@ -47,8 +47,13 @@ class Backbone(BaseModule):
             value = functools.partial(recompute, self, self.forward)
         super().__setattr__(name, value)
 
-    def _leave_out(self, state_dict: dict, prefix: str, *_: object) -> None:
-        """Drop the weights of parts that are not built, so that a complete file fits."""
+    def prepare_state_dict(self, state_dict: dict, prefix: str, *_: object) -> None:
+        """Drop the weights of parts that are not built, so that a complete file fits; called before any is loaded.
+
+        Args:
+            state_dict: The weights, changed in place.
+            prefix: What stands before this backbone's own names.
+        """
         parts = tuple(prefix + part for part in self.not_built)
         for name in [name for name in state_dict if name.startswith(parts)]:
             del state_dict[name]

@@ -16,9 +16,9 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmvim.models.backbones.base import Backbone
-from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.pyramid import Pyramid, four
 from mmvim.models.layers.mamba_vision_mixer import MambaVisionMixer
+from mmvim.models.layers.mlp import Mlp
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.recompute import recompute
 from mmvim.models.layers.window_attention import WindowAttention, merge_windows, split_windows
@@ -72,24 +72,6 @@ class ConvBlock(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         y = F.gelu(self.norm1(self.conv1(x)), approximate='tanh')
         return x + self.drop_path(self.norm2(self.conv2(y)))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them.
-
-    Examples:
-        >>> import torch
-        >>> Mlp(8, hidden=32)(torch.randn(1, 49, 8)).shape
-        torch.Size([1, 49, 8])
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to the same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class MixerBlock(nn.Module):
@@ -188,7 +170,7 @@ class Level(nn.Module):
 
 
 @MODELS.register_module()
-class MambaVision(Backbone):
+class MambaVision(Pyramid):
     """MambaVision: two levels of convolutions, two of windowed selective scans followed by windowed attention.
 
     Args:
@@ -228,6 +210,7 @@ class MambaVision(Backbone):
         [(1, 8, 16, 24), (1, 16, 8, 12), (1, 32, 4, 6), (1, 64, 2, 3)]
     """
 
+    stages_name: ClassVar[str] = 'levels'
     arch_zoo: ClassVar[dict[str, dict]] = {
         'tiny': {'depths': (1, 3, 8, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
         'tiny2': {'depths': (1, 3, 11, 4), 'dim': 80, 'in_dim': 32, 'num_heads': (2, 4, 8, 16)},
@@ -271,122 +254,56 @@ class MambaVision(Backbone):
         init_cfg: dict | list | None = None,
         build_unused: bool = False,
     ) -> None:
-        super().__init__(init_cfg)
-        settings = resolve_arch(arch, self.arch_zoo, self.arch_defaults)
-        depths, heads = tuple(settings['depths']), settings['num_heads']
-        windows = settings['window_sizes'] if window_sizes is None else window_sizes
-        for name, value in (('depths', depths), ('num_heads', heads), ('window_sizes', windows)):
-            if len(value) != 4 or any(not isinstance(v, int) or v < 1 for v in value):
-                raise ValueError(f'{name}={value!r} must be four positive ints, one a level')
-        if not -1 <= frozen_stages <= 4:
-            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..4, the number of levels')
-        self.out_indices = normalize_out_indices(out_indices, 4)
-        if final_norm and 3 not in self.out_indices:
-            raise ValueError(f'final_norm=True normalises level 3, which out_indices={out_indices!r} leaves out')
-        self.frozen_stages, self.norm_eval, self.with_cp, self.depths = frozen_stages, norm_eval, with_cp, depths
-        self.dims = tuple(settings['dim'] * 2**i for i in range(4))
-        scale = settings['layer_scale'] if layer_scale is None else layer_scale
-        rate = settings['drop_path_rate'] if drop_path_rate is None else drop_path_rate
-        self.arch = {**settings, 'layer_scale': scale}
-        last = self.out_indices[-1]  # the last level that an output needs
-        rates = iter(block_drop_path_rates(rate, sum(depths)))
+        super().__init__(arch, out_indices, out_norm, final_norm, frozen_stages, with_cp, init_cfg)
+        if layer_scale is not None:
+            self.arch['layer_scale'] = layer_scale
+        self.num_heads = four('num_heads', self.arch['num_heads'])
+        self.window_sizes = four('window_sizes', self.arch['window_sizes'] if window_sizes is None else window_sizes)
+        self.norm_eval, self.scan_backend = norm_eval, scan_backend
+        self.build(in_channels, drop_path_rate, build_unused)
 
-        self.patch_embed = Stem(in_channels, settings['in_dim'], self.dims[0])
-        self.levels = nn.ModuleList()
-        for i, (dim, depth) in enumerate(zip(self.dims, depths, strict=True)):
-            if i < 2:
-                blocks = [ConvBlock(dim, next(rates)) for _ in range(depth)]
-            else:
-                blocks = [
-                    MixerBlock(
-                        dim,
-                        # The scan mixes the first half of the blocks (the larger one), attention the others.
-                        MambaVisionMixer(dim, settings['d_state'], settings['d_conv'], scan_backend=scan_backend)
-                        if j < (depth + 1) // 2
-                        else WindowAttention(dim, heads[i]),
-                        settings['mlp_ratio'],
-                        next(rates),
-                        scale,
-                    )
-                    for j in range(depth)
-                ]
-            downsample = Downsample(dim) if i < (3 if build_unused else last) else None
-            self.levels.append(Level(blocks, windows[i] if i >= 2 else None, downsample))
-            if i == last and not build_unused:
-                break
-        if len(self.levels) < 4:
-            self.not_built = (f'levels.{last}.downsample.', *(f'levels.{i}.' for i in range(last + 1, 4)))
-        self.not_built += tuple(f'outnorm{i}.' for i in range(4) if out_norm and i not in self.out_indices)
-        self.norm = nn.BatchNorm2d(self.dims[3]) if final_norm else None
-        for i in self.out_indices if out_norm else ():
-            self.add_module(f'outnorm{i}', build_norm({'type': 'mmvim.LN2d', 'eps': 1e-5}, self.dims[i]))
-        self.out_norm = out_norm
-        self._init_parameters()
-        self._freeze()
+    def build_stem(self, in_channels: int) -> nn.Module:
+        """See the base class."""
+        return Stem(in_channels, self.arch['in_dim'], self.dims[0])
 
-    def _init_parameters(self) -> None:
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.endswith('dt_proj'):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+    def build_block(self, stage: int, index: int, dim: int, drop_path_rate: float) -> nn.Module:
+        """See the base class."""
+        if stage < 2:
+            return ConvBlock(dim, drop_path_rate)
+        arch = self.arch
+        # The scan mixes the first half of the blocks (the larger one), attention the others.
+        mixer = (
+            MambaVisionMixer(dim, arch['d_state'], arch['d_conv'], scan_backend=self.scan_backend)
+            if index < (self.depths[stage] + 1) // 2
+            else WindowAttention(dim, self.num_heads[stage])
+        )
+        return MixerBlock(dim, mixer, arch['mlp_ratio'], drop_path_rate, arch['layer_scale'])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the maps of ``out_indices``.
+    def build_stage(self, stage: int, blocks: Sequence[nn.Module], downsample: nn.Module | None) -> nn.Module:
+        """See the base class."""
+        return Level(blocks, self.window_sizes[stage] if stage >= 2 else None, downsample)
 
-        Args:
-            x: Images (B, in_channels, H, W), any H and W.
+    def build_downsample(self, dim: int) -> nn.Module:
+        """See the base class."""
+        return Downsample(dim)
 
-        Returns:
-            Maps (B, dim * 2 ** i, ceil(H / 2 ** (i + 2)), ceil(W / 2 ** (i + 2))), i the level.
-        """
-        x = self.patch_embed(x)
-        outputs = []
-        for i, level in enumerate(self.levels):
-            x = level(x, self.with_cp and self.training)
-            if i in self.out_indices:
-                y = self.norm(x) if i == 3 and self.norm is not None else x
-                outputs.append(getattr(self, f'outnorm{i}')(y) if self.out_norm else y.contiguous())
-            if i == self.out_indices[-1]:
-                break
-            x = level.downsample(x)
-        return tuple(outputs)
+    def build_final_norm(self, dim: int) -> nn.Module:
+        """See the base class."""
+        return nn.BatchNorm2d(dim)
 
-    def _freeze(self) -> None:
-        if self.frozen_stages >= 0:
-            freeze(self.patch_embed, *self.levels[: self.frozen_stages])
-        last = self.out_indices[-1]
-        freeze(*self.levels[last + 1 :])
-        if last + 1 < len(self.levels):
-            freeze(self.get_submodule(f'levels.{last}.downsample'))
+    def build_output_norm(self, dim: int) -> nn.Module:
+        """See the base class."""
+        return build_norm({'type': 'mmvim.LN2d', 'eps': 1e-5}, dim)
+
+    def to_map(self, x: Tensor) -> Tensor:
+        """See the base class; a norm's output keeps the memory format that it has."""
+        return x if self.out_norm else x.contiguous()
 
     def train(self, mode: bool = True) -> 'MambaVision':
         """Set the training mode; frozen parts, and with ``norm_eval`` every batch norm, stay in eval mode."""
         super().train(mode)
-        self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Return a parameter's depth for layer-wise learning rates: the stem 0, one more each block, output norms last.
-
-        Args:
-            param_name: Full name of the parameter.
-            prefix: What stands before this backbone's own names. Defaults to ''.
-
-        Returns:
-            The parameter's depth, and the number of depths (blocks + 2). A level's downsampling has the depth of its
-            last block.
-        """
-        depths = sum(self.depths) + 2
-        name = param_name[len(prefix) :] if param_name.startswith(prefix) else ''
-        if name.startswith('patch_embed.'):
-            return 0, depths
-        if name.startswith('levels.'):
-            _, level, part, index, *_ = name.split('.')
-            block = int(index) if part == 'blocks' else self.depths[int(level)] - 1
-            return sum(self.depths[: int(level)]) + block + 1, depths
-        return depths - 1, depths

@@ -12,10 +12,10 @@ gradient of a map that becomes cells.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmvim.models.layers.channel_attention import ChannelGate, SqueezeExcite
 from mmvim.models.layers.recompute import recompute
 
 
@@ -47,30 +47,6 @@ class ToCells(nn.Module):
         """Map (B, C, H, W) to (B, H, W, C)."""
         x = x.unsqueeze(0).select(0, 0)  # changes nothing but that the gradient is written into a new tensor
         return x.permute(0, 2, 3, 1)
-
-
-class ChannelGate(nn.Module):
-    """Scale the channels of cells by what their mean over the picture says.
-
-    Args:
-        dim: Channels.
-
-    Examples:
-        >>> import torch
-        >>> ChannelGate(8)(torch.randn(1, 3, 5, 8)).shape
-        torch.Size([1, 3, 5, 8])
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        hidden = max(dim // 8, 1)
-        self.global_reduce, self.channel_select = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale (..., H, W, C); same shape out."""
-        mean = self.norm(x).mean((-3, -2), keepdim=True)  # (..., 1, 1, C)
-        return x * self.channel_select(F.gelu(self.global_reduce(mean))).sigmoid()
 
 
 class EVSSBlock(nn.Module):
@@ -106,29 +82,6 @@ class EVSSBlock(nn.Module):
         # Stacked, so that the gate that both share is called once.
         gated = self.se(torch.stack((scanned, convolved)))  # (2, B, H, W, C)
         return x + self.drop_path(gated.sum(0))
-
-
-class SqueezeExcite(nn.Module):
-    """Scale the channels of a map by what their mean over the picture says, in 1 x 1 convolutions.
-
-    Args:
-        dim: Channels.
-        hidden: Channels between the convolutions.
-
-    Examples:
-        >>> import torch
-        >>> SqueezeExcite(8, 2)(torch.randn(1, 8, 3, 5)).shape
-        torch.Size([1, 8, 3, 5])
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.conv_reduce, self.conv_expand = nn.Conv2d(dim, hidden, 1), nn.Conv2d(hidden, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale (B, C, H, W); same shape out."""
-        mean = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        return x * self.conv_expand(F.relu(self.conv_reduce(mean))).sigmoid()
 
 
 class InvertedResidual(nn.Module):

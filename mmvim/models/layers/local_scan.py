@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.channel_attention import ChannelGate
 from mmvim.models.layers.plain_layers import dtype_of, is_plain
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
@@ -48,14 +49,10 @@ def direction_paths(directions: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-class DirectionAttention(nn.Module):
+class DirectionAttention(ChannelGate):
     """Weigh the channels of each direction's output by what its mean says, and sum the directions.
 
-    One set of weights serves all directions ('BiAttn', channels alone, of the published models).
-
-    Args:
-        dim: Channels.
-        reduction: ``dim`` over the hidden channels. Defaults to 8.
+    One set of weights serves all directions; the arguments are those of :class:`ChannelGate`.
 
     Examples:
         >>> import torch
@@ -63,18 +60,10 @@ class DirectionAttention(nn.Module):
         torch.Size([2, 16, 9])
     """
 
-    def __init__(self, dim: int, reduction: int = 8) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.global_reduce = nn.Linear(dim, max(1, dim // reduction))
-        self.channel_select = nn.Linear(max(1, dim // reduction), dim)
-
     def forward(self, y: Tensor) -> Tensor:
         """Map (B, directions, C, L) to (B, C, L)."""
-        dtype = dtype_of(self.norm, y.dtype)
-        mean = self.norm(y.mT.to(dtype)).mean(2)  # (B, directions, C)
-        weights = torch.sigmoid(self.channel_select(F.gelu(self.global_reduce(mean))))
-        return (y * weights[..., None].to(y.dtype)).sum(1)
+        weights = self.weights(y.mT, over=(2,)).mT  # (B, directions, C, 1)
+        return (y * weights).sum(1)
 
 
 @MODELS.register_module()

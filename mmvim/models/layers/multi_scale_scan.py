@@ -11,39 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.channel_attention import LinearSqueezeExcite
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.plain_layers import dtype_of
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, mark_no_weight_decay, resolve_dt_rank
 from mmvim.ops import selective_scan_paths
 from mmvim.ops.scan_paths import scan_paths
 from mmvim.registry import MODELS
-
-
-class SqueezeExcite(nn.Module):
-    """Weigh the channels of a map by what its mean says.
-
-    Args:
-        dim: Channels.
-        reduction: ``dim`` over the hidden channels.
-
-    Examples:
-        >>> import torch
-        >>> SqueezeExcite(16, reduction=8)(torch.randn(2, 16, 3, 5)).shape
-        torch.Size([2, 16, 3, 5])
-    """
-
-    def __init__(self, dim: int, reduction: int) -> None:
-        super().__init__()
-        self.fc = nn.Sequential(
-            nn.Linear(dim, dim // reduction, bias=False),
-            nn.ReLU(),
-            nn.Linear(dim // reduction, dim, bias=False),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        return x * self.fc(x.mean((2, 3)))[:, :, None, None]
 
 
 @MODELS.register_module()
@@ -108,7 +82,7 @@ class MultiScaleScan2D(nn.Module):
         self.A_logs = init_a_log(2 * inner, d_state)
         self.Ds = init_skip(2 * inner)
         self.out_norm = build_norm({'type': 'LN', 'eps': 1e-5}, inner)
-        self.se = SqueezeExcite(inner, reduction)
+        self.se = LinearSqueezeExcite(inner, reduction)
         self.out_proj = nn.Linear(inner, embed_dims, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmvim.models.layers.mlp import Mlp
 from mmvim.models.layers.recompute import recompute
 
 
@@ -47,24 +48,6 @@ class PatchMerging(nn.Module):
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         # The published order: down before right.
         return torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them.
-
-    Examples:
-        >>> import torch
-        >>> Mlp(8, hidden=32)(torch.randn(1, 3, 5, 8)).shape
-        torch.Size([1, 3, 5, 8])
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to the same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class VSSBlock(nn.Module):
@@ -178,20 +161,3 @@ def patch_stem(in_channels: int, dim: int) -> nn.Sequential:
         torch.Size([1, 4, 5, 8])
     """
     return nn.Sequential(nn.Conv2d(in_channels, dim, 4, 4), to_cells(), nn.LayerNorm(dim))
-
-
-def merging(dim: int) -> nn.Sequential:
-    """Build the downsampling of VMamba's first release: half as many cells each way, rounded up, of 2 * dim channels.
-
-    Args:
-        dim: Channels of the cells.
-
-    Returns:
-        Merging of 2 x 2 cells (0), a LayerNorm (1) and a linear layer (2).
-
-    Examples:
-        >>> import torch
-        >>> merging(8)(torch.randn(1, 7, 10, 8)).shape
-        torch.Size([1, 4, 5, 16])
-    """
-    return nn.Sequential(PatchMerging(), nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False))

@@ -1,0 +1,101 @@
+"""Which numbers of a data set are labels of which head, and which are not."""
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from torch import nn
+
+from mmvim.cli import UserError
+from mmvim.cli.labels import check_samples
+
+
+class Samples:
+    """A data set of one sample."""
+
+    def __init__(self, sample, metainfo=None):
+        self.sample, self.metainfo = sample, metainfo or {}
+
+    def __len__(self):
+        return 1
+
+    def get_data_info(self, index):
+        return self.sample
+
+    def __getitem__(self, index):
+        return self.sample
+
+
+class Head(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+
+
+def detector(num_classes, **more):
+    model = nn.Module()
+    model.roi_head = nn.Module()
+    model.roi_head.bbox_head = nn.ModuleList([Head(num_classes), Head(num_classes)])
+    for name, part in more.items():
+        setattr(model, name, part)
+    return model
+
+
+def segmentor(num_classes):
+    model = nn.Module()
+    model.decode_head = Head(num_classes)
+    return model
+
+
+def look(model, metainfo=None, **sample):
+    dataset = {'type': Samples, 'sample': sample, 'metainfo': metainfo}
+    return check_samples(
+        Config({'default_scope': 'mmengine', 'test_dataloader': {'dataset': dataset}}), model, ('test',)
+    )
+
+
+def mask(*labels):
+    return np.array([labels], np.uint8)
+
+
+def boxes(*labels):
+    return np.array(labels, np.int64)
+
+
+def test_panoptic_masks_are_not_those_of_the_boxes():
+    """Things have boxes; the mask holds things and stuff, and belongs to another head."""
+    things = {'classes': ('cat', 'dog', 'sky'), 'thing_classes': ('cat', 'dog')}
+    (line,) = look(detector(2), things, gt_seg_map=mask(0, 1, 2, 255), gt_bboxes_labels=boxes(0, 1))
+    assert line == 'test_dataloader.dataset: 1 of 1 samples looked at, labels 0, 1'
+    with pytest.raises(UserError, match=r'num_classes=3, and test_dataloader.dataset has 2 classes'):
+        look(detector(3), things, gt_bboxes_labels=boxes(0, 1))
+
+
+def test_boxes_that_are_ignored_have_any_label():
+    flags = np.array([False, True])
+    look(detector(2), gt_bboxes_labels=boxes(1, -1), gt_ignore_flags=flags)
+    with pytest.raises(UserError, match=r'has the label -1, and model.roi_head.bbox_head.0.num_classes=2'):
+        look(detector(2), gt_bboxes_labels=boxes(1, -1))
+
+
+def test_classes_told_in_words_bound_no_label():
+    look(detector(2, language_model=nn.Identity()), gt_bboxes_labels=boxes(7))
+
+
+def test_one_channel_has_a_background():
+    look(segmentor(1), gt_seg_map=mask(0, 1, 255))
+    with pytest.raises(UserError, match=r'has the label 2, and model.decode_head.num_classes=1 leaves 0 to 1'):
+        look(segmentor(1), gt_seg_map=mask(0, 1, 2))
+    with pytest.raises(UserError, match='leaves 0 to 0'):
+        look(detector(1), gt_bboxes_labels=boxes(1))
+
+
+def test_colours_are_no_labels():
+    with pytest.raises(UserError, match=r'is a colour picture of shape \(1, 2, 3\)'):
+        look(segmentor(2), gt_seg_map=np.zeros((1, 2, 3), np.uint8))
+
+
+def test_every_head_of_a_cascade_is_compared():
+    model = segmentor(3)
+    model.decode_head = nn.ModuleList([Head(3), Head(2)])
+    with pytest.raises(UserError, match=r'has the label 2, and model.decode_head.1.num_classes=2'):
+        look(model, gt_seg_map=mask(0, 2))
