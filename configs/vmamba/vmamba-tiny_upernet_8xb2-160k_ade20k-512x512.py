@@ -1,10 +1,5 @@
 """UperNet on VMamba-T[s1l8], the published recipe (README.md beside this file lists what is corrected)."""
-_base_ = [
-    'mmseg::_base_/models/upernet_swin.py',
-    'mmseg::_base_/datasets/ade20k.py',
-    'mmseg::_base_/default_runtime.py',
-    'mmseg::_base_/schedules/schedule_160k.py',
-]
+_base_ = ['mmseg::_base_/models/upernet_swin.py', '../_base_/ade20k_160k.py']
 
 crop_size = (512, 512)
 data_preprocessor = dict(size=crop_size)
@@ -18,20 +13,3 @@ model = dict(
         drop_path_rate=0.2),
     decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=150),
     auxiliary_head=dict(in_channels=384, num_classes=150))
-
-optim_wrapper = dict(
-    _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    constructor='mmvim.LearningRateDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=1.0))  # no layer decay; the constructor's weight-decay rules
-
-# 160,000 it x 16 img / 20,210 img = 127 epochs
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
-]
-
-# 8 GPUs x 2 images = 16
-train_dataloader = dict(batch_size=2)
-auto_scale_lr = dict(enable=False, base_batch_size=16)

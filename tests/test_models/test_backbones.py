@@ -162,6 +162,47 @@ def test_drop_path_rate_reaches_the_blocks(family, variant):
     assert not torch.equal(first, second)
 
 
+class Copies(TorchDispatchMode):
+    """Notes what reorders numbers, where it makes more than the kernel of a convolution has."""
+
+    NAMES = (
+        'index_select',
+        'index',
+        'gather',
+        'take',
+        'flip',
+        'roll',
+        'index_copy',
+        'index_add',
+        'index_put',
+        'scatter',
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.rstrip('_')
+        if name in self.NAMES and result.is_floating_point() and result.numel() > 1000:
+            self.seen.add(name)
+        return result
+
+
+@VARIANTS
+def test_no_permuted_copy_is_made(family, variant):
+    """Scans read and write a map through their paths, forward and backward.
+
+    LocalVim's causal convolutions run along its paths too, and need their input in that order.
+    """
+    model = build(family, variant)
+    with Copies() as copies:
+        outputs = model(image(2, 3, 96, 96))  # sides that every step between the cells of a grid divides
+        sum(output.sum() for output in outputs).backward()
+    assert copies.seen == ({'index_select', 'index_add'} if family == 'localvim' else set())
+
+
 @VARIANTS
 def test_unknown_and_bad_arguments_raise(family, variant):
     with pytest.raises(TypeError, match='img_sizee'):

@@ -112,6 +112,30 @@ def orders(shape: Shape, device: str) -> list:
     return [path.order(device) for path in scan_paths(shape.paths, *shape.grid)]
 
 
+class _Track:
+    """A path for implementations that cannot follow one: copies in its order, and back."""
+
+    def __init__(self, order, length: int) -> None:
+        self.length, self.order = length, order.clamp(min=0)
+        self.padding = (order < 0)[:, None] if (order < 0).any() else None
+        self.kept = (order >= 0).nonzero()[:, 0]
+        self.whole = self.padding is None and len(order) == length
+
+    def take(self, u, delta, B, C) -> list:
+        """Return each (B, T, ..) of (B, L, ..). Padding steps have zeros, delta what softplus makes of zero."""
+        found = [x[:, self.order] for x in (u, delta, B, C)]
+        if self.padding is None:
+            return found
+        fills = (0.0, math.log(2.0), 0.0, 0.0)
+        return [x.masked_fill(self.padding, fill) for x, fill in zip(found, fills, strict=True)]
+
+    def put(self, y):
+        """Return (B, L, D) of (B, T, D)."""
+        if self.whole:
+            return y.new_empty(y.shape).index_copy(1, self.order, y)
+        return y.new_zeros(y.shape[0], self.length, y.shape[2]).index_copy(1, self.order[self.kept], y[:, self.kept])
+
+
 def implementation(name: str, shape: Shape, device: str) -> Callable:
     """Return the function from the inputs to the output."""
     import torch
@@ -137,34 +161,26 @@ def implementation(name: str, shape: Shape, device: str) -> Callable:
         )
         return y.transpose(-1, -2)
 
-    def take(x, order):  # (B, T, ..) of (B, L, ..): zeros at padding steps
-        padding = order < 0
-        found = x[:, order.clamp(min=0)]
-        return found.masked_fill(padding[:, None], 0) if padding.any() else found
-
-    def put(y, order):  # back to (B, L, D)
-        whole = len(order) == shape.length and bool((order >= 0).all())
-        out = torch.empty_like(y) if whole else y.new_zeros(y.shape[0], shape.length, y.shape[2])
-        kept = slice(None) if whole else order >= 0
-        return out.index_copy(1, order[kept], y[:, kept])
+    # What depends on the shape alone is found before the clock runs, as it is for ours.
+    tracks = [_Track(order, shape.length) for order in index]
+    chain = _Track(torch.cat(index), shape.length)
+    straight = [name in ('forward', 'row') for name in shape.paths]
 
     def permuted(scan):
         def run(u, delta, A, B, C):
-            total = 0
-            for k, order in enumerate(index):
+            total, delta = 0, F.softplus(delta)  # once, where the paths share it
+            for k, track in enumerate(tracks):
                 parts = [x if x.dim() == 3 else x[:, k] for x in (u, delta, B, C)]
-                if shape.paths[k] not in ('forward', 'row'):
-                    parts = [take(x, order) for x in parts]
-                y = scan(parts[0], F.softplus(parts[1]), A[k], *parts[2:])
-                if shape.paths[k] not in ('forward', 'row'):
-                    y = put(y, order)
-                total = total + y
+                if not straight[k]:
+                    parts = track.take(*parts)
+                y = scan(parts[0], parts[1], A[k], *parts[2:])
+                total = total + (y if straight[k] else track.put(y))
             return total
 
         def run_chain(u, delta, A, B, C):
-            parts = [take(x, torch.cat(index)) for x in (u, delta, B, C)]
-            y = scan(parts[0], F.softplus(parts[1]), A, *parts[2:])
-            return torch.stack([put(x, order) for x, order in zip(y.chunk(len(index), 1), index, strict=True)], 1)
+            u, delta, B, C = chain.take(u, F.softplus(delta), B, C)
+            y = scan(u, delta, A, B, C).split([len(order) for order in index], 1)
+            return torch.stack([track.put(part) for track, part in zip(tracks, y, strict=True)], 1)
 
         return run_chain if shape.chain else run
 
