@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.operators import Implementation
-from mmvim.ops.selective_scan.triton import launches, tuning
+from mmvim.ops.selective_scan.triton import launches, outputs, tuning
 from mmvim.ops.selective_scan.triton.launches import can_run
 from mmvim.ops.triton_host.device import device_guard
 
@@ -40,4 +40,4 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
         return collect()
 
 
-IMPLEMENTATION = Implementation(forward, backward, launches.saved_size)
+IMPLEMENTATION = Implementation(forward, backward, outputs.saved_size)

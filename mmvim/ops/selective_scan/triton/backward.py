@@ -1,6 +1,6 @@
 """The backward kernel.
 
-As in the forward kernel, one warp has BLOCK_D channels of one (batch element, path, segment of L), and each lane has
+As in the forward kernel, one warp has BLOCK_D channels of one (batch element, path, segment), and each lane has
 channels of its own. The kernel takes chunks of CHUNK steps, from the last to the first; the forward pass has kept the
 state before each. A first sweep over a chunk finds the state before each tile of STEPS. Then the tiles are taken from
 the last, one state n at a time: forward again through the tile for the states, back through it for the gradients. What
@@ -21,12 +21,14 @@ from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
     LOG2E,
     VARYING,
+    load_scalar,
     locate,
     position,
     read_tile,
     sigmoid,
     step_size,
     unpack_path,
+    without_padding,
 )
 
 
@@ -55,6 +57,7 @@ def scan_backward(
     dbias_ptr,
     dz_ptr,
     dinitial_ptr,
+    num_steps,
     length,
     dim,
     group_dim,
@@ -107,19 +110,26 @@ def scan_backward(
     """Compute all gradients; shapes and strides as in :func:`scan_forward`, but A is (1|PATHS, N, dim).
 
     - carry: gradient of the state after each segment, (b, PATHS, segments, N, dim) float32; None: zeros.
-    - boundaries: from the forward pass. y: output before gating, (b, Y_PATHS, length, dim), if there is z.
+    - boundaries: from the forward pass. y: output before gating, (b, Y_PATHS, L, dim), if there is z.
     - state: (programs, CHUNK / STEPS + 1, N, BLOCK_D) float32, memory for the states before the tiles of a chunk,
       and for q.
-    - du, ddelta, dz: (b, 1|PATHS, length, dim); the stride over paths is 0 where a single path writes.
+    - du, ddelta: (b, PATHS, L, dim), or (b, PATHS, T, dim) if u or delta is not read along the paths. dz:
+      (b, Y_PATHS, L, dim). Of partial paths all are zero where no step may come.
     - dA: (b, PATHS, segments, N, dim), dD, dbias: (b, PATHS, segments, dim), float32, or None; to be summed.
-    - dB, dC: (b, PATHS, groups, blocks of a group, ceil(length / STEPS), N, STEPS) float32, in the order of steps; see
+    - dB, dC: (b, PATHS, groups, blocks of a group, ceil(T / STEPS), N, STEPS) float32, in the order of steps; see
       :func:`~mmvim.ops.selective_scan.triton.reduce.collect_projections`.
     - dinitial: gradient of the initial state, (b, PATHS, N, dim) float32, or None.
     """
+    PARTIAL: tl.constexpr = length is not None
+    PADDED_U: tl.constexpr = PARTIAL and FOLLOW_U
+    PADDED_DELTA: tl.constexpr = PARTIAL and FOLLOW_DELTA
+    PADDED_B: tl.constexpr = PARTIAL and FOLLOW_B
+    PADDED_C: tl.constexpr = PARTIAL and FOLLOW_C
+    positions = num_steps if length is None else length
     # Move the pointers to this program's batch element, path, group and channels.
     g, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
-    path = (map_id, backward, maps_ptr, length)
+    path = (map_id, backward, maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = b * PATHS + k
     dout_ptr += b * dout_b + k * dout_k + d  # (BLOCK_D,), as u, delta, A, du, ddelta, boundaries, z, dz, y and dA
@@ -131,17 +141,19 @@ def scan_backward(
     du_ptr += b * du_b + k * du_k + d
     ddelta_ptr += b * ddelta_b + k * ddelta_k + d
     per_group = tl.cdiv(group_dim, BLOCK_D)
-    share_offset = ((row * (blocks // per_group) + g) * per_group + block) * (tl.cdiv(length, STEPS) * STEPS * N)
+    share_offset = ((row * (blocks // per_group) + g) * per_group + block) * (tl.cdiv(num_steps, STEPS) * STEPS * N)
     dB_ptr += share_offset
     dC_ptr += share_offset
-    boundaries_ptr += row * tl.cdiv(length, CHUNK) * N * dim + d
-    # Paths that are summed share one gate, whose gradient the first of them writes.
+    boundaries_ptr += row * tl.cdiv(num_steps, CHUNK) * N * dim + d
+    # Paths that are summed share one gate, whose gradient the first of them writes. If it may leave positions out, each
+    # writes where it comes: all of them the same number.
     writes_dz = lanes
     if z_ptr is not None:
         z_ptr += b * z_b + d
         dz_ptr += b * dz_b + k * dz_k + d
-        y_ptr += (b * Y_PATHS + k % Y_PATHS) * length * dim + d
-        writes_dz = lanes & (k < Y_PATHS)
+        y_ptr += (b * Y_PATHS + k % Y_PATHS) * positions * dim + d
+        if not PARTIAL:
+            writes_dz = lanes & (k < Y_PATHS)
 
     # Start from the gradient after the segment, and from sums of zero.
     segment_row = row * segments + s
@@ -164,7 +176,7 @@ def scan_backward(
     dbias = tl.zeros((BLOCK_D,), tl.float32)
 
     start = s * segment
-    end = tl.minimum(start + segment, length)
+    end = tl.minimum(start + segment, num_steps)
     chunks = tl.cdiv(end - start, CHUNK)
     for i in range(0, chunks):
         first = start + (chunks - 1 - i) * CHUNK
@@ -179,19 +191,20 @@ def scan_backward(
         # Sweep 1, forward: the state before each further tile, from that before the tile in front of it.
         for r in range(0, tiles - 1):
             t0 = first + r * STEPS
-            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
-            steps, v, B_offsets = (), (), ()
+            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+            steps, v, B_offsets, visits = (), (), (), ()
             for j in tl.static_range(STEPS):
                 steps = steps + (step_size(delta[j], bias, t0 + j < end, SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
                 B_offsets = B_offsets + (position(t0 + j, end, path, FOLLOW_B) * B_l,)
+                visits = visits + (position(t0 + j, end, path, PADDED_B) >= 0,)
             tl.debug_barrier()
             for n in range(0, N):
                 rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
                 state = tl.load(state_ptr + (r * N + n) * BLOCK_D)  # (BLOCK_D,)
                 for j in tl.static_range(STEPS):
-                    B = tl.load(B_ptr + B_offsets[j] + n).to(tl.float32)  # ()
+                    B = load_scalar(B_ptr + B_offsets[j] + n, visits[j], PADDED_B)  # ()
                     state = tl.exp2(steps[j] * rate) * state + v[j] * B
                 tl.store(state_ptr + ((r + 1) * N + n) * BLOCK_D, state)  # (BLOCK_D,)
 
@@ -199,29 +212,32 @@ def scan_backward(
         for r in range(0, tiles):
             tile = tiles - 1 - r
             t0 = first + tile * STEPS
-            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
-            dout = read_tile(dout_ptr, dout_l, t0, end, path, lanes, True, STEPS)
+            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+            dout = read_tile(dout_ptr, dout_l, t0, end, path, lanes, True, PARTIAL, STEPS)
 
             # What does not depend on the state: step sizes, v = delta u, and dy, from the gradient behind the gate.
-            # Steps beyond the end count for nothing: their step size and their dy are 0.
-            steps, v, dy, dv, dstep, B_offsets, C_offsets = (), (), (), (), (), (), ()
+            # Steps beyond the end count for nothing: their step size and their dy are 0. So is the dy of padding steps.
+            steps, v, dy, dv, dstep, B_offsets, C_offsets, visits = (), (), (), (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 B_offsets = B_offsets + (position(t, end, path, FOLLOW_B) * B_l,)
                 C_offsets = C_offsets + (position(t, end, path, FOLLOW_C) * C_l,)
+                visits = visits + (position(t, end, path, PARTIAL) >= 0,)
                 steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
                 grad = tl.where(t < end, dout[j].to(tl.float32), 0.0)
                 if z_ptr is not None:
                     p = position(t, end, path, True)
-                    z = tl.load(z_ptr + p * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
+                    written = without_padding(writes_dz, p, PARTIAL)  # (BLOCK_D,)
+                    z = tl.load(z_ptr + p * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     open_by = sigmoid(z)
-                    y = tl.load(y_ptr + p * dim, mask=writes_dz, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    y = tl.load(y_ptr + p * dim, mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     tl.store(
                         dz_ptr + p * dim,
                         grad * y * open_by * (1.0 + z * (1.0 - open_by)),  # (BLOCK_D,)
-                        mask=writes_dz & (t < end),
+                        mask=written & (t < end),
                     )
                     grad = grad * z * open_by
                 dy = dy + (grad,)
@@ -239,7 +255,7 @@ def scan_backward(
                 # Forward through the tile: states[j] is the state before step j, states[j + 1] the one after it.
                 states, decays, B = (state,), (), ()
                 for j in tl.static_range(STEPS):
-                    B = B + (tl.load(B_ptr + B_offsets[j] + n).to(tl.float32),)  # ()
+                    B = B + (load_scalar(B_ptr + B_offsets[j] + n, visits[j], PADDED_B),)  # ()
                     decays = decays + (tl.exp2(steps[j] * rate),)
                     state = decays[j] * state + v[j] * B[j]
                     states = states + (state,)
@@ -247,7 +263,7 @@ def scan_backward(
                 # And back, by the equations above. Each step's sum over the lanes is one number.
                 dv_sums, dstep_sums = (), ()
                 for j in tl.static_range(STEPS - 1, -1, -1):
-                    C = tl.load(C_ptr + C_offsets[j] + n).to(tl.float32)  # ()
+                    C = load_scalar(C_ptr + C_offsets[j] + n, visits[j], PADDED_C)  # ()
                     tl.store(dC_ptr + sums_offset + n * STEPS + j, tl.sum(dy[j] * states[j + 1], axis=0))  # ()
                     dh = q + C * dy[j]
                     tl.store(dB_ptr + sums_offset + n * STEPS + j, tl.sum(dh * v[j], axis=0))  # ()
@@ -262,8 +278,8 @@ def scan_backward(
 
             # u and delta are read again: to keep them through the loop over states would cost registers. ``rate`` is A
             # in powers of two, hence LN2.
-            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
+            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 valid = lanes & (t < end)
@@ -274,8 +290,10 @@ def scan_backward(
                 grad = tl.where(t < end, grad, 0.0)
                 u_position = position(t, end, path, FOLLOW_U)
                 delta_position = position(t, end, path, FOLLOW_DELTA)
-                tl.store(ddelta_ptr + delta_position * dim, grad, mask=valid)  # (BLOCK_D,)
-                tl.store(du_ptr + u_position * dim, dv[j] * steps[j] + dy[j] * D, mask=valid)  # (BLOCK_D,)
+                delta_valid = without_padding(valid, delta_position, PADDED_DELTA)  # (BLOCK_D,)
+                u_valid = without_padding(valid, u_position, PADDED_U)  # (BLOCK_D,)
+                tl.store(ddelta_ptr + delta_position * dim, grad, mask=delta_valid)  # (BLOCK_D,)
+                tl.store(du_ptr + u_position * dim, dv[j] * steps[j] + dy[j] * D, mask=u_valid)  # (BLOCK_D,)
                 dbias += grad
                 dD += dy[j] * x
 

@@ -51,7 +51,7 @@ def blocks_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch:
     Args:
         kernel: 'forward', 'backward' or 'segments'.
         d_state: Number of states, N.
-        length: Number of steps, L.
+        length: Number of steps.
         dtype: Dtype of u.
         arch: Compute capability, 10 * major + minor.
 

@@ -1,6 +1,6 @@
 """The forward kernel.
 
-A program is one warp and has BLOCK_D neighbouring channels of one (batch element, path, segment of L). Each lane has
+A program is one warp and has BLOCK_D neighbouring channels of one (batch element, path, segment). Each lane has
 channels of its own, so summing over states needs no other lane, and B[t, n] and C[t, n] are scalars that all lanes
 share. Steps are taken in tiles of STEPS, while the loads of the next tile are under way.
 
@@ -17,12 +17,14 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     VARYING,
+    load_scalar,
     locate,
     position,
     read_tile,
     sigmoid,
     step_size,
     unpack_path,
+    without_padding,
 )
 
 
@@ -36,10 +38,11 @@ def load_carry(carry_ptr, offset, lanes, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def advance(state, step, rate, v, B_ptr, C_ptr):
+def advance(state, step, rate, v, pointers, visits, PADDED_B: tl.constexpr, PADDED_C: tl.constexpr):
     """Return a state after a step, and its share of the step's output; the pointers are to B[t, n] and C[t, n]."""
-    state = tl.exp2(step * rate) * state + v * tl.load(B_ptr).to(tl.float32)  # (BLOCK_D,); B is ()
-    return state, state * tl.load(C_ptr).to(tl.float32)  # (BLOCK_D,); C is ()
+    B_ptr, C_ptr = pointers
+    state = tl.exp2(step * rate) * state + v * load_scalar(B_ptr, visits, PADDED_B)  # (BLOCK_D,); B is ()
+    return state, state * load_scalar(C_ptr, visits, PADDED_C)  # (BLOCK_D,); C is ()
 
 
 @triton.jit
@@ -71,6 +74,7 @@ def scan_forward(
     y_ptr,
     last_state_ptr,
     boundaries_ptr,
+    num_steps,
     length,
     dim,
     group_dim,
@@ -115,30 +119,36 @@ def scan_forward(
 ):
     """Compute the outputs of every path, and what the backward pass starts from.
 
-    Channels are contiguous in u, delta and z, states in B and C. Tensors made for the kernel are dense:
+    ``num_steps`` is the number of steps of a path, T. ``length`` is the number of positions, L, of partial paths, or
+    None: every step has a position, and every position a step. Channels are contiguous in u, delta and z, states in B
+    and C. Tensors made for the kernel are dense:
 
     - carry: state before each segment, (b, PATHS, segments, N, dim) float32; None: zeros.
     - state: (programs, N, BLOCK_D) float32, the memory of STATES_IN_MEMORY, else None.
-    - out: (b, PATHS, length, dim), gated if there is z.
+    - out: (b, PATHS, L, dim), gated if there is z.
     - y: the same before gating, or None.
     - last_state: (b, PATHS, N, dim) float32.
-    - boundaries: state before every CHUNK steps, (b, PATHS, ceil(length / CHUNK), N, dim) float32, or None.
+    - boundaries: state before every CHUNK steps, (b, PATHS, ceil(T / CHUNK), N, dim) float32, or None.
 
     ``segment`` is the number of steps of a segment, ``blocks`` the number of blocks of channels over all groups.
     """
+    PARTIAL: tl.constexpr = length is not None
+    PADDED_B: tl.constexpr = PARTIAL and FOLLOW_B
+    PADDED_C: tl.constexpr = PARTIAL and FOLLOW_C
+    positions = num_steps if length is None else length
     # Move the pointers to this program's batch element, path, group and channels.
     g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
-    path = (map_id, backward, maps_ptr, length)
+    path = (map_id, backward, maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = b * PATHS + k
     u_ptr += b * u_b + k * u_k + d  # (BLOCK_D,), as delta, out, y, z and A
     delta_ptr += b * delta_b + k * delta_k + d
     B_ptr += b * B_b + k * B_k + g.to(tl.int64) * B_g  # (), as C
     C_ptr += b * C_b + k * C_k + g.to(tl.int64) * C_g
-    out_ptr += row * length * dim + d
+    out_ptr += row * positions * dim + d
     if y_ptr is not None:
-        y_ptr += row * length * dim + d
+        y_ptr += row * positions * dim + d
     if z_ptr is not None:
         z_ptr += b * z_b + d
 
@@ -163,15 +173,15 @@ def scan_forward(
         bias = tl.load(bias_ptr + k * bias_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
 
     start = s * segment
-    end = tl.minimum(start + segment, length)
-    next_u = read_tile(u_ptr, u_l, start, end, path, lanes, FOLLOW_U, STEPS)
-    next_delta = read_tile(delta_ptr, delta_l, start, end, path, lanes, FOLLOW_DELTA, STEPS)
+    end = tl.minimum(start + segment, num_steps)
+    next_u = read_tile(u_ptr, u_l, start, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+    next_delta = read_tile(delta_ptr, delta_l, start, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
     for t0 in range(start, end, STEPS):
         # Keep the state before each chunk. A lane may read what another has stored, hence the barriers: the compiler
         # chooses which lane has which channels for every load and store.
         if boundaries_ptr is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
             if t0 % CHUNK == 0:
-                offset = (row * tl.cdiv(length, CHUNK) + t0 // CHUNK) * N * dim + d  # (BLOCK_D,)
+                offset = (row * tl.cdiv(num_steps, CHUNK) + t0 // CHUNK) * N * dim + d  # (BLOCK_D,)
                 if STATES_IN_MEMORY:
                     tl.debug_barrier()
                     for n in range(0, N):
@@ -183,11 +193,11 @@ def scan_forward(
 
         # This tile's u and delta have arrived; start to load the next one's before computing.
         u, delta = next_u, next_delta
-        next_u = read_tile(u_ptr, u_l, t0 + STEPS, end, path, lanes, FOLLOW_U, STEPS)
-        next_delta = read_tile(delta_ptr, delta_l, t0 + STEPS, end, path, lanes, FOLLOW_DELTA, STEPS)
+        next_u = read_tile(u_ptr, u_l, t0 + STEPS, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+        next_delta = read_tile(delta_ptr, delta_l, t0 + STEPS, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
         if STATES_IN_MEMORY:
             # What does not depend on the state, for all steps of the tile: each a tuple of STEPS.
-            steps, v, y, B_ptrs, C_ptrs = (), (), (), (), ()
+            steps, v, y, B_ptrs, C_ptrs, visits = (), (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
@@ -196,6 +206,7 @@ def scan_forward(
                 y = y + (D * x,)
                 B_ptrs = B_ptrs + (B_ptr + position(t, end, path, FOLLOW_B) * B_l,)
                 C_ptrs = C_ptrs + (C_ptr + position(t, end, path, FOLLOW_C) * C_l,)
+                visits = visits + (position(t, end, path, PARTIAL) >= 0,)
             tl.debug_barrier()
             # Then one state after the other through the tile, each read and stored once.
             for n in range(0, N):
@@ -203,14 +214,16 @@ def scan_forward(
                 state = tl.load(state_ptr + n * BLOCK_D)  # (BLOCK_D,)
                 sums = ()
                 for j in tl.static_range(STEPS):
-                    state, share = advance(state, steps[j], rate, v[j], B_ptrs[j] + n, C_ptrs[j] + n)
+                    pointers = (B_ptrs[j] + n, C_ptrs[j] + n)
+                    state, share = advance(state, steps[j], rate, v[j], pointers, visits[j], PADDED_B, PADDED_C)
                     sums = sums + (y[j] + share,)
                 y = sums
                 tl.store(state_ptr + n * BLOCK_D, state)  # (BLOCK_D,)
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 p = position(t, end, path, True)
-                store_output(y[j], p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, t < end)
+                written = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
+                store_output(y[j], p, z_ptr, z_l, y_ptr, out_ptr, dim, written, t < end)
         else:
             # One step after the other, all states of a step at once.
             for j in tl.static_range(STEPS):
@@ -224,11 +237,13 @@ def scan_forward(
                 y = D * x
                 states = ()
                 for n in tl.static_range(N):
-                    state, share = advance(h[n], step, rates[n], v, B_t_ptr + n, C_t_ptr + n)
+                    pointers = (B_t_ptr + n, C_t_ptr + n)
+                    state, share = advance(h[n], step, rates[n], v, pointers, p >= 0, PADDED_B, PADDED_C)
                     y += share
                     states = states + (state,)
                 h = states
-                store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, t < end)
+                written = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
+                store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, written, t < end)
 
     # The program of the last segment has the last state.
     if s == segments - 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +9,14 @@ from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, MAX_STATE, Blocks
-from mmvim.ops.selective_scan.triton.memory import channels_last, contiguous_or_none, pass_tensor, states_first
+from mmvim.ops.selective_scan.triton.memory import (
+    channels_last,
+    contiguous_or_none,
+    new_tensor,
+    pass_tensor,
+    states_first,
+)
+from mmvim.ops.selective_scan.triton.outputs import allocate, is_merged, split_saved
 from mmvim.ops.selective_scan.triton.sizes import Sizes, count_map_bits
 from mmvim.ops.triton_host.launch import Launch
 
@@ -26,8 +32,7 @@ def can_run(args: ScanArguments) -> bool:
         and args.B.dim() == 5
         and args.C.dim() == 5
         and 0 < args.A.shape[-1] <= MAX_STATE
-        and 0 not in args.u.shape
-        and not args.partial
+        and 0 not in (*args.u.shape, args.length, args.steps)
         and count_map_bits(args.map_ids) * args.num_paths <= 64
         and (args.z is None or args.z.dtype != torch.float64)
         and args.out_dtype != torch.float64
@@ -37,13 +42,13 @@ def can_run(args: ScanArguments) -> bool:
 def forward(
     args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = None, segments: int | None = None
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
-    """Return the launches of the forward pass, and what they fill, see :func:`allocate`.
+    """Return the launches of the forward pass, and what they fill, see :func:`.outputs.allocate`.
 
     Args:
         args: The scan.
         save: Whether to keep what the backward pass needs.
         cut: Block sizes by kernel. Defaults to None, those of the table.
-        segments: Number of segments of L. Defaults to None, as many as fill the device.
+        segments: Number of segments of a path. Defaults to None, as many as fill the device.
     """
     from mmvim.ops.selective_scan.triton.forward import scan_forward
 
@@ -56,8 +61,9 @@ def forward(
     out, last_state, saved = allocate(args, save)
     boundaries, y = split_saved(args, saved) if save else (None, None)
     # Paths that are summed leave an output each, which another kernel adds up and gates.
-    merge = sizes.paths > 1 and not args.stack
-    paths_out = out.new_empty((sizes.batch, sizes.paths, sizes.length, sizes.dim)) if merge else out
+    merge = is_merged(args)
+    paths_shape = (sizes.batch, sizes.paths, sizes.length, sizes.dim)
+    paths_out = new_tensor(out, paths_shape, args.partial) if merge else out
 
     launches: list[Launch] = []
     carry = states_first(args.initial_state)
@@ -92,63 +98,6 @@ def forward(
     return launches, (out, last_state, saved)
 
 
-def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Allocate what the forward pass fills, in the kernels' order.
-
-    Args:
-        args: The scan.
-        save: Whether to keep what the backward pass needs.
-
-    Returns:
-        - out: (b, 1|K, L, D) in ``args.out_dtype``.
-        - last_state: (b, K, N, D) float32.
-        - saved: What :func:`split_saved` takes apart, one axis, float32; empty if not ``save``.
-    """
-    batch, paths, d_state, dim = _states_shape(args)
-    out = args.u.new_empty(_out_shape(args), dtype=args.out_dtype)
-    saved = args.A.new_empty(saved_size(args) if save else 0)
-    return out, args.A.new_empty((batch, paths, d_state, dim)), saved
-
-
-def saved_size(args: ScanArguments) -> int:
-    """Return the number of float32 values that the forward pass saves; those of y may be two in one."""
-    boundaries, y = _part_sizes(args)
-    return boundaries + -(-y * args.out_dtype.itemsize // 4)
-
-
-def split_saved(args: ScanArguments, saved: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the parts of what the forward pass saves, as views.
-
-    Returns:
-        - boundaries: (b, K, ceil(L / CHUNK), N, D) float32.
-        - y: The output before gating, (b, 1|K, L, D) in ``args.out_dtype``, if there is z, else None.
-    """
-    batch, paths, d_state, dim = _states_shape(args)
-    chunks = -(-args.u.shape[-1] // CHUNK)
-    boundaries = saved[: batch * paths * chunks * d_state * dim].view(batch, paths, chunks, d_state, dim)
-    start, size = _part_sizes(args)
-    y = saved[start:].view(args.out_dtype)[:size].view(_out_shape(args)) if size else None
-    return boundaries, y
-
-
-def _states_shape(args: ScanArguments) -> tuple[int, int, int, int]:
-    """Return (b, K, N, D)."""
-    return args.u.shape[0], args.num_paths, args.A.shape[-1], args.u.shape[2]
-
-
-def _out_shape(args: ScanArguments) -> tuple[int, int, int, int]:
-    """Return (b, 1|K, L, D)."""
-    batch, paths, _, dim = _states_shape(args)
-    return batch, paths if args.stack else 1, args.u.shape[-1], dim
-
-
-def _part_sizes(args: ScanArguments) -> tuple[int, int]:
-    """Return the number of values of the boundary states, filled up to 16 bytes, and of y."""
-    batch, paths, d_state, dim = _states_shape(args)
-    boundaries = batch * paths * -(-args.u.shape[-1] // CHUNK) * d_state * dim
-    return -(-boundaries // 4) * 4, 0 if args.z is None else math.prod(_out_shape(args))
-
-
 def backward(
     args: ScanArguments,
     grad_out: Tensor,
@@ -165,7 +114,7 @@ def backward(
         grad_last_state: (b, K, D, N), or None.
         saved: What the forward pass saved.
         cut: Block sizes by kernel. Defaults to None, those of the table.
-        segments: Number of segments of L. Defaults to None, as many as fill the device.
+        segments: Number of segments of a path. Defaults to None, as many as fill the device.
     """
     from mmvim.ops.selective_scan.triton.backward import scan_backward
 
@@ -178,13 +127,16 @@ def backward(
     count, steps = sizes.segments(blocks) if segments is None else sizes.divide(segments)
     A = args.A.transpose(-1, -2).contiguous()  # (1|K, N, D): neighbouring channels side by side
     out_paths = sizes.paths if args.stack else 1
-    rows, tail = (sizes.batch, sizes.paths), (sizes.length, sizes.dim)
+    rows = (sizes.batch, sizes.paths)
     programs = sizes.programs(blocks, count)
 
     # Each path has its own gradients here, each segment its share of sums over steps, and each block of channels its
     # share of sums over channels.
-    parts = {'du': u.new_empty((*rows, *tail)), 'ddelta': delta.new_empty((*rows, *tail))}
-    per_group, tiles = sizes.blocks_of_group(blocks), -(-sizes.length // blocks.steps)
+    parts = {}
+    for name, x in (('u', u), ('delta', delta)):
+        columns, clear = sizes.columns(name)
+        parts[f'd{name}'] = new_tensor(x, (*rows, columns, sizes.dim), clear)
+    per_group, tiles = sizes.blocks_of_group(blocks), -(-sizes.num_steps // blocks.steps)
     for name in ('dB', 'dC'):
         parts[name] = args.A.new_empty((*rows, sizes.groups, per_group, tiles, sizes.d_state, blocks.steps))
     parts['dA'] = args.A.new_empty((*rows, count, sizes.d_state, sizes.dim))
@@ -192,7 +144,7 @@ def backward(
         if x is not None:
             parts[name] = args.A.new_empty((*rows, count, sizes.dim))
     if z is not None:
-        parts['dz'] = z.new_empty((sizes.batch, out_paths, *tail))
+        parts['dz'] = new_tensor(z, (sizes.batch, out_paths, sizes.length, sizes.dim), args.partial)
     if args.initial_state is not None:
         parts['dinitial'] = args.A.new_empty((*rows, sizes.d_state, sizes.dim))
 
@@ -227,13 +179,14 @@ def backward(
 
     for name, x in (('B', args.B), ('C', args.C)):
         dtype = x.dtype if x.shape[1] == sizes.paths else args.A.dtype  # what is summed over paths is rounded later
-        summed = args.A.new_empty((*rows, sizes.groups, sizes.length, sizes.d_state), dtype=dtype)
+        columns, clear = sizes.columns(name)
+        summed = new_tensor(args.A, (*rows, sizes.groups, columns, sizes.d_state), clear, dtype)
         launches.append(launch_collect(sizes, parts[f'd{name}'], summed, sizes.follow[f'FOLLOW_{name}'], blocks.steps))
         parts[f'd{name}'] = summed
     for name, paths in (('du', args.u.shape[1]), ('ddelta', args.delta.shape[1]), ('dz', 1)):
         part = parts.get(name)
         if part is not None and part.shape[1] > paths:
-            parts[name] = part.new_empty((sizes.batch, 1, *tail))
+            parts[name] = part.new_empty((sizes.batch, 1, *part.shape[2:]))
             launches.append(launch_merge(part, parts[name], None, None, 'add'))
     return launches, lambda: _collect(args, parts)
 
@@ -269,7 +222,7 @@ def launch_collect(sizes: Sizes, x: Tensor, out: Tensor, follow: bool, steps: in
     Args:
         sizes: Of the scan.
         x: Each block's share, in tiles of steps; see :func:`~.reduce.collect_projections`.
-        out: (b, K, G, L, N).
+        out: (b, K, G, L, N), or with T instead of L if the tensor does not follow the paths.
         follow: Whether the tensor follows the paths.
         steps: Steps of a tile.
     """
@@ -280,9 +233,7 @@ def launch_collect(sizes: Sizes, x: Tensor, out: Tensor, follow: bool, steps: in
     arguments = {
         **sizes.paths_and_states(),
         'x_ptr': x,
-        'maps_ptr': sizes.args.maps,
         'out_ptr': out,
-        'length': sizes.length,
         'blocks': x.shape[3],
         'GROUPS': sizes.groups,
         'FOLLOW': follow,
@@ -290,7 +241,7 @@ def launch_collect(sizes: Sizes, x: Tensor, out: Tensor, follow: bool, steps: in
         'BLOCK_N': block_n,
         'BLOCK_L': block_l,
     }
-    programs = sizes.batch * sizes.paths * sizes.groups * -(-sizes.length // block_l)
+    programs = sizes.batch * sizes.paths * sizes.groups * -(-sizes.num_steps // block_l)
     return Launch(collect_projections, programs, arguments, 4, 'collect')
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -12,6 +14,11 @@ def channels_last(x: Tensor) -> Tensor:
     if x.stride(-2) == 1 or x.shape[-2] == 1:
         return x
     return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def new_tensor(like: Tensor, shape: Sequence[int], clear: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a dense tensor to be filled; zeros to begin with where ``clear`` says that no step may reach a part."""
+    return like.new_zeros(shape, dtype=dtype) if clear else like.new_empty(shape, dtype=dtype)
 
 
 def contiguous_or_none(x: Tensor | None) -> Tensor | None:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.tiles import VARYING, position, sigmoid, unpack_path
+from mmvim.ops.selective_scan.triton.tiles import VARYING, position, sigmoid, unpack_path, without_padding
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -51,6 +51,7 @@ def collect_projections(
     x_ptr,
     maps_ptr,
     out_ptr,
+    num_steps,
     length,
     blocks,
     map_ids,
@@ -66,20 +67,24 @@ def collect_projections(
 ):
     """Sum the gradient of B or C over blocks of channels, and bring it from the order of steps to that of positions.
 
-    - x: (b, PATHS, GROUPS, blocks, ceil(length / STEPS), N, STEPS) float32. out: (b, PATHS, GROUPS, length, N).
+    - x: (b, PATHS, GROUPS, blocks, ceil(T / STEPS), N, STEPS) float32.
+    - out: (b, PATHS, GROUPS, L, N), of partial paths zero where no step may come; T instead of L without FOLLOW.
     """
+    PADDED: tl.constexpr = FOLLOW and length is not None
+    columns = length if PADDED else num_steps
     # A program has BLOCK_L steps of all states of one (batch element, path, group).
     pid = tl.program_id(0)
-    tiles = tl.cdiv(length, BLOCK_L)
+    tiles = tl.cdiv(num_steps, BLOCK_L)
     row = (pid // tiles).to(tl.int64)
     map_id, backward = unpack_path((row // GROUPS % PATHS).to(tl.int32), map_ids, reverse, PATHS, MAP_BITS)
     t = (pid % tiles) * BLOCK_L + tl.arange(0, BLOCK_L)  # (BLOCK_L,)
     n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
-    valid = (t < length)[:, None] & (n < N)
-    p = position(t, length, (map_id, backward, maps_ptr, length), FOLLOW)  # (BLOCK_L,)
-    steps = tl.cdiv(length, STEPS) * STEPS
+    valid = (t < num_steps)[:, None] & (n < N)
+    p = position(t, num_steps, (map_id, backward, maps_ptr, num_steps), FOLLOW)  # (BLOCK_L,)
+    steps = tl.cdiv(num_steps, STEPS) * STEPS
     offset = ((t // STEPS) * (N * STEPS) + t % STEPS)[:, None] + n * STEPS  # (BLOCK_L, BLOCK_N)
     total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)  # as each part
     for block in range(0, blocks):
         total += tl.load(x_ptr + (row * blocks + block) * steps * N + offset, mask=valid, other=0.0)
-    tl.store(out_ptr + (row * length + p)[:, None] * N + n, total, mask=valid)  # (BLOCK_L, BLOCK_N)
+    valid = without_padding(valid, p[:, None], PADDED)  # (BLOCK_L, BLOCK_N)
+    tl.store(out_ptr + (row * columns + p)[:, None] * N + n, total, mask=valid)  # (BLOCK_L, BLOCK_N)

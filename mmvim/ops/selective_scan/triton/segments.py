@@ -1,4 +1,4 @@
-"""Few rows and many steps: cut L into segments that run side by side.
+"""Few rows and many steps: cut each path into segments that run side by side.
 
 A segment takes the state h to decay * h + end, where ``end`` is the state that it reaches from zero, and
 decay = exp(A * sum of delta). :func:`segment_ends` finds ``end`` and the sum for all segments at once;
@@ -14,20 +14,24 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     VARYING,
+    load_scalar,
     locate,
     position,
     read_tile,
     sigmoid,
     step_size,
     unpack_path,
+    without_padding,
 )
 
 
 @triton.jit
-def advance_tile(state, rate, steps, v, W_ptrs, n, ADJOINT: tl.constexpr, STEPS: tl.constexpr):
+def advance_tile(
+    state, rate, steps, v, W_ptrs, visits, n, PADDED_W: tl.constexpr, ADJOINT: tl.constexpr, STEPS: tl.constexpr
+):
     """Return state n after STEPS steps, (BLOCK_D,); or, ADJOINT, the gradient before them."""
     for j in tl.static_range(STEPS - 1 if ADJOINT else 0, -1 if ADJOINT else STEPS, -1 if ADJOINT else 1):
-        W = tl.load(W_ptrs[j] + n).to(tl.float32)  # ()
+        W = load_scalar(W_ptrs[j] + n, visits[j], PADDED_W)  # ()
         decay = tl.exp2(steps[j] * rate)
         if ADJOINT:  # noqa: SIM108
             state = (state + v[j] * W) * decay
@@ -47,6 +51,7 @@ def segment_ends(
     maps_ptr,
     ends_ptr,
     totals_ptr,
+    num_steps,
     length,
     dim,
     group_dim,
@@ -90,12 +95,14 @@ def segment_ends(
       is also the memory of STATES_IN_MEMORY.
     - totals: sum of delta over the segment, (b, PATHS, segments, dim) float32; likewise.
     """
+    PARTIAL: tl.constexpr = length is not None
+    PADDED_W: tl.constexpr = PARTIAL and FOLLOW_W
     # Move the pointers to this program's batch element, path, group, segment and channels.
     g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments - 1, BLOCK_D)
     if ADJOINT:
         s += 1
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
-    path = (map_id, backward, maps_ptr, length)
+    path = (map_id, backward, maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = (b * PATHS + k) * segments + s
     x_ptr += b * x_b + k * x_k + d  # (BLOCK_D,), as delta, z, A and ends
@@ -121,25 +128,27 @@ def segment_ends(
 
     total = tl.zeros((BLOCK_D,), tl.float32)
     start = s * segment
-    end = tl.minimum(start + segment, length)
+    end = tl.minimum(start + segment, num_steps)
     tiles = tl.cdiv(end - start, STEPS)
     for tile in range(0, tiles):
         t0 = start + (tiles - 1 - tile if ADJOINT else tile) * STEPS
-        x = read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW_X, STEPS)
-        delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, STEPS)
+        x = read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW_X, PARTIAL, STEPS)
+        delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
 
         # What does not depend on the state: step sizes, and what each step adds, v: delta u or, ADJOINT, dy.
-        steps, v, W_ptrs = (), (), ()
+        steps, v, W_ptrs, visits = (), (), (), ()
         for j in tl.static_range(STEPS):
             t = t0 + j
             W_ptrs = W_ptrs + (W_ptr + position(t, end, path, FOLLOW_W) * W_l,)
+            visits = visits + (position(t, end, path, PADDED_W) >= 0,)
             steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
             total += steps[j]
             x_j = x[j].to(tl.float32)
             if ADJOINT:
                 if z_ptr is not None:
                     p = position(t, end, path, True)
-                    z = tl.load(z_ptr + p * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
+                    z = tl.load(z_ptr + p * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     x_j = x_j * z * sigmoid(z)
                 x_j = tl.where(t < end, x_j, 0.0)
             else:
@@ -152,12 +161,12 @@ def segment_ends(
             for n in range(0, N):
                 rate = tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
                 state = tl.load(ends_ptr + n * dim, mask=lanes, other=0.0)  # (BLOCK_D,)
-                state = advance_tile(state, rate, steps, v, W_ptrs, n, ADJOINT, STEPS)
+                state = advance_tile(state, rate, steps, v, W_ptrs, visits, n, PADDED_W, ADJOINT, STEPS)
                 tl.store(ends_ptr + n * dim, state, mask=lanes)  # (BLOCK_D,)
         else:
             states = ()
             for n in tl.static_range(N):
-                states = states + (advance_tile(h[n], rates[n], steps, v, W_ptrs, n, ADJOINT, STEPS),)
+                states = states + (advance_tile(h[n], rates[n], steps, v, W_ptrs, visits, n, PADDED_W, ADJOINT, STEPS),)
             h = states
     tl.store(totals_ptr + row * dim + d, total, mask=lanes)  # (BLOCK_D,)
     if not STATES_IN_MEMORY:

@@ -11,8 +11,8 @@ from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks
 from mmvim.ops.triton_host.device import architecture, processors
 
-# L is cut into segments until a processor has this many programs, two for each of its four schedulers: with fewer,
-# nothing else runs while a program waits for its loads.
+# Paths are cut into segments until a processor has this many programs, two for each of its four schedulers: with
+# fewer, nothing else runs while a program waits for its loads.
 WARPS_WANTED = 8
 LEAST_SEGMENT = 128
 
@@ -53,8 +53,13 @@ class Sizes:
 
     @cached_property
     def length(self) -> int:
-        """Steps, L."""
-        return self.args.u.shape[3]
+        """Positions, L."""
+        return self.args.length
+
+    @cached_property
+    def num_steps(self) -> int:
+        """Steps of a path, T."""
+        return self.args.steps
 
     @cached_property
     def d_state(self) -> int:
@@ -73,8 +78,8 @@ class Sizes:
 
     @cached_property
     def chunks(self) -> int:
-        """Chunks of L, each with a state that the forward pass keeps."""
-        return -(-self.length // CHUNK)
+        """Chunks of a path, each with a state that the forward pass keeps."""
+        return -(-self.num_steps // CHUNK)
 
     @cached_property
     def map_bits(self) -> int:
@@ -97,10 +102,15 @@ class Sizes:
         """Which tensors follow the paths, as the kernels' arguments."""
         return {f'FOLLOW_{name}': bool(on) for name, on in zip(('U', 'DELTA', 'B', 'C'), self.args.follow, strict=True)}
 
+    def columns(self, name: str) -> tuple[int, bool]:
+        """Return how many columns u, delta, B or C has, L or T, and whether there may be some that no step reads."""
+        follows = self.follow[f'FOLLOW_{name.upper()}']
+        return self.length if follows else self.num_steps, follows and self.args.partial
+
     def blocks(self, kernel: str) -> Blocks:
         """Return the block sizes of a kernel by the table."""
         u = self.args.u
-        blocks = blocks_for(kernel, self.d_state, self.length, u.dtype, architecture(u.device))
+        blocks = blocks_for(kernel, self.d_state, self.num_steps, u.dtype, architecture(u.device))
         return fit_blocks(blocks, kernel, self.dim, self.group_dim)
 
     def blocks_of_group(self, blocks: Blocks) -> int:
@@ -112,23 +122,23 @@ class Sizes:
         return self.batch * self.paths * segments * self.groups * self.blocks_of_group(blocks)
 
     def segments(self, blocks: Blocks) -> tuple[int, int]:
-        """Return how many segments L is cut into, and the steps of each, a whole number of chunks.
+        """Return how many segments a path is cut into, and the steps of each, a whole number of chunks.
 
         With segments every state is computed twice. Two segments would win no more than that, so there are three or
         more, or one.
         """
         wanted = WARPS_WANTED * processors(self.args.u.device) // self.programs(blocks, 1)
-        count = min(wanted, self.length // LEAST_SEGMENT)
+        count = min(wanted, self.num_steps // LEAST_SEGMENT)
         if count < 3:
-            return 1, self.length
-        steps = -(-self.length // count)
+            return 1, self.num_steps
+        steps = -(-self.num_steps // count)
         steps = -(-steps // CHUNK) * CHUNK
-        return -(-self.length // steps), steps
+        return -(-self.num_steps // steps), steps
 
     def divide(self, segments: int) -> tuple[int, int]:
         """Return the same as :meth:`segments` for that many segments, or for fewer if there are fewer chunks."""
         steps = -(-self.chunks // segments) * CHUNK
-        return (-(-self.length // steps), steps) if segments > 1 else (1, self.length)
+        return (-(-self.num_steps // steps), steps) if segments > 1 else (1, self.num_steps)
 
     def common(self, blocks: Blocks, segments: int, segment: int) -> dict[str, Any]:
         """Return the arguments that the kernels over segments have in common.
@@ -139,13 +149,11 @@ class Sizes:
             segment: Steps of a segment.
         """
         return {
-            'length': self.length,
             'dim': self.dim,
             'group_dim': self.group_dim,
             'blocks': self.groups * self.blocks_of_group(blocks),
             'segment': segment,
             'segments': segments,
-            'maps_ptr': self.args.maps,
             'SOFTPLUS': self.args.delta_softplus,
             **self.paths_and_states(),
             **blocks.constants(),
@@ -154,6 +162,9 @@ class Sizes:
     def paths_and_states(self) -> dict[str, Any]:
         """Return what a kernel needs to know to follow the paths, and the number of states."""
         return {
+            'num_steps': self.num_steps,
+            'length': self.length if self.args.partial else None,
+            'maps_ptr': self.args.maps,
             'map_ids': self.map_ids,
             'reverse': self.reverse,
             'PATHS': self.paths,

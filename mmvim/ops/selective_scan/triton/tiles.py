@@ -21,7 +21,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 # What varies from call to call, as L and the strides of projections do: no kernel is compiled anew because such a value
 # is 1 or a multiple of 16.
 VARYING = (
-    *('length', 'segment', 'segments', 'blocks', 'map_ids', 'reverse'),
+    *('num_steps', 'length', 'segment', 'segments', 'blocks', 'map_ids', 'reverse'),
     *(f'{name}_{axis}' for name in 'BCW' for axis in 'bkgl'),
 )
 
@@ -77,14 +77,15 @@ def position(t, end, path, FOLLOW: tl.constexpr):
 
     ``path`` is the number of the path's map, whether it is walked backwards, the pointer to all maps, and their length.
     A step beyond the end thus reads memory that exists; its step size is 0, which leaves the state as it is.
-    Without FOLLOW a tensor is not read along the path, and the position is the step itself.
+    Without FOLLOW a tensor is not read along the path, and the position is the step itself. A padding step of a partial
+    path is at -1: see :func:`without_padding`.
     """
-    map_id, backward, maps_ptr, length = path
+    map_id, backward, maps_ptr, num_steps = path
     t = tl.minimum(t, end - 1)
     if FOLLOW:
-        p = tl.where(backward != 0, length - 1 - t, t).to(tl.int64)
+        p = tl.where(backward != 0, num_steps - 1 - t, t).to(tl.int64)
         if maps_ptr is not None:
-            mapped = tl.load(maps_ptr + (map_id - 1).to(tl.int64) * length + p, mask=map_id > 0, other=0)  # as t
+            mapped = tl.load(maps_ptr + (map_id - 1).to(tl.int64) * num_steps + p, mask=map_id > 0, other=0)  # as t
             p = tl.where(map_id > 0, mapped, p)
     else:
         p = t.to(tl.int64)
@@ -92,13 +93,32 @@ def position(t, end, path, FOLLOW: tl.constexpr):
 
 
 @triton.jit
-def read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW: tl.constexpr, STEPS: tl.constexpr):
-    """Load STEPS steps from t0 on, as a tuple of (BLOCK_D,) in the dtype of the tensor."""
+def without_padding(mask, p, PADDED: tl.constexpr):
+    """Return a mask of what is at position p: where steps may be padding, without those that are."""
+    if PADDED:
+        return mask & (p >= 0)
+    else:
+        return mask
+
+
+@triton.jit
+def read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW: tl.constexpr, PARTIAL: tl.constexpr, STEPS: tl.constexpr):
+    """Load STEPS steps from t0 on, as a tuple of (BLOCK_D,) in the dtype of the tensor; zeros at padding steps."""
     x = ()
     for j in tl.static_range(STEPS):
         p = position(t0 + j, end, path, FOLLOW)
-        x = x + (tl.load(x_ptr + p * x_l, mask=lanes, other=0.0),)  # (BLOCK_D,)
+        mask = without_padding(lanes, p, PARTIAL and FOLLOW)  # (BLOCK_D,)
+        x = x + (tl.load(x_ptr + p * x_l, mask=mask, other=0.0),)  # (BLOCK_D,)
     return x
+
+
+@triton.jit
+def load_scalar(x_ptr, visits, PADDED: tl.constexpr):
+    """Load B[t, n] or C[t, n], (), as float32: where steps may be padding, 0 for those without a visit."""
+    if PADDED:
+        return tl.load(x_ptr, mask=visits, other=0.0).to(tl.float32)  # ()
+    else:
+        return tl.load(x_ptr).to(tl.float32)  # ()
 
 
 @triton.jit

@@ -67,12 +67,12 @@ def _measure(kernel: str, args: ScanArguments, build: Callable[[dict[str, Blocks
     """Return the fastest of all candidates, measured once a process for each kind of problem."""
     from triton.testing import do_bench
 
-    batch, _, dim, length = args.u.shape
+    batch, _, dim, _ = args.u.shape
     rows = batch * args.num_paths
     key = (
         kernel,
         args.A.shape[-1],
-        length.bit_length(),
+        args.steps.bit_length(),
         rows.bit_length(),
         dim,
         args.B.shape[2],
@@ -80,6 +80,7 @@ def _measure(kernel: str, args: ScanArguments, build: Callable[[dict[str, Blocks
         args.u.device,
         args.z is None,
         args.maps is None,
+        args.partial,
     )
     if key not in _chosen:
         group_dim = dim // args.B.shape[2]
