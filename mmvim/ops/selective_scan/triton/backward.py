@@ -21,8 +21,9 @@ from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
     LOG2E,
     VARYING,
-    load_scalar,
+    gradient_of_gate,
     locate,
+    point_at,
     position,
     read_tile,
     sigmoid,
@@ -44,6 +45,8 @@ def scan_backward(
     bias_ptr,
     z_ptr,
     maps_ptr,
+    B_zeros_ptr,
+    C_zeros_ptr,
     carry_ptr,
     boundaries_ptr,
     y_ptr,
@@ -110,21 +113,20 @@ def scan_backward(
     """Compute all gradients; shapes and strides as in :func:`scan_forward`, but A is (1|PATHS, N, dim).
 
     - carry: gradient of the state after each segment, (b, PATHS, segments, N, dim) float32; None: zeros.
-    - boundaries: from the forward pass. y: output before gating, (b, Y_PATHS, L, dim), if there is z.
+    - boundaries: from the forward pass. y: output before gating, (b, Y_PATHS, L, dim), if dz is wanted.
     - state: (programs, CHUNK / STEPS + 1, N, BLOCK_D) float32, memory for the states before the tiles of a chunk,
       and for q.
-    - du, ddelta: (b, PATHS, L, dim), or (b, PATHS, T, dim) if u or delta is not read along the paths. dz:
-      (b, Y_PATHS, L, dim). Of partial paths all are zero where no step may come.
+    - du, ddelta: (b, PATHS, L, dim), or (b, PATHS, T, dim) if u or delta is not read along the paths.
+    - dz: (b, Y_PATHS, L, dim), or None if there is no z or
+      :func:`~mmvim.ops.selective_scan.triton.reduce.gate_gradient` finds it.
     - dA: (b, PATHS, segments, N, dim), dD, dbias: (b, PATHS, segments, dim), float32, or None; to be summed.
     - dB, dC: (b, PATHS, groups, blocks of a group, ceil(T / STEPS), N, STEPS) float32, in the order of steps; see
       :func:`~mmvim.ops.selective_scan.triton.reduce.collect_projections`.
     - dinitial: gradient of the initial state, (b, PATHS, N, dim) float32, or None.
+
+    Of partial paths du, ddelta and dz are zero to begin with, for there are positions that no step comes to.
     """
     PARTIAL: tl.constexpr = length is not None
-    PADDED_U: tl.constexpr = PARTIAL and FOLLOW_U
-    PADDED_DELTA: tl.constexpr = PARTIAL and FOLLOW_DELTA
-    PADDED_B: tl.constexpr = PARTIAL and FOLLOW_B
-    PADDED_C: tl.constexpr = PARTIAL and FOLLOW_C
     positions = num_steps if length is None else length
     # Move the pointers to this program's batch element, path, group and channels.
     g, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
@@ -145,15 +147,14 @@ def scan_backward(
     dB_ptr += share_offset
     dC_ptr += share_offset
     boundaries_ptr += row * tl.cdiv(num_steps, CHUNK) * N * dim + d
-    # Paths that are summed share one gate, whose gradient the first of them writes. If it may leave positions out, each
-    # writes where it comes: all of them the same number.
+    # Paths that are summed share one gate, whose gradient the first of them writes.
     writes_dz = lanes
     if z_ptr is not None:
         z_ptr += b * z_b + d
+    if dz_ptr is not None:
         dz_ptr += b * dz_b + k * dz_k + d
         y_ptr += (b * Y_PATHS + k % Y_PATHS) * positions * dim + d
-        if not PARTIAL:
-            writes_dz = lanes & (k < Y_PATHS)
+        writes_dz = lanes & (k < Y_PATHS)
 
     # Start from the gradient after the segment, and from sums of zero.
     segment_row = row * segments + s
@@ -193,18 +194,17 @@ def scan_backward(
             t0 = first + r * STEPS
             u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
             delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
-            steps, v, B_offsets, visits = (), (), (), ()
+            steps, v, B_ptrs = (), (), ()
             for j in tl.static_range(STEPS):
                 steps = steps + (step_size(delta[j], bias, t0 + j < end, SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
-                B_offsets = B_offsets + (position(t0 + j, end, path, FOLLOW_B) * B_l,)
-                visits = visits + (position(t0 + j, end, path, PADDED_B) >= 0,)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t0 + j, end, path, FOLLOW_B),)
             tl.debug_barrier()
             for n in range(0, N):
                 rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
                 state = tl.load(state_ptr + (r * N + n) * BLOCK_D)  # (BLOCK_D,)
                 for j in tl.static_range(STEPS):
-                    B = load_scalar(B_ptr + B_offsets[j] + n, visits[j], PADDED_B)  # ()
+                    B = tl.load(B_ptrs[j] + n).to(tl.float32)  # ()
                     state = tl.exp2(steps[j] * rate) * state + v[j] * B
                 tl.store(state_ptr + ((r + 1) * N + n) * BLOCK_D, state)  # (BLOCK_D,)
 
@@ -218,27 +218,27 @@ def scan_backward(
 
             # What does not depend on the state: step sizes, v = delta u, and dy, from the gradient behind the gate.
             # Steps beyond the end count for nothing: their step size and their dy are 0. So is the dy of padding steps.
-            steps, v, dy, dv, dstep, B_offsets, C_offsets, visits = (), (), (), (), (), (), (), ()
+            steps, v, dy, dv, dstep, B_ptrs, C_ptrs = (), (), (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                B_offsets = B_offsets + (position(t, end, path, FOLLOW_B) * B_l,)
-                C_offsets = C_offsets + (position(t, end, path, FOLLOW_C) * C_l,)
-                visits = visits + (position(t, end, path, PARTIAL) >= 0,)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, end, path, FOLLOW_B),)
+                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, end, path, FOLLOW_C),)
                 steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
                 grad = tl.where(t < end, dout[j].to(tl.float32), 0.0)
                 if z_ptr is not None:
                     p = position(t, end, path, True)
                     read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                    written = without_padding(writes_dz, p, PARTIAL)  # (BLOCK_D,)
                     z = tl.load(z_ptr + p * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     open_by = sigmoid(z)
-                    y = tl.load(y_ptr + p * dim, mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
-                    tl.store(
-                        dz_ptr + p * dim,
-                        grad * y * open_by * (1.0 + z * (1.0 - open_by)),  # (BLOCK_D,)
-                        mask=written & (t < end),
-                    )
+                    if dz_ptr is not None:
+                        written = without_padding(writes_dz, p, PARTIAL)  # (BLOCK_D,)
+                        y = tl.load(y_ptr + p * dim, mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                        tl.store(
+                            dz_ptr + p * dim,
+                            gradient_of_gate(grad, y, z, open_by),  # (BLOCK_D,)
+                            mask=written & (t < end),
+                        )
                     grad = grad * z * open_by
                 dy = dy + (grad,)
                 dv = dv + (tl.zeros((BLOCK_D,), tl.float32),)
@@ -255,7 +255,7 @@ def scan_backward(
                 # Forward through the tile: states[j] is the state before step j, states[j + 1] the one after it.
                 states, decays, B = (state,), (), ()
                 for j in tl.static_range(STEPS):
-                    B = B + (load_scalar(B_ptr + B_offsets[j] + n, visits[j], PADDED_B),)  # ()
+                    B = B + (tl.load(B_ptrs[j] + n).to(tl.float32),)  # ()
                     decays = decays + (tl.exp2(steps[j] * rate),)
                     state = decays[j] * state + v[j] * B[j]
                     states = states + (state,)
@@ -263,7 +263,7 @@ def scan_backward(
                 # And back, by the equations above. Each step's sum over the lanes is one number.
                 dv_sums, dstep_sums = (), ()
                 for j in tl.static_range(STEPS - 1, -1, -1):
-                    C = load_scalar(C_ptr + C_offsets[j] + n, visits[j], PADDED_C)  # ()
+                    C = tl.load(C_ptrs[j] + n).to(tl.float32)  # ()
                     tl.store(dC_ptr + sums_offset + n * STEPS + j, tl.sum(dy[j] * states[j + 1], axis=0))  # ()
                     dh = q + C * dy[j]
                     tl.store(dB_ptr + sums_offset + n * STEPS + j, tl.sum(dh * v[j], axis=0))  # ()
@@ -290,8 +290,8 @@ def scan_backward(
                 grad = tl.where(t < end, grad, 0.0)
                 u_position = position(t, end, path, FOLLOW_U)
                 delta_position = position(t, end, path, FOLLOW_DELTA)
-                delta_valid = without_padding(valid, delta_position, PADDED_DELTA)  # (BLOCK_D,)
-                u_valid = without_padding(valid, u_position, PADDED_U)  # (BLOCK_D,)
+                delta_valid = without_padding(valid, delta_position, PARTIAL and FOLLOW_DELTA)  # (BLOCK_D,)
+                u_valid = without_padding(valid, u_position, PARTIAL and FOLLOW_U)  # (BLOCK_D,)
                 tl.store(ddelta_ptr + delta_position * dim, grad, mask=delta_valid)  # (BLOCK_D,)
                 tl.store(du_ptr + u_position * dim, dv[j] * steps[j] + dy[j] * D, mask=u_valid)  # (BLOCK_D,)
                 dbias += grad

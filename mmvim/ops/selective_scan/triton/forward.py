@@ -17,8 +17,8 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     VARYING,
-    load_scalar,
     locate,
+    point_at,
     position,
     read_tile,
     sigmoid,
@@ -38,11 +38,10 @@ def load_carry(carry_ptr, offset, lanes, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def advance(state, step, rate, v, pointers, visits, PADDED_B: tl.constexpr, PADDED_C: tl.constexpr):
+def advance(state, step, rate, v, B_ptr, C_ptr):
     """Return a state after a step, and its share of the step's output; the pointers are to B[t, n] and C[t, n]."""
-    B_ptr, C_ptr = pointers
-    state = tl.exp2(step * rate) * state + v * load_scalar(B_ptr, visits, PADDED_B)  # (BLOCK_D,); B is ()
-    return state, state * load_scalar(C_ptr, visits, PADDED_C)  # (BLOCK_D,); C is ()
+    state = tl.exp2(step * rate) * state + v * tl.load(B_ptr).to(tl.float32)  # (BLOCK_D,); B is ()
+    return state, state * tl.load(C_ptr).to(tl.float32)  # (BLOCK_D,); C is ()
 
 
 @triton.jit
@@ -68,6 +67,8 @@ def scan_forward(
     bias_ptr,
     z_ptr,
     maps_ptr,
+    B_zeros_ptr,
+    C_zeros_ptr,
     carry_ptr,
     state_ptr,
     out_ptr,
@@ -123,6 +124,7 @@ def scan_forward(
     None: every step has a position, and every position a step. Channels are contiguous in u, delta and z, states in B
     and C. Tensors made for the kernel are dense:
 
+    - B_zeros, C_zeros: what padding steps of partial paths read of B and C, (N,), else None.
     - carry: state before each segment, (b, PATHS, segments, N, dim) float32; None: zeros.
     - state: (programs, N, BLOCK_D) float32, the memory of STATES_IN_MEMORY, else None.
     - out: (b, PATHS, L, dim), gated if there is z.
@@ -133,8 +135,6 @@ def scan_forward(
     ``segment`` is the number of steps of a segment, ``blocks`` the number of blocks of channels over all groups.
     """
     PARTIAL: tl.constexpr = length is not None
-    PADDED_B: tl.constexpr = PARTIAL and FOLLOW_B
-    PADDED_C: tl.constexpr = PARTIAL and FOLLOW_C
     positions = num_steps if length is None else length
     # Move the pointers to this program's batch element, path, group and channels.
     g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
@@ -197,16 +197,15 @@ def scan_forward(
         next_delta = read_tile(delta_ptr, delta_l, t0 + STEPS, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
         if STATES_IN_MEMORY:
             # What does not depend on the state, for all steps of the tile: each a tuple of STEPS.
-            steps, v, y, B_ptrs, C_ptrs, visits = (), (), (), (), (), ()
+            steps, v, y, B_ptrs, C_ptrs = (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
                 x = u[j].to(tl.float32)
                 v = v + (steps[j] * x,)
                 y = y + (D * x,)
-                B_ptrs = B_ptrs + (B_ptr + position(t, end, path, FOLLOW_B) * B_l,)
-                C_ptrs = C_ptrs + (C_ptr + position(t, end, path, FOLLOW_C) * C_l,)
-                visits = visits + (position(t, end, path, PARTIAL) >= 0,)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, end, path, FOLLOW_B),)
+                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, end, path, FOLLOW_C),)
             tl.debug_barrier()
             # Then one state after the other through the tile, each read and stored once.
             for n in range(0, N):
@@ -214,8 +213,7 @@ def scan_forward(
                 state = tl.load(state_ptr + n * BLOCK_D)  # (BLOCK_D,)
                 sums = ()
                 for j in tl.static_range(STEPS):
-                    pointers = (B_ptrs[j] + n, C_ptrs[j] + n)
-                    state, share = advance(state, steps[j], rate, v[j], pointers, visits[j], PADDED_B, PADDED_C)
+                    state, share = advance(state, steps[j], rate, v[j], B_ptrs[j] + n, C_ptrs[j] + n)
                     sums = sums + (y[j] + share,)
                 y = sums
                 tl.store(state_ptr + n * BLOCK_D, state)  # (BLOCK_D,)
@@ -229,16 +227,15 @@ def scan_forward(
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 p = position(t, end, path, True)
-                B_t_ptr = B_ptr + position(t, end, path, FOLLOW_B) * B_l
-                C_t_ptr = C_ptr + position(t, end, path, FOLLOW_C) * C_l
+                B_t_ptr = point_at(B_ptr, B_l, B_zeros_ptr, t, end, path, FOLLOW_B)
+                C_t_ptr = point_at(C_ptr, C_l, C_zeros_ptr, t, end, path, FOLLOW_C)
                 x = u[j].to(tl.float32)
                 step = step_size(delta[j], bias, t < end, SOFTPLUS)
                 v = step * x
                 y = D * x
                 states = ()
                 for n in tl.static_range(N):
-                    pointers = (B_t_ptr + n, C_t_ptr + n)
-                    state, share = advance(h[n], step, rates[n], v, pointers, p >= 0, PADDED_B, PADDED_C)
+                    state, share = advance(h[n], step, rates[n], v, B_t_ptr + n, C_t_ptr + n)
                     y += share
                     states = states + (state,)
                 h = states

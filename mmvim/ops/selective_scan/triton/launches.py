@@ -79,6 +79,8 @@ def forward(
         **pass_tensor('A', args.A, 'kdn', 'kdn'),
         **pass_tensor('B', B, 'bkgl', 'bkgnl'),
         **pass_tensor('C', C, 'bkgl', 'bkgnl'),
+        'B_zeros_ptr': sizes.zeros_like(B),
+        'C_zeros_ptr': sizes.zeros_like(C),
         **pass_tensor('D', D, 'k', 'kd'),
         **pass_tensor('bias', bias, 'k', 'kd'),
         **pass_tensor('z', z, 'bl', 'bdl'),
@@ -143,8 +145,12 @@ def backward(
     for name, x in (('dD', D), ('dbias', bias)):
         if x is not None:
             parts[name] = args.A.new_empty((*rows, count, sizes.dim))
+    # A path of several that are summed can write the gradient of their gate only if it comes to every position.
+    gate_apart = z is not None and args.partial and is_merged(args)
     if z is not None:
-        parts['dz'] = new_tensor(z, (sizes.batch, out_paths, sizes.length, sizes.dim), args.partial)
+        clear = args.partial and not gate_apart
+        parts['dz'] = new_tensor(z, (sizes.batch, out_paths, sizes.length, sizes.dim), clear)
+    own_dz = None if gate_apart else parts.get('dz')
     if args.initial_state is not None:
         parts['dinitial'] = args.A.new_empty((*rows, sizes.d_state, sizes.dim))
 
@@ -161,21 +167,25 @@ def backward(
         **pass_tensor('A', A, 'k', 'knd'),
         **pass_tensor('B', B, 'bkgl', 'bkgnl'),
         **pass_tensor('C', C, 'bkgl', 'bkgnl'),
+        'B_zeros_ptr': sizes.zeros_like(B),
+        'C_zeros_ptr': sizes.zeros_like(C),
         **pass_tensor('D', D, 'k', 'kd'),
         **pass_tensor('bias', bias, 'k', 'kd'),
         **pass_tensor('z', z, 'bl', 'bdl'),
         'carry_ptr': carry,
         'boundaries_ptr': boundaries,
-        'y_ptr': y,
+        'y_ptr': None if gate_apart else y,
         'state_ptr': args.A.new_empty((programs, CHUNK // blocks.steps + 1, sizes.d_state, blocks.block_d)),
         **{f'{name}_ptr': parts.get(name) for name in ('dA', 'dB', 'dC', 'dD', 'dbias', 'dinitial')},
         **pass_tensor('du', parts['du'], 'bk', 'bkld'),
         **pass_tensor('ddelta', parts['ddelta'], 'bk', 'bkld'),
-        **pass_tensor('dz', parts.get('dz'), 'bk', 'bkld'),
+        **pass_tensor('dz', own_dz, 'bk', 'bkld'),
         'CHUNK': CHUNK,
         'Y_PATHS': out_paths,
     }
     launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward', blocks.options(u.device)))
+    if gate_apart:
+        launches.append(launch_gate(dout, z, y, parts['dz']))
 
     for name, x in (('B', args.B), ('C', args.C)):
         dtype = x.dtype if x.shape[1] == sizes.paths else args.A.dtype  # what is summed over paths is rounded later
@@ -257,20 +267,46 @@ def launch_merge(x: Tensor, out: Tensor, z: Tensor | None, y: Tensor | None, nam
     """
     from mmvim.ops.selective_scan.triton.reduce import merge_paths
 
-    batch, paths, length, dim = x.shape
-    block_d, block_l = 128 if dim >= 128 else 32, 8
+    programs, common = _cut_positions(out)
     arguments = {
+        **common,
         'x_ptr': x,
         **pass_tensor('z', z, 'bl', 'bdl'),
         'out_ptr': out,
         'y_ptr': y,
-        'length': length,
-        'dim': dim,
-        'PATHS': paths,
-        'BLOCK_L': block_l,
-        'BLOCK_D': block_d,
+        'PATHS': x.shape[1],
     }
-    return Launch(merge_paths, batch * -(-length // block_l) * -(-dim // block_d), arguments, 4, name)
+    return Launch(merge_paths, programs, arguments, 4, name)
+
+
+def launch_gate(dout: Tensor, z: Tensor, y: Tensor, dz: Tensor) -> Launch:
+    """Return the launch that finds the gradient of the gate of summed paths.
+
+    Args:
+        dout: Gradient of the gated sum, (b, 1, D, L).
+        z: Gate, (b, D, L).
+        y: The sum before gating, (b, 1, L, D).
+        dz: Gradient of the gate, (b, 1, L, D).
+    """
+    from mmvim.ops.selective_scan.triton.reduce import gate_gradient
+
+    programs, common = _cut_positions(dz)
+    arguments = {
+        **common,
+        **pass_tensor('dout', dout, 'bl', 'bkdl'),
+        **pass_tensor('z', z, 'bl', 'bdl'),
+        'y_ptr': y,
+        'dz_ptr': dz,
+    }
+    return Launch(gate_gradient, programs, arguments, 4, 'gate')
+
+
+def _cut_positions(out: Tensor) -> tuple[int, dict[str, int]]:
+    """Return the programs that fill (b, 1, L, D) block by block, and what they are told of its size."""
+    batch, _, length, dim = out.shape
+    block_d, block_l = 128 if dim >= 128 else 32, 8
+    programs = batch * -(-length // block_l) * -(-dim // block_d)
+    return programs, {'length': length, 'dim': dim, 'BLOCK_L': block_l, 'BLOCK_D': block_d}
 
 
 def launch_segments(
@@ -317,6 +353,7 @@ def launch_segments(
         **pass_tensor('x', x, 'bkl', 'bkdl'),
         **pass_tensor('delta', delta, 'bkl', 'bkdl'),
         **pass_tensor('W', W, 'bkgl', 'bkgnl'),
+        'W_zeros_ptr': sizes.zeros_like(W),
         **pass_tensor('bias', bias, 'k', 'kd'),
         **pass_tensor('z', z, 'bl', 'bdl'),
         'FOLLOW_X': adjoint or sizes.follow['FOLLOW_U'],

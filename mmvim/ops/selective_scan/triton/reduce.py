@@ -3,7 +3,26 @@
 import triton
 import triton.language as tl
 
-from mmvim.ops.selective_scan.triton.tiles import VARYING, position, sigmoid, unpack_path, without_padding
+from mmvim.ops.selective_scan.triton.tiles import (
+    VARYING,
+    gradient_of_gate,
+    position,
+    sigmoid,
+    unpack_path,
+    without_padding,
+)
+
+
+@triton.jit
+def locate_positions(length, dim, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return a program's batch element, positions (BLOCK_L, 1), channels (1, BLOCK_D), and mask of those that exist."""
+    pid = tl.program_id(0)
+    blocks_d, blocks_l = tl.cdiv(dim, BLOCK_D), tl.cdiv(length, BLOCK_L)
+    d = (pid % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]  # (1, BLOCK_D)
+    p = ((pid // blocks_d) % blocks_l) * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]  # (BLOCK_L, 1)
+    b = (pid // blocks_d // blocks_l).to(tl.int64)
+    valid = (p < length) & (d < dim)
+    return b, p.to(tl.int64), d, valid
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -26,13 +45,7 @@ def merge_paths(
     - out: (b, length, dim), the sum, gated if there is z. y: (b, length, dim), the sum before gating, or None.
     """
     # A program has BLOCK_L positions of BLOCK_D channels.
-    pid = tl.program_id(0)
-    blocks_d, blocks_l = tl.cdiv(dim, BLOCK_D), tl.cdiv(length, BLOCK_L)
-    d = (pid % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]  # (1, BLOCK_D)
-    p = ((pid // blocks_d) % blocks_l) * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]  # (BLOCK_L, 1)
-    b = (pid // blocks_d // blocks_l).to(tl.int64)
-    valid = (p < length) & (d < dim)
-    p = p.to(tl.int64)
+    b, p, d, valid = locate_positions(length, dim, BLOCK_L, BLOCK_D)
     total = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
     for k in tl.static_range(PATHS):
         x = tl.load(x_ptr + ((b * PATHS + k) * length + p) * dim + d, mask=valid, other=0.0)  # (BLOCK_L, BLOCK_D)
@@ -44,6 +57,35 @@ def merge_paths(
         z = tl.load(z_ptr + b * z_b + p * z_l + d, mask=valid, other=0.0).to(tl.float32)  # (BLOCK_L, BLOCK_D)
         total = total * z * sigmoid(z)
     tl.store(out_ptr + offset, total, mask=valid)  # (BLOCK_L, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def gate_gradient(
+    dout_ptr,
+    z_ptr,
+    y_ptr,
+    dz_ptr,
+    length,
+    dim,
+    dout_b,
+    dout_l,
+    z_b,
+    z_l,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Find the gradient of the gate of summed paths, none of which may come to every position.
+
+    - dout: gradient of the gated sum, (b, dim, length). z: (b, dim, length). Channels are contiguous in both.
+    - y: the sum before gating, (b, length, dim). dz: (b, length, dim).
+    """
+    # A program has BLOCK_L positions of BLOCK_D channels.
+    b, p, d, valid = locate_positions(length, dim, BLOCK_L, BLOCK_D)
+    grad = tl.load(dout_ptr + b * dout_b + p * dout_l + d, mask=valid, other=0.0).to(tl.float32)  # (BLOCK_L, BLOCK_D)
+    z = tl.load(z_ptr + b * z_b + p * z_l + d, mask=valid, other=0.0).to(tl.float32)  # (BLOCK_L, BLOCK_D)
+    offset = (b * length + p) * dim + d
+    y = tl.load(y_ptr + offset, mask=valid, other=0.0).to(tl.float32)  # (BLOCK_L, BLOCK_D)
+    tl.store(dz_ptr + offset, gradient_of_gate(grad, y, z, sigmoid(z)), mask=valid)  # (BLOCK_L, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=VARYING)

@@ -14,8 +14,8 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     VARYING,
-    load_scalar,
     locate,
+    point_at,
     position,
     read_tile,
     sigmoid,
@@ -26,12 +26,10 @@ from mmvim.ops.selective_scan.triton.tiles import (
 
 
 @triton.jit
-def advance_tile(
-    state, rate, steps, v, W_ptrs, visits, n, PADDED_W: tl.constexpr, ADJOINT: tl.constexpr, STEPS: tl.constexpr
-):
+def advance_tile(state, rate, steps, v, W_ptrs, n, ADJOINT: tl.constexpr, STEPS: tl.constexpr):
     """Return state n after STEPS steps, (BLOCK_D,); or, ADJOINT, the gradient before them."""
     for j in tl.static_range(STEPS - 1 if ADJOINT else 0, -1 if ADJOINT else STEPS, -1 if ADJOINT else 1):
-        W = load_scalar(W_ptrs[j] + n, visits[j], PADDED_W)  # ()
+        W = tl.load(W_ptrs[j] + n).to(tl.float32)  # ()
         decay = tl.exp2(steps[j] * rate)
         if ADJOINT:  # noqa: SIM108
             state = (state + v[j] * W) * decay
@@ -49,6 +47,7 @@ def segment_ends(
     bias_ptr,
     z_ptr,
     maps_ptr,
+    W_zeros_ptr,
     ends_ptr,
     totals_ptr,
     num_steps,
@@ -96,7 +95,6 @@ def segment_ends(
     - totals: sum of delta over the segment, (b, PATHS, segments, dim) float32; likewise.
     """
     PARTIAL: tl.constexpr = length is not None
-    PADDED_W: tl.constexpr = PARTIAL and FOLLOW_W
     # Move the pointers to this program's batch element, path, group, segment and channels.
     g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments - 1, BLOCK_D)
     if ADJOINT:
@@ -136,11 +134,10 @@ def segment_ends(
         delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
 
         # What does not depend on the state: step sizes, and what each step adds, v: delta u or, ADJOINT, dy.
-        steps, v, W_ptrs, visits = (), (), (), ()
+        steps, v, W_ptrs = (), (), ()
         for j in tl.static_range(STEPS):
             t = t0 + j
-            W_ptrs = W_ptrs + (W_ptr + position(t, end, path, FOLLOW_W) * W_l,)
-            visits = visits + (position(t, end, path, PADDED_W) >= 0,)
+            W_ptrs = W_ptrs + (point_at(W_ptr, W_l, W_zeros_ptr, t, end, path, FOLLOW_W),)
             steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
             total += steps[j]
             x_j = x[j].to(tl.float32)
@@ -161,12 +158,12 @@ def segment_ends(
             for n in range(0, N):
                 rate = tl.load(A_ptr + n * A_n, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
                 state = tl.load(ends_ptr + n * dim, mask=lanes, other=0.0)  # (BLOCK_D,)
-                state = advance_tile(state, rate, steps, v, W_ptrs, visits, n, PADDED_W, ADJOINT, STEPS)
+                state = advance_tile(state, rate, steps, v, W_ptrs, n, ADJOINT, STEPS)
                 tl.store(ends_ptr + n * dim, state, mask=lanes)  # (BLOCK_D,)
         else:
             states = ()
             for n in tl.static_range(N):
-                states = states + (advance_tile(h[n], rates[n], steps, v, W_ptrs, visits, n, PADDED_W, ADJOINT, STEPS),)
+                states = states + (advance_tile(h[n], rates[n], steps, v, W_ptrs, n, ADJOINT, STEPS),)
             h = states
     tl.store(totals_ptr + row * dim + d, total, mask=lanes)  # (BLOCK_D,)
     if not STATES_IN_MEMORY:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks
 from mmvim.ops.triton_host.device import architecture, processors
@@ -107,11 +109,20 @@ class Sizes:
         follows = self.follow[f'FOLLOW_{name.upper()}']
         return self.length if follows else self.num_steps, follows and self.args.partial
 
+    def zeros_like(self, x: Tensor) -> Tensor | None:
+        """Return what padding steps read of B or C: a zero for each state, or None if there are no such steps."""
+        return self._zeros.view(x.dtype) if self.args.partial else None
+
+    @cached_property
+    def _zeros(self) -> Tensor:
+        """Zeros for all states, of as many bytes as the widest dtype has."""
+        return self.args.A.new_zeros(self.d_state)
+
     def blocks(self, kernel: str) -> Blocks:
         """Return the block sizes of a kernel by the table."""
         u = self.args.u
         blocks = blocks_for(kernel, self.d_state, self.num_steps, u.dtype, architecture(u.device))
-        return fit_blocks(blocks, kernel, self.dim, self.group_dim)
+        return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial)
 
     def blocks_of_group(self, blocks: Blocks) -> int:
         """Return how many programs share the channels of a group."""

@@ -59,6 +59,12 @@ def sigmoid(x):
 
 
 @triton.jit
+def gradient_of_gate(grad, y, z, open_by):
+    """Return the gradient of z, given that of y * silu(z), and open_by = sigmoid(z)."""
+    return grad * y * open_by * (1.0 + z * (1.0 - open_by))
+
+
+@triton.jit
 def unpack_path(k, map_ids, reverse, PATHS: tl.constexpr, MAP_BITS: tl.constexpr):
     """Return the number of path k's index map, counted from 1 (0: raster order), and whether it is walked backwards.
 
@@ -113,12 +119,16 @@ def read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW: tl.constexpr, PARTIAL: t
 
 
 @triton.jit
-def load_scalar(x_ptr, visits, PADDED: tl.constexpr):
-    """Load B[t, n] or C[t, n], (), as float32: where steps may be padding, 0 for those without a visit."""
-    if PADDED:
-        return tl.load(x_ptr, mask=visits, other=0.0).to(tl.float32)  # ()
-    else:
-        return tl.load(x_ptr).to(tl.float32)  # ()
+def point_at(x_ptr, x_l, zeros_ptr, t, end, path, FOLLOW: tl.constexpr):
+    """Return a pointer to the states of B or C at step t, contiguous; of partial paths to zeros at a padding step.
+
+    A mask would do as well, but would have to be at hand for each of the states.
+    """
+    p = position(t, end, path, FOLLOW)
+    x_ptr += p * x_l
+    if zeros_ptr is not None and FOLLOW:
+        x_ptr = tl.where(p >= 0, x_ptr, zeros_ptr)
+    return x_ptr
 
 
 @triton.jit
