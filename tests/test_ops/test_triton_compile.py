@@ -130,6 +130,8 @@ def test_blocks_fit_the_channels():
     assert fit_blocks(blocks, 'backward', 392, 392) == Blocks(64, 2, registers=255)
     assert fit_blocks(blocks, 'forward', 392, 50) == Blocks(64, 4, registers=255)
     assert fit_blocks(blocks, 'forward', 8, 8) == Blocks(32, 4, registers=255)
+    assert fit_blocks(Blocks(64, 8), 'segments', 384, 384, partial=True) == Blocks(64, 4)
+    assert fit_blocks(Blocks(64, 8), 'segments', 384, 384) == Blocks(64, 8)
 
 
 @pytest.mark.parametrize(

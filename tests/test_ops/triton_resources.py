@@ -30,6 +30,7 @@ LEAST_WARPS = {
     'backward': 8,
     'merge': 16,
     'add': 16,
+    'gate': 16,
     'collect': 16,
     'chain': 16,
     'chain, adjoint': 16,
@@ -70,6 +71,7 @@ class Call(NamedTuple):
     dim: int = 384
     own_A: bool = True
     states_fastest: bool = True
+    padding: int = 0
 
 
 CALLS = {
@@ -85,6 +87,9 @@ CALLS = {
     'stacked': Call((0, -1), (False, True), gate=True, stack=True, out='float32', own_A=False),
     'huge': Call((-1, -1), (False, True), gate=True, dim=24576),
     'many maps': Call((-1, *range(15)), (True, *(False,) * 15), own_u=False),
+    'windows': Call((0, 1, 0, 1), (False, False, True, True), gate=True, padding=100),
+    'atrous': Call((0, 1, 2, 3), (False,) * 4, own_u=False, stack=True, own_A=False, padding=-700),
+    'in steps': Call((0,), gate=True, states=True, follow=(False,) * 4, padding=100),
 }
 CONVOLUTIONS = {'conv of Vim': (384, 4, (3, 0), True), 'conv of MambaVision': (392, 3, (1,), False)}
 NORM = 'norm'
@@ -105,6 +110,9 @@ def build_launches(setting: str, number: int, dtype: str, length: int) -> dict:
         stacked         two gated paths with an output each, float32, with one A for both; one along a map
         huge            'vim' over 24576 channels; with 100 000 steps, strides of more than 2^31 elements
         many maps       sixteen paths over one u, fifteen along a map of their own, with their outputs summed
+        windows         four partial paths along two maps with padding steps, summed and gated (LocalMamba)
+        atrous          four partial paths over one u, along maps of fewer steps, with an output each (EfficientVMamba)
+        in steps        one partial path with a gate and states, whose tensors are in the order of its steps (MSVMamba)
     The convolutions are those of Vim (two filters) and MambaVision (392 channels), forward and backward; 'norm' is
     RMSNorm with the residual in float32, of as many channels as ``number`` says.
     """
@@ -127,34 +135,35 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
     from mmvim.ops.selective_scan.triton.sizes import LEAST_SEGMENT
 
     batch, dim, kind, paths, groups = 2, call.dim, getattr(torch, dtype), len(call.maps), call.groups
-    shared = paths if call.own_A else 1
+    shared, steps = paths if call.own_A else 1, length + call.padding
+    columns = [length if follows else steps for follows in call.follow]  # of u, delta, B, C
 
-    def projection() -> torch.Tensor:
+    def projection(columns: int) -> torch.Tensor:
         if call.states_fastest:
-            return empty(batch, paths, groups, length, d_state, kind=kind).mT
-        return empty(batch, paths, groups, d_state, length, kind=kind)
+            return empty(batch, paths, groups, columns, d_state, kind=kind).mT
+        return empty(batch, paths, groups, d_state, columns, kind=kind)
 
     args = ScanArguments(
-        empty(batch, paths if call.own_u else 1, length, dim, kind=kind).mT,
-        empty(batch, paths, length, dim, kind=kind).mT,
+        empty(batch, paths if call.own_u else 1, columns[0], dim, kind=kind).mT,
+        empty(batch, paths, columns[1], dim, kind=kind).mT,
         empty(shared, dim, d_state),
-        projection(),
-        projection(),
+        projection(columns[2]),
+        projection(columns[3]),
         empty(shared, dim) if call.optional else None,
         empty(batch, length, dim, kind=kind).mT if call.gate else None,
         empty(shared, dim) if call.optional else None,
         empty(batch, 1, dim, d_state) if call.states else None,
-        empty(max(call.maps) + 1, length, kind=torch.int64) if max(call.maps) >= 0 else None,
+        empty(max(call.maps) + 1, steps, kind=torch.int64) if max(call.maps) >= 0 else None,
         call.maps,
         call.reverse,
         call.follow,
         length,
-        False,
+        call.padding != 0,
         call.optional,
         call.stack,
         getattr(torch, call.out or dtype),
     )
-    segments = 4 if length >= 3 * LEAST_SEGMENT else 1
+    segments = 4 if steps >= 3 * LEAST_SEGMENT else 1
     forward, (out, last_state, saved) = launches.forward(args, True, segments=segments)
     grad_last_state = last_state.mT if call.states else None
     backward, _ = launches.backward(args, out.mT, grad_last_state, saved, segments=segments)
@@ -193,9 +202,10 @@ def grid(
 
 SERVERS, CONSUMERS = (80, 90, 100), (86, 89, 120)
 TWO = {'dtypes': ('float16', 'float32')}
-# The convolutions and the norm; MambaVision's channels; what else one may ask for; consumers' GPUs; numbers of states
-# between powers of two; rows too short to be cut; VMamba's paths, 1 or 16 states; a gate and a first state, 8 or 64;
-# and Vim's two directions, every power of two. Dtypes and servers' architectures are all three unless said otherwise.
+# The convolutions and the norm; MambaVision's channels; what else one may ask for; paths with padding steps; consumers'
+# GPUs; numbers of states between powers of two; rows too short to be cut; VMamba's paths, 1 or 16 states; a gate and a
+# first state, 8 or 64; and Vim's two directions, every power of two. Dtypes and servers' architectures are all three
+# unless said otherwise.
 EVERY = [
     *(x for name in CONVOLUTIONS for x in grid(name, (0,), SERVERS)),
     *grid(NORM, (192, 384, 768, 1000, 4096), SERVERS),
@@ -204,6 +214,10 @@ EVERY = [
     *(x for name in ('drop-in', 'bare', 'u along maps', 'stacked') for x in grid(name, (1, 8), (90,), **TWO)),
     *grid('huge', (1, 8, 16), (90,), length=100_000, **TWO),
     *grid('many maps', (1, 16), (90,), **TWO),
+    *grid('windows', (1, 8, 16), SERVERS),
+    *(x for name in ('atrous', 'in steps') for x in grid(name, (1, 8, 16), (90,), **TWO)),
+    *grid('windows', (24, 64), (90,), **TWO),
+    *grid('windows', (16,), CONSUMERS, **TWO),
     *(
         x
         for name, n in (('vim', 16), ('gated', 8), ('cross', 1), ('vim', 64))
@@ -236,6 +250,9 @@ FEW = [
         ('stacked', 1, 'float16', 1024, 90),
         ('huge', 1, 'float32', 100_000, 90),
         ('many maps', 1, 'float16', 1024, 90),
+        ('windows', 16, 'float16', 1024, 90),
+        ('atrous', 1, 'float32', 1024, 90),
+        ('in steps', 8, 'float16', 1024, 90),
         ('conv of Vim', 0, 'float16', 1024, 90),
         ('conv of MambaVision', 0, 'float32', 1024, 80),
         ('norm', 384, 'bfloat16', 1024, 100),
