@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from triton_cases import CASES, LONG, Case, errors_of
+from triton_cases import CASES, LONG, PARTIAL, Case, errors_of
 
 from mmvim.ops import selective_scan
 from mmvim.ops.selective_scan.triton import sizes
@@ -13,7 +13,7 @@ def assert_close(errors, tolerance):
     assert all(error < tolerance for error in errors.values()), errors
 
 
-@pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize('case', (*CASES, *PARTIAL), ids=lambda case: case.name)
 def test_against_the_definition(case):
     assert_close(errors_of(case, torch.float32), 2e-6)
 
@@ -32,6 +32,7 @@ def test_segments(case, monkeypatch):
 def test_half_precision(dtype, tolerance):
     assert_close(errors_of(CASES[7], dtype), tolerance)
     assert_close(errors_of(CASES[4], dtype, out_dtype=torch.float32), tolerance)
+    assert_close(errors_of(PARTIAL[3], dtype), tolerance)
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,21 @@ from mmvim.ops.selective_scan.operators import BACKENDS
 from mmvim.ops.triton_host import device
 
 FOLDER = Path(__file__).parent
-# Of the operators' tests those of what each backend does by itself.
-OWN = 'opcheck or alike or size_that or last_state or double_backward'
+# Files of tests for the interpreter, and which of their tests, as ``-k`` says: of the operators' those of what each
+# backend does by itself, of the partial paths' some of each kind.
+INTERPRETED = {
+    'interpreted_triton.py': '',
+    'interpreted_fused.py': '',
+    'interpreted_models.py': '',
+    'test_operators.py': 'opcheck or alike or size_that or last_state or double_backward',
+    'test_partial_paths.py': 'against or not_read or padding_moves or chained or (tensors and sum and window2)',
+}
 needs_triton = pytest.mark.skipif(not device.installed(), reason='Triton is not installed')
 
 
 @pytest.mark.slow
 @needs_triton
-@pytest.mark.parametrize(
-    'file', ['interpreted_triton.py', 'interpreted_fused.py', 'interpreted_models.py', 'test_operators.py']
-)
+@pytest.mark.parametrize('file', INTERPRETED)
 def test_interpreted(file, tmp_path):
     """Triton decides on import whether it interprets: so a process of its own."""
     probe = (
@@ -49,7 +54,8 @@ def test_interpreted(file, tmp_path):
             '--rootdir',
             FOLDER,
             FOLDER / file,
-            *(('-k', OWN) if file == 'test_operators.py' else ()),
+            '-k',
+            INTERPRETED[file],
         ],
         env=environment,
         text=True,

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from triton_cases import CASES, CROSS, LONG, Case, errors_of
+from triton_cases import ATROUS, CASES, CROSS, LONG, PARTIAL, Case, errors_of
 
 from mmvim.ops import selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
@@ -17,6 +17,7 @@ from mmvim.ops.selective_scan.triton import sizes
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='PyTorch finds no GPU')]
 
 VIM = ('forward', 'reverse')
+WINDOWS = ('row', 'window7_padded', 'row_reverse', 'window7_padded_reverse')
 # The scans of vision models, batch 1 to 2, with fewer channels where the definition would take too long.
 MODELS = (
     Case('Vim 224', 2, 384, 197, 16, paths=VIM),
@@ -31,6 +32,11 @@ MODELS = (
     Case('PlainMamba 512', 1, 64, 1024, 16, paths=('random',) * 4, follow=('u',), shared=('u', 'A', 'D')),
     Case('LocalVMamba 224, stage 3', 1, 192, 225, 16, paths=CROSS, grid=(15, 15), shared=('u',)),
     Case('EfficientVMamba 224, stage 1', 1, 96, 784, 16, paths=CROSS, grid=(28, 28), shared=('u',)),
+    Case('windows that do not fit', 1, 384, 195, 16, paths=('window2_padded_reverse', *WINDOWS[:2]), grid=(13, 15)),
+    Case('LocalMamba 512, stage 2', 1, 192, 4096, 16, paths=WINDOWS, grid=(64, 64), shared=('u',)),
+    Case('EfficientVMamba 224, atrous', 1, 48, 3136, 16, paths=ATROUS, grid=(56, 56), shared=('u',), optional=False),
+    Case('lattices that do not fit', 2, 192, 225, 1, paths=ATROUS, grid=(15, 15), combine='stack'),
+    Case('in the order of the steps', 2, 96, 289, 8, paths=WINDOWS[1::2], grid=(17, 17), follow=()),
     Case('four groups', 2, 192, 147, 1, groups=4, optional=False),
     Case('N 64', 1, 100, 300, 64),
 )
@@ -47,7 +53,7 @@ TOLERANCES = {torch.float32: 5e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
-@pytest.mark.parametrize('case', (*CASES, *LONG, *MODELS), ids=lambda case: case.name)
+@pytest.mark.parametrize('case', (*CASES, *PARTIAL, *LONG, *MODELS), ids=lambda case: case.name)
 def test_against_the_definition(case, dtype):
     errors = errors_of(case, dtype, 'cuda')
     assert all(error < TOLERANCES[dtype] for error in errors.values()), errors
@@ -71,7 +77,7 @@ def test_segments(monkeypatch):
     assert all(count > 2 for count, _ in counts)
 
 
-@pytest.mark.parametrize('case', (MODELS[0], MODELS[2], MODELS[6]), ids=lambda case: case.name)
+@pytest.mark.parametrize('case', (MODELS[0], MODELS[2], MODELS[6], MODELS[13]), ids=lambda case: case.name)
 def test_equal_bits_each_time(case):
     found = []
     for _ in range(3):
@@ -193,8 +199,9 @@ def test_compute_sanitizer():
     if tool is None:
         pytest.skip('compute-sanitizer is not installed')
     code = (
-        'import sys; sys.path.insert(0, sys.argv[1])\nimport torch\nfrom triton_cases import CASES, errors_of\n'
-        "for case in CASES:\n    errors_of(case, torch.float16, 'cuda')\n"
+        'import sys; sys.path.insert(0, sys.argv[1])\nimport torch\n'
+        'from triton_cases import CASES, PARTIAL, errors_of\n'
+        "for case in (*CASES, *PARTIAL):\n    errors_of(case, torch.float16, 'cuda')\n"
     )
     # Without PyTorch's cache of memory each tensor has its own, and what is read beyond it shows.
     result = subprocess.run(

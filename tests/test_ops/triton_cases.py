@@ -13,7 +13,10 @@ NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 
 @dataclass(frozen=True)
 class Case:
-    """One scan; ``paths`` None is :func:`selective_scan`, a tuple of names or 'random' several paths over ``grid``."""
+    """One scan; ``paths`` None is :func:`selective_scan`, a tuple of names or 'random' several paths over ``grid``.
+
+    ``length`` is the number of positions. Tensors that do not follow partial paths have a column for each step.
+    """
 
     name: str
     batch: int
@@ -35,21 +38,20 @@ class Case:
         """Leaves in float64: u, delta, A_log, B, C, D, z, delta_bias, initial state."""
         b, d, length, n = self.batch, self.dim, self.length, self.d_state
         num = len(self.paths) if self.paths else 0
+        steps = max(path.steps for path in scan_paths(self.paths, *self.grid)) if self.grid else length
+        columns = {name: length if name in self.follow else steps for name in ALL}
 
         def k(name):
             return (num,) if num and name not in self.shared else ()
 
         leaves = [
-            randn(b, *k('u'), length, d).mT,
-            randn(b, *k('delta'), length, d, seed=1).mT,
+            randn(b, *k('u'), columns['u'], d).mT,
+            randn(b, *k('delta'), columns['delta'], d, seed=1).mT,
             randn(*k('A'), d, n, seed=2) * 0.3,
         ]
         leaves[1] = leaves[1] if self.softplus else leaves[1].abs()
-        if num:
-            shape = (b, num, self.groups, n, length) if 'B' not in self.shared else (b, n, length)
-        else:
-            shape = (b, self.groups, n, length)
-        leaves += [randn(*shape, seed=3), randn(*shape, seed=4)]
+        shape = (b, n) if 'B' in self.shared else (b, *([num] if num else []), self.groups, n)
+        leaves += [randn(*shape, columns['B'], seed=3), randn(*shape, columns['C'], seed=4)]
         if not self.optional:
             return [*leaves, None, None, None, None]
         state = None if num else randn(b, d, n, seed=8)
@@ -111,6 +113,8 @@ class Case:
 
 
 CROSS = ('row', 'col', 'row_reverse', 'col_reverse')
+ATROUS = ('atrous2_1', 'atrous2_2', 'atrous2_3', 'atrous2_4')
+WINDOWS = ('window2_padded', 'window2_padded_reverse')
 CASES = (
     Case('one step', 2, 6, 1, 4),
     Case('one state, plain, reverse', 3, 5, 7, 1, optional=False, reverse=True),
@@ -134,12 +138,24 @@ CASES = (
     Case('16 paths, 15 maps', 1, 1, 3, 1, paths=('reverse', *('random',) * 15), combine='stack', optional=False),
     Case('11 paths, two maps', 1, 1, 3, 1, paths=(*('random',) * 2, *('reverse',) * 9), optional=False),
 )
+# Partial paths: gated sums, one path with its gate in the kernel, outputs stacked, tensors in the order of the steps.
+PARTIAL = (
+    Case('windows and rows', 1, 5, 6, 2, paths=('window2_padded_reverse', 'row'), grid=(2, 3)),
+    Case('left out, 17 states', 1, 3, 3, 17, paths=('atrous2_1', 'atrous2_4'), grid=(1, 3), shared=('u', 'A', 'bias')),
+    Case('left out, stacked, gated', 1, 4, 9, 1, paths=ATROUS, grid=(3, 3), combine='stack', shared=('B',)),
+    Case('one with a gate', 2, 66, 4, 2, paths=('atrous2_4',), grid=(2, 2), groups=2),
+    Case('in the order of the steps', 1, 4, 3, 2, paths=WINDOWS, grid=(1, 3), follow=(), shared=('delta',)),
+    Case('windows of u alone', 1, 4, 3, 3, paths=WINDOWS, grid=(3, 1), follow=('u',), combine='stack'),
+    Case('windows of u and B', 1, 4, 3, 18, paths=WINDOWS[:1], grid=(3, 1), follow=('u', 'B'), optional=False),
+)
 LONG = (
     Case('segments', 1, 6, 50, 2),
     Case('ten segments', 1, 2, 150, 1, reverse=True),
     Case('segments, 18 states', 1, 3, 34, 18, reverse=True),
     Case('segments, maps, stack', 1, 5, 35, 3, paths=('random',) * 2, combine='stack'),
     Case('segments, nine maps', 1, 1, 33, 1, paths=('random',) * 9, follow=('u', 'B'), optional=False),
+    Case('segments, windows', 1, 2, 15, 1, paths=('window4_padded', 'window4_padded_reverse'), grid=(3, 5)),
+    Case('segments, steps, 18 states', 1, 2, 9, 18, paths=('window5_padded',), grid=(3, 3), follow=()),
 )
 
 
