@@ -25,9 +25,18 @@ FAMILY_CASES: dict[str, FamilyCase] = {
     'vmamba': VMAMBA,
 }
 
+# Backbones that stand around one of a family, and have tests of their own.
+ADAPTERS = ('ViTAdapter',)
+
+
+def plain(backbone: dict) -> dict:
+    """Return the config of a family's backbone, which may have an adapter around it."""
+    return backbone['backbone'] if backbone['type'].removeprefix('mmvim.') in ADAPTERS else backbone
+
 
 def family_of(backbone: dict) -> FamilyCase:
-    """Return the entry of a config's backbone."""
+    """Return the entry of a config's backbone, or of the one inside an adapter."""
+    backbone = plain(backbone)
     found = [case for case in FAMILY_CASES.values() if case.type == backbone['type']]
     assert found, f'no entry in tests/families.py for {backbone["type"]}'
     return found[0]
@@ -40,4 +49,10 @@ def each(field: str) -> list[tuple[str, str]]:
 
 def narrow_backbone(backbone: dict, ratio: float, shallow: bool = False) -> list[int]:
     """Make the config of a backbone with a named architecture narrow, in place; return the channels of its outputs."""
-    return family_of(backbone).narrow(backbone, ratio, shallow)
+    channels = family_of(backbone).narrow(plain(backbone), ratio, shallow)
+    if plain(backbone) is not backbone:
+        backbone.update(num_heads=2, conv_dims=8)
+        channels = channels[:1] * 4
+        if isinstance(backbone['backbone']['arch'], dict) and backbone['backbone']['arch']['depth'] < 4:
+            backbone.update(groups=((0, backbone['backbone']['arch']['depth'] - 1),), fuse='last')
+    return channels

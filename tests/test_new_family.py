@@ -39,7 +39,7 @@ LINES = {
     },
     'mmvim/models/__init__.py': {'    MambaVision,': '    Toy,', "    'SimpleFPN',": "    'Toy',"},
     'mmvim/checkpoints/families/__init__.py': {
-        'from mmvim.checkpoints.families.recognise import family_of, recognise': (
+        'from mmvim.checkpoints.families.recognise import family_for, family_of, recognise': (
             'from mmvim.checkpoints.families.toy import ToyFamily'
         ),
         "    'MambaVisionFamily',": "    'ToyFamily',",

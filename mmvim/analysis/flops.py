@@ -1,8 +1,9 @@
 """Parameters and floating-point operations of a model, the selective scan included.
 
 Counted by PyTorch's ``FlopCounterMode`` while the model runs once: convolutions, matrix products and attention by
-PyTorch's own formulas, the operators of mmvim by the formulas they register. Norms, activations, interpolation and
-mmcv's operators are not counted, as in other counters.
+PyTorch's own formulas, the operators of mmvim by the formulas they register. Deformable attention is counted with its
+sampling, which is run by PyTorch's ``grid_sample`` meanwhile. Norms, activations, interpolation and mmcv's operators
+are not counted, as in other counters.
 """
 
 from collections.abc import Callable, Iterable
@@ -65,7 +66,15 @@ def _cpu_attention(query: torch.Size, key: torch.Size, value: torch.Size, *args:
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
+def _sampling(maps: torch.Size, points: torch.Size, *args: object, **kwargs: object) -> int:
+    """Count the bilinear sampling of maps (B, C, h, w) at points (B, H, W, 2): four cells weighted for each number."""
+    return 2 * 4 * maps[1] * prod(points[:-1])
+
+
+_FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    torch.ops.aten.grid_sampler_2d: _sampling,
+}
 # The scan of models that do not name theirs; a layer does so by an attribute ``scan_operator``.
 _SCAN = 'mmvim::selective_scan'
 

@@ -9,7 +9,7 @@ from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, recognise
 from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.files.sources import fetch
-from mmvim.checkpoints.layout import DENSE, Layout
+from mmvim.checkpoints.layout import DENSE, Layout, has_adapter
 from mmvim.checkpoints.naming import to_published
 from mmvim.checkpoints.read import Published, read
 
@@ -98,13 +98,14 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
     container = load_file(fetch(file), file)
     _, tensors = weights_of(container, file)
     check_tensors(tensors, file)
+    adapted = has_adapter(name.removeprefix('backbone.') for name in tensors)
     meta = container.get('meta')
     origin = meta.get(ORIGIN) if isinstance(meta, dict) else None
     if origin is None:
         if family is None or kind is None:
             raise CheckpointError(f'{file} was not converted from a published file', 'say what it is: family and kind')
         _check_said(tensors, file, family, kind)
-        layout = Layout(family, 'backbone.' if kind in DENSE else '', '', kind)
+        layout = Layout(family, 'backbone.' if kind in DENSE else '', '', kind, adapted)
         return {'state_dict': to_published(tensors, layout)}
     if not _is_origin(origin):
         raise CheckpointError(f'{file} does not fully say what it was converted from', 'convert the original again')
@@ -118,7 +119,7 @@ def from_mmvim(file: str, family: str | None = None, kind: str | None = None) ->
             f"{file} does not have all of its publisher's tensors: some were resized or had no place at conversion",
             'convert the original file without options',
         )
-    layout = Layout(*(origin[name] for name in ('family', 'prefix', 'outer', 'kind')))
+    layout = Layout(origin['family'], origin['prefix'], origin['outer'], origin['kind'], adapted)
     state = to_published(tensors, layout, origin['order'])
     left_out = container.get(LEFT_OUT)
     if left_out:

@@ -26,12 +26,14 @@ class Layout:
         prefix: What precedes the backbone's own names.
         outer: What precedes the names of the other parts (``decode_head`` and the like).
         kind: 'classifier', 'segmentor', 'detector' or 'backbone'.
+        adapted: There is a ViT-Adapter around the backbone, whose names stand among the backbone's. Defaults to False.
     """
 
     family: str
     prefix: str
     outer: str
     kind: str
+    adapted: bool = False
 
     def split(self, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
         """Sort names into the backbone's, the other parts' and the rest.
@@ -53,6 +55,11 @@ class Layout:
             else:
                 rest.append(name)
         return own, parts, rest
+
+
+def has_adapter(names: Iterable[str]) -> bool:
+    """Check whether names, without what precedes a backbone's, are those of a ViT-Adapter."""
+    return {'spm', 'interactions'} <= {name.split('.')[0] for name in names}
 
 
 def find_prefixes(names: Iterable[str]) -> list[str]:
@@ -90,4 +97,4 @@ def layout_of(names: Iterable[str], family: str, prefix: str, has_head: bool) ->
         kind = 'backbone'
     if not has(PARTS):
         outer = prefix
-    return Layout(family, prefix, outer, kind)
+    return Layout(family, prefix, outer, kind, has_adapter(name.removeprefix(prefix) for name in names))

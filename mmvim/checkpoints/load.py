@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from mmvim.checkpoints.by_names import fit_by_names
 from mmvim.checkpoints.errors import CheckpointError, some
-from mmvim.checkpoints.families import FAMILIES, family_of, recognise
+from mmvim.checkpoints.families import FAMILIES, Family, family_of, recognise
+from mmvim.checkpoints.families.adapted import check_fusion
 from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
-from mmvim.checkpoints.naming import sort_tensors
+from mmvim.checkpoints.naming import Sorted, sort_tensors
 from mmvim.checkpoints.report import Report
 from mmvim.models.backbones.base import Backbone
+from mmvim.models.backbones.vit_adapter import ViTAdapter
 
 
 def load_backbone(
@@ -80,7 +82,18 @@ def load_backbone(
             misfit=True,
         )
     else:
-        report, weights = _fit_by_family(cast(Backbone, module), layout, tensors, container, file, settings)
+        found = sort_tensors(tensors, layout, container)
+        if isinstance(module, ViTAdapter):
+            if strict:
+                check_fusion(found.own, layout.kind, module, file)
+        elif layout.adapted:
+            raise CheckpointError(
+                f'{file} has a ViT-Adapter around its {family.title}, and this {family.title} has none',
+                "build it inside of one, dict(type='mmvim.ViTAdapter', backbone=...)",
+                misfit=True,
+            )
+        report, weights = _fit_by_family(cast(Backbone, module), family, layout, found, file, settings)
+        report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
     report.check(strict)
     with torch.no_grad():
         module.load_state_dict(weights, strict=False)
@@ -88,10 +101,8 @@ def load_backbone(
 
 
 def _fit_by_family(
-    module: Backbone, layout: Layout, tensors: OrderedDict[str, Tensor], container: dict, file: str, settings: dict
+    module: Backbone, family: Family, layout: Layout, found: Sorted, file: str, settings: dict
 ) -> tuple[Report, OrderedDict[str, Tensor]]:
-    family = FAMILIES[layout.family]
-    found = sort_tensors(tensors, layout, container)
     family.check_arch(found.own, module, file)
     arch = family.arch_of(found.own)
     report = Report(file, f'{layout.kind} of {family.title}{f", arch {arch}" if arch else ""}')
@@ -99,5 +110,4 @@ def _fit_by_family(
     report.compare(module.state_dict(), own)
     report.require_output_norms(layout.kind)
     report.dropped.update((name, 'another part of the model than the backbone') for name in found.parts)
-    report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
     return report, OrderedDict((name, tensor) for name, tensor in own.items() if name not in report.unexpected)

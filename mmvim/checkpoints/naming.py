@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmvim.checkpoints.families import FAMILIES, Family
+from mmvim.checkpoints.families import Family, family_for
 from mmvim.checkpoints.files.recorded_config import backbone_config
 from mmvim.checkpoints.layout import Layout
 
@@ -46,7 +46,7 @@ def sort_names(names: Iterable[str], layout: Layout) -> tuple[dict[str, str], li
         From mmvim's names to the file's, and the names of the file that have no place, or one that is taken.
     """
     own, parts, rest = layout.split(names)
-    family = FAMILIES[layout.family]
+    family = family_for(layout)
     found: dict[str, str] = {}
     placed = [(_place(family, layout.kind, bare), given) for bare, given in own.items()]
     for name, given in (*placed, *parts.items()):
@@ -85,7 +85,7 @@ def sort_tensors(tensors: OrderedDict[str, Tensor], layout: Layout, container: d
             result.own[name.removeprefix(_BACKBONE)] = tensors[given]
         else:
             result.parts[name] = tensors[given]
-    for name, record in FAMILIES[layout.family].recorded(backbone_config(container or {})).items():
+    for name, record in family_for(layout).recorded(backbone_config(container or {})).items():
         result.own.setdefault(name, record)
     return result
 
@@ -103,7 +103,7 @@ def to_published(
     Returns:
         The tensors by the publisher's names, in the same order.
     """
-    family = FAMILIES[layout.family]
+    family = family_for(layout)
     known, _ = sort_names(order, layout)
     if layout.kind == 'classifier':
         known = {**{f'head.fc.{end}': f'{layout.prefix}{family.head[0]}.{end}' for end in _ENDS}, **known}

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families import FAMILIES, recognise
+from mmvim.checkpoints.families import family_for, recognise
 from mmvim.checkpoints.files.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
 from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.naming import sort_tensors
@@ -50,7 +50,7 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
     else:
         report = Report(source, f'{layout.kind} of {layout.family}')
         found = sort_tensors(tensors, layout, container)
-        report.dropped.update(FAMILIES[layout.family].unused(layout, found.names))
+        report.dropped.update(family_for(layout).unused(layout, found.names))
         whole = ((f'backbone.{name}', tensor) for name, tensor in found.own.items())
         weights.update((name, tensor) for name, tensor in whole if name not in report.dropped)
         weights.update(found.parts)

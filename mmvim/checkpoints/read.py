@@ -9,7 +9,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError, some
-from mmvim.checkpoints.families import FAMILIES, Family, recognise
+from mmvim.checkpoints.families import FAMILIES, Family, family_for, recognise
 from mmvim.checkpoints.files.container import check_tensors, load_file, weights_of
 from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.layout import Layout
@@ -147,7 +147,7 @@ def read(
             'give a file of one of them, or the prefix',
             misfit=True,
         )
-    family = FAMILIES[layout.family]
+    family = family_for(layout)
     found = sort_tensors(tensors, layout, container)
     arch = _arch(family, found.own, arch, file)
     if task not in (None, 'dense'):

@@ -8,6 +8,7 @@ from mmvim.models.backbones import (
     MSVMamba,
     PlainMamba,
     Vim,
+    ViTAdapter,
     VMamba,
 )
 from mmvim.models.heads import LinearReadout
@@ -50,6 +51,7 @@ __all__ = [
     'SelectiveScan2D',
     'SimpleFPN',
     'VMamba',
+    'ViTAdapter',
     'Vim',
     'VimMixer',
 ]

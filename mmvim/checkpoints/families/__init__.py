@@ -1,5 +1,6 @@
 """What the publishers of each family do to a checkpoint: one module per family, behind one interface."""
 
+from mmvim.checkpoints.families.adapted import AdaptedFamily
 from mmvim.checkpoints.families.base import FAMILIES, Family
 from mmvim.checkpoints.families.efficient_vmamba import EfficientVMambaFamily
 from mmvim.checkpoints.families.localvim import LocalVimFamily
@@ -7,12 +8,13 @@ from mmvim.checkpoints.families.localvmamba import LocalVMambaFamily
 from mmvim.checkpoints.families.mamba_vision import MambaVisionFamily
 from mmvim.checkpoints.families.msvmamba import MSVMambaFamily
 from mmvim.checkpoints.families.plain_mamba import PlainMambaFamily
-from mmvim.checkpoints.families.recognise import family_of, recognise
+from mmvim.checkpoints.families.recognise import family_for, family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
 from mmvim.checkpoints.families.vmamba import VMambaFamily
 
 __all__ = [
     'FAMILIES',
+    'AdaptedFamily',
     'EfficientVMambaFamily',
     'Family',
     'LocalVMambaFamily',
@@ -22,6 +24,7 @@ __all__ = [
     'PlainMambaFamily',
     'VMambaFamily',
     'VimFamily',
+    'family_for',
     'family_of',
     'recognise',
 ]

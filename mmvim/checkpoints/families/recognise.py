@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from torch import nn
 
 from mmvim.checkpoints.errors import CheckpointError
+from mmvim.checkpoints.families.adapted import PLAIN, AdaptedFamily
 from mmvim.checkpoints.families.base import FAMILIES, Family
 from mmvim.checkpoints.layout import Layout, find_prefixes, layout_of
+from mmvim.models.backbones.vit_adapter import ViTAdapter
 
 
 def family_of(module: nn.Module) -> Family | None:
@@ -21,8 +23,24 @@ def family_of(module: nn.Module) -> Family | None:
         >>> family_of(Vim({'embed_dims': 16, 'depth': 2})).name
         'vim'
     """
+    if isinstance(module, ViTAdapter):
+        family = family_of(module.plain)
+        return None if family is None else AdaptedFamily(family)
     families = {family.backbone: family for family in FAMILIES.values()}
     return next((families[cls] for cls in type(module).__mro__ if cls in families), None)
+
+
+def family_for(layout: Layout) -> Family:
+    """Return who reads a file of this layout: its family, or its family with an adapter around the backbone.
+
+    Examples:
+        >>> from mmvim.checkpoints.families import family_for
+        >>> from mmvim.checkpoints.layout import Layout
+        >>> family_for(Layout('vim', '', '', 'backbone', adapted=True)).title
+        'ViTAdapter around Vim'
+    """
+    family = FAMILIES[layout.family]
+    return AdaptedFamily(family) if layout.adapted else family
 
 
 def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> Layout | None:
@@ -44,7 +62,7 @@ def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> L
         >>> from mmvim.models import Vim
         >>> names = Vim({'embed_dims': 16, 'depth': 2}).state_dict(prefix='module.')
         >>> recognise(names, 'vim.pth')
-        Layout(family='vim', prefix='module.', outer='module.', kind='backbone')
+        Layout(family='vim', prefix='module.', outer='module.', kind='backbone', adapted=False)
     """
     names = list(names)
     behind = {
@@ -55,7 +73,8 @@ def recognise(names: Iterable[str], source: str, prefix: str | None = None) -> L
     for family in sorted(FAMILIES.values(), key=lambda family: -len(family.stem)):
         found = {}
         for before, bare in behind.items():
-            own = {family.rename(name) for name in bare} if family.renames else bare
+            inner = {name.removeprefix(PLAIN) for name in bare}
+            own = {family.rename(name) for name in inner} if family.renames else inner
             if own.issuperset(family.stem):
                 found[before] = own
         if len(found) > 1:

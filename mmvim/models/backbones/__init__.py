@@ -7,6 +7,7 @@ from mmvim.models.backbones.mamba_vision import MambaVision
 from mmvim.models.backbones.msvmamba import MSVMamba
 from mmvim.models.backbones.plain_mamba import PlainMamba
 from mmvim.models.backbones.vim import Vim
+from mmvim.models.backbones.vit_adapter import ViTAdapter
 from mmvim.models.backbones.vmamba import VMamba
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     'MambaVision',
     'PlainMamba',
     'VMamba',
+    'ViTAdapter',
     'Vim',
 ]

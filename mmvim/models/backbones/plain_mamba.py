@@ -269,7 +269,9 @@ class PlainMamba(PlainBackbone):
         """See the base class."""
         x = self.patch_embed(images)
         grid = (x.shape[1], x.shape[2])
-        return x.flatten(1, 2) + resize_grid(self.pos_embed, self.grid_size, grid), grid  # (B, h, w, C) -> (B, h * w, C)
+        return x.flatten(1, 2) + resize_grid(
+            self.pos_embed, self.grid_size, grid
+        ), grid  # (B, h, w, C) -> (B, h * w, C)
 
     def run_blocks(self, tokens: Tensor, grid: tuple[int, int], first: int, stop: int) -> Tensor:
         """See the base class."""
