@@ -3,7 +3,17 @@
 from collections import OrderedDict
 
 import torch
-from family_cases.base import FamilyCase, Golden, PublishedFile, Scan, Variant, scaled, with_head
+from family_cases.base import (
+    DetectorRecipe,
+    FamilyCase,
+    Golden,
+    PublishedFile,
+    Recipe,
+    Scan,
+    Variant,
+    scaled,
+    with_head,
+)
 from torch import nn
 
 from mmvim import models
@@ -71,7 +81,22 @@ VRWKV = FamilyCase(
     golden={
         'vrwkv_tiny': Golden(lambda: models.VRWKV('tiny', out_indices=QUARTERS), lambda key: key, tolerance=2e-5),
     },
-    sizes={'tiny': (6.2, 0.05), 'small': (23.8, 0.05), 'base': (93.7, 0.05)},  # L's head has a hidden layer
+    sizes={'tiny': (6.2, 0.05), 'small': (23.8, 0.05), 'base': (93.7, 0.06)},  # L's head has a hidden layer
+    segmentors={  # mmvim's own, with the optimizer of the authors' segmentors; the folder's README has the sources
+        f'vrwkv/vrwkv-{arch}_upernet_8xb2-amp-160k_ade20k-512x512.py': Recipe(lr, 0.01, layer_decay, 16)
+        for arch, lr, layer_decay in (
+            ('tiny', 1.2e-4, 0.95),
+            ('small', 6e-5, 0.85),
+            ('base', 6e-5, 0.8),
+            ('large', 6e-5, 0.9),
+        )
+    },
+    detectors={
+        f'vrwkv/vrwkv-{arch}_vitdet-mask-rcnn_4xb16-amp-lsj-100e_coco.py': DetectorRecipe(
+            1e-4, 0.05, 64, 184375, (163889, 177546), 0.85
+        )
+        for arch in ('tiny', 'small', 'base', 'large')
+    },
     spoil=spoil,
     scan=Scan('mmvim::bi_wkv_fwd', 'k', ('decay', 'bonus')),
 )
