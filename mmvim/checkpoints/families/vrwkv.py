@@ -28,7 +28,7 @@ class VRWKVFamily(PlainMambaFamily):
     """Classifiers of ImageNet-1K and 22K, T to L.
 
     A VRWKV6 is refused by name: it has another token mixer. ``grid``, ``img_size`` and ``out_indices`` are those of
-    :class:`PlainMambaFamily`; a dense backbone takes its outputs after four equal parts of the blocks.
+    :class:`PlainMambaFamily`; a dense backbone and a segmentor take their outputs after four equal parts of the blocks.
 
     Examples:
         >>> import torch
@@ -88,7 +88,8 @@ class VRWKVFamily(PlainMambaFamily):
         config.update({} if size is None else {'img_size': size})
         config['out_indices'] = options['out_indices']
         if options['out_indices'] is None:
-            config['out_indices'] = quarters(self.settings(own)['depth']) if kind == 'dense' else -1
+            parts = kind in ('dense', 'segmentor')
+            config['out_indices'] = quarters(self.settings(own)['depth']) if parts else -1
         if kind != 'classifier' and self.final_norm not in own:
             config['final_norm'] = False
         return config, None
