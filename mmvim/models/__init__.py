@@ -1,6 +1,7 @@
 """Everything that a config builds from mmvim's ``MODELS`` and ``FUNCTIONS`` registries."""
 
 from mmvim.models.backbones import (
+    VRWKV,
     EfficientVMamba,
     LocalVim,
     LocalVMamba,
@@ -11,9 +12,10 @@ from mmvim.models.backbones import (
     ViTAdapter,
     VMamba,
 )
-from mmvim.models.heads import LinearReadout
+from mmvim.models.heads import HiddenReadout, LinearReadout
 from mmvim.models.layers import (
     ES2D,
+    ChannelMix,
     LN2d,
     LocalScan2D,
     LocalVimMixer,
@@ -22,6 +24,7 @@ from mmvim.models.layers import (
     PlainMambaMixer,
     RMSNorm,
     SelectiveScan2D,
+    SpatialMix,
     VimMixer,
 )
 from mmvim.models.necks import SimpleFPN
@@ -34,7 +37,10 @@ FUNCTIONS.register_module(module=selective_scan_paths)
 
 __all__ = [
     'ES2D',
+    'VRWKV',
+    'ChannelMix',
     'EfficientVMamba',
+    'HiddenReadout',
     'LN2d',
     'LinearReadout',
     'LocalScan2D',
@@ -50,6 +56,7 @@ __all__ = [
     'RMSNorm',
     'SelectiveScan2D',
     'SimpleFPN',
+    'SpatialMix',
     'VMamba',
     'ViTAdapter',
     'Vim',

@@ -11,6 +11,7 @@ from mmvim.checkpoints.families.plain_mamba import PlainMambaFamily
 from mmvim.checkpoints.families.recognise import family_for, family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
 from mmvim.checkpoints.families.vmamba import VMambaFamily
+from mmvim.checkpoints.families.vrwkv import VRWKVFamily
 
 __all__ = [
     'FAMILIES',
@@ -23,6 +24,7 @@ __all__ = [
     'MambaVisionFamily',
     'PlainMambaFamily',
     'VMambaFamily',
+    'VRWKVFamily',
     'VimFamily',
     'family_for',
     'family_of',

@@ -9,8 +9,10 @@ from mmvim.models.backbones.plain_mamba import PlainMamba
 from mmvim.models.backbones.vim import Vim
 from mmvim.models.backbones.vit_adapter import ViTAdapter
 from mmvim.models.backbones.vmamba import VMamba
+from mmvim.models.backbones.vrwkv import VRWKV
 
 __all__ = [
+    'VRWKV',
     'EfficientVMamba',
     'LocalVMamba',
     'LocalVim',

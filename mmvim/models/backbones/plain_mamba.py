@@ -21,11 +21,17 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from mmvim.models.backbones.base import PlainBackbone
-from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.common import (
+    block_drop_path_rates,
+    fit_stored_positions,
+    freeze,
+    normalize_out_indices,
+    resolve_arch,
+)
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.plain_layout import PlainLayout
 from mmvim.models.layers.plain_mamba_mixer import PlainMambaMixer
-from mmvim.models.layers.pos_embed import read_grid, resize_grid, square_grid
+from mmvim.models.layers.pos_embed import resize_grid
 from mmvim.models.layers.recompute import recompute
 from mmvim.registry import MODELS
 
@@ -231,26 +237,7 @@ class PlainMamba(PlainBackbone):
                     nn.init.zeros_(module.bias)
 
     def _fit_pos_embed(self, state_dict: dict, prefix: str, *_: object) -> None:
-        """Resize the positions to this model's grid before loading.
-
-        Weights that do not say their grid are the publisher's, whose grids are square.
-        """
-        key = prefix + 'pos_embed'
-        record = state_dict.pop(key + '_grid', None)
-        state_dict[key + '_grid'] = torch.tensor(self.grid_size, device='cpu')
-        stored = state_dict.get(key)
-        if stored is None or stored.ndim != 3 or stored.shape[2] != self.embed_dims:
-            return  # missing, or another width: load_state_dict reports it
-        cells = stored.shape[1]
-        grid = square_grid(cells) if record is None else read_grid(record, cells)
-        if grid is None:
-            raise ValueError(
-                f'{key} of the checkpoint has {cells} positions, '
-                f'{"and does not say of which grid" if record is None else "which do not fill the grid it records"}; '
-                f'this model has {self.grid_size[0]} x {self.grid_size[1]}. Load it by '
-                "init_cfg=dict(type='Pretrained', checkpoint=..., grid=(rows, columns))"
-            )
-        state_dict[key] = resize_grid(stored, grid, self.grid_size)
+        fit_stored_positions(state_dict, prefix + 'pos_embed', self.grid_size, self.embed_dims)
 
     def _output(self, x: Tensor, index: int) -> Tensor:
         """Normalise cells (B, h, w, C) after a block, and return them as a map (B, C, h, w)."""
