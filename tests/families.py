@@ -37,7 +37,7 @@ def plain(backbone: dict) -> dict:
 
 
 def family_of(backbone: dict) -> FamilyCase:
-    """Return the entry of a config's backbone, or of the one inside an adapter."""
+    """Return the entry of a config's backbone, or of the one inside of an adapter."""
     backbone = plain(backbone)
     found = [case for case in FAMILY_CASES.values() if case.type == backbone['type']]
     assert found, f'no entry in tests/families.py for {backbone["type"]}'

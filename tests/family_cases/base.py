@@ -77,6 +77,7 @@ class Golden:
         options: What :func:`mmvim.checkpoints.read` must be told about its file.
         arch: The architecture, where it is not the second word of the case's name.
         tolerance: Of an output, in its standard deviations.
+        gradient_tolerance: Of a gradient's norm and projection, over the norm.
     """
 
     build: Callable[[], nn.Module]
@@ -85,6 +86,7 @@ class Golden:
     options: dict = field(default_factory=dict)
     arch: str | None = None
     tolerance: float = 5e-5
+    gradient_tolerance: float = 1e-3
 
 
 @dataclass(frozen=True)

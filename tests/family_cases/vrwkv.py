@@ -17,6 +17,7 @@ from family_cases.base import (
 from torch import nn
 
 from mmvim import models
+from mmvim.checkpoints.families import FAMILIES, AdaptedFamily
 
 SMALL = {'embed_dims': 16, 'depth': 4}
 LARGE = {**SMALL, 'hidden_rate': 2, 'post_norm': True, 'key_norm': True, 'layer_scale': 0.5}
@@ -49,6 +50,18 @@ def spoil(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in found:
             parameter *= 1.1
+
+
+def adapted(fuse: str) -> Golden:
+    """A case of the publisher's adapter, whose names stand beside the backbone's own."""
+    return Golden(
+        lambda: models.ViTAdapter({'type': 'mmvim.VRWKV', 'arch': 'tiny-scaled'}, fuse=fuse),
+        AdaptedFamily(FAMILIES['vrwkv']).rename,
+        options={'fuse': fuse},
+        arch='tiny-scaled',
+        tolerance=2e-5,
+        gradient_tolerance=1e-4,
+    )
 
 
 VRWKV = FamilyCase(
@@ -85,6 +98,8 @@ VRWKV = FamilyCase(
             options={'out_indices': QUARTERS},
             tolerance=2e-5,
         ),
+        'vrwkv_adapter_tiny': adapted('groups'),
+        'vrwkv_adapter_tiny_det': adapted('last'),
     },
     sizes={'tiny': (6.2, 0.05), 'small': (23.8, 0.05), 'base': (93.7, 0.06)},  # L's head has a hidden layer
     segmentors={  # mmvim's own, with the optimizer of the authors' segmentors; the folder's README has the sources

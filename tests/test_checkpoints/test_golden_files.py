@@ -14,7 +14,7 @@ from published_files import ALL
 from torch import nn
 
 from mmvim import checkpoints
-from mmvim.checkpoints.families import FAMILIES
+from mmvim.checkpoints.families import family_for
 
 pytestmark = pytest.mark.slow  # whole published models
 
@@ -50,7 +50,7 @@ def test_accounting(family, name, container, tensors, write):
     assert set(report.dropped) == dropped and all(report.dropped.values())
     assert not (report.resized or report.fresh or report.missing or report.mismatched or report.unexpected)
     assert len(report.used) + len(dropped) == len(weights)
-    records = {f'backbone.{name}' for name in FAMILIES[family].records} & set(found.state_dict)  # mmvim's own
+    records = {f'backbone.{name}' for name in family_for(found.layout).records} & set(found.state_dict)  # mmvim's own
     assert set(report.assumed) == records and set(report.used) == set(found.state_dict) - records
     assert (found.family, found.arch) == (family, arch_of(family, name))
     given = checkpoints.load_file(file)

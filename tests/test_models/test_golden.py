@@ -12,8 +12,6 @@ from golden.models import image, output_error, tensors
 
 pytestmark = pytest.mark.slow  # whole published models
 
-GRADIENT_TOLERANCE = 1e-3  # relative, of a gradient's norm and of its projection
-
 GOLDEN = each('golden')
 RUNS = [(family, name, index) for family, name in GOLDEN for index in range(len(synthetic.load(name)['runs']))]
 
@@ -40,7 +38,8 @@ def test_every_recording_belongs_to_a_family():
 @pytest.mark.parametrize(('family', 'name', 'index'), RUNS)
 def test_outputs_and_gradients(family, name, index):
     case, model, rename = load(family, name)
-    run, tolerance = case['runs'][index], FAMILY_CASES[family].golden[name].tolerance
+    golden, run = FAMILY_CASES[family].golden[name], case['runs'][index]
+    tolerance = golden.tolerance
     outputs = model(image(run))
     assert len(outputs) == len(run['outputs'])
     for output, recorded in zip(outputs, run['outputs'], strict=True):
@@ -60,10 +59,10 @@ def test_outputs_and_gradients(family, name, index):
     for key, (norm, projection) in run['grads'].items():
         grad = parameters[rename(key)].grad.double().numpy()
         seen.add(rename(key))
-        assert relative(np.linalg.norm(grad), norm, norm) < GRADIENT_TOLERANCE, key
+        assert relative(np.linalg.norm(grad), norm, norm) < golden.gradient_tolerance, key
         # A projection is a sum of many signs: its own size says nothing, the norm of the gradient is its scale.
         got = float((grad * synthetic.probe(key, grad.shape)).sum())
-        assert relative(got, projection, norm) < GRADIENT_TOLERANCE * 2, key
+        assert relative(got, projection, norm) < golden.gradient_tolerance * 2, key
     assert seen == set(parameters), 'a parameter got no recorded gradient'
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from adapter_by_hand import adapter_by_hand
-from families import ADAPTERS, FAMILY_CASES
+from families import ADAPTERS, FAMILY_CASES, family_of
 from family_cases.base import randomised
 from mmcv.cnn.bricks import DropPath
 from mmengine.registry import DefaultScope
@@ -40,6 +40,11 @@ PLAIN = {
     'vim-rope-residual': {**VIM, 'rope': True, 'rope_residual': True, 'cls_token': 'head'},
     'localvim': LOCALVIM,
     'plainmamba': PLAINMAMBA,
+    'vrwkv': {'type': 'mmvim.VRWKV', 'arch': {'embed_dims': 16, 'depth': 4}, 'img_size': 64},
+    'vrwkv-scaled': {
+        'type': 'mmvim.VRWKV',
+        'arch': {'embed_dims': 16, 'depth': 4, 'post_norm': True, 'key_norm': True, 'layer_scale': 0.5},
+    },
 }
 SMALL = {'num_heads': 2, 'conv_dims': 8}
 EACH = pytest.mark.parametrize('plain', PLAIN)
@@ -294,9 +299,13 @@ def test_autocast(plain):
     model = build(plain).train()
     for interaction in model.interactions:
         nn.init.ones_(interaction.injector.gamma)
-    with torch.autocast('cpu', dtype=torch.bfloat16), Scans() as scans:
+    scan = family_of(PLAIN[plain]).scan
+    with torch.autocast('cpu', dtype=torch.bfloat16), Scans(scan.operator) as scans:
         outputs = model(image(2, 3, 64, 64) * 10)
-    assert all(dtypes['last_state'] == torch.float32 for dtypes in scans.seen)
+    assert scans.seen
+    for dtypes in scans.seen:
+        assert dtypes[scan.given] == torch.bfloat16
+        assert {dtypes[name] for name in scan.kept if name in dtypes} == {torch.float32}
     assert all(torch.isfinite(y.float()).all() for y in outputs)
     sum(y.float().square().sum() for y in outputs).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())

@@ -110,6 +110,10 @@ class AdaptedFamily(Family):
         name = name.removeprefix(PLAIN)
         return name if _OWN.match(name) else PLAIN + self.plain.rename(name)
 
+    def rename_part(self, name: str) -> str:
+        """See the base class."""
+        return self.plain.rename_part(name)
+
     def published_name(self, name: str) -> str:
         """See the base class."""
         return self.plain.published_name(name.removeprefix(PLAIN)) if name.startswith(PLAIN) else name

@@ -141,11 +141,12 @@ class VRWKV(PlainBackbone):
     A head that wants a pyramid needs a neck (``mmseg.Feature2Pyramid``, ``mmvim.SimpleFPN``).
 
     Args:
-        arch: 'tiny' (192 channels, 12 blocks), 'small' (384, 12), 'base' (768, 12), 'large' (1024, 24), or a dict with
-            ``embed_dims`` and ``depth``, and any of ``hidden_rate`` (4, hidden channels of the channel mix),
-            ``post_norm`` (False: norms before the mixes; the published ones but 'tiny' have them behind),
-            ``key_norm`` (False; 'large' has them) and ``layer_scale`` (None; the initial scale of what a mix adds: 1
-            for 'small', 1e-5 for 'base' and 'large'). Defaults to 'tiny'.
+        arch: 'tiny' (192 channels, 12 blocks), 'small' (384, 12), 'base' (768, 12), 'large' (1024, 24), 'tiny-scaled'
+            ('tiny' with the layer scales that the published dense models of T have), or a dict with ``embed_dims`` and
+            ``depth``, and any of ``hidden_rate`` (4, hidden channels of the channel mix), ``post_norm`` (False: norms
+            before the mixes; the published ones but 'tiny' have them behind), ``key_norm`` (False; 'large' has them)
+            and ``layer_scale`` (None; the initial scale of what a mix adds: 1 for 'small', 1e-5 for 'base' and
+            'large'). Defaults to 'tiny'.
         img_size: Pixels (int or (H, W)) for which the learned positions are stored; inputs of any other size resize
             them on the fly. Defaults to 224; VRWKV-L was published with those of 192.
         patch_size: Side of a patch in pixels. Defaults to 16.
@@ -178,6 +179,7 @@ class VRWKV(PlainBackbone):
 
     arch_zoo: ClassVar[dict[str, dict]] = {
         'tiny': {'embed_dims': 192, 'depth': 12},
+        'tiny-scaled': {'embed_dims': 192, 'depth': 12, 'layer_scale': 1.0},
         'small': {'embed_dims': 384, 'depth': 12, 'post_norm': True, 'layer_scale': 1.0},
         'base': {'embed_dims': 768, 'depth': 12, 'post_norm': True, 'layer_scale': 1e-5},
         'large': {'embed_dims': 1024, 'depth': 24, 'post_norm': True, 'key_norm': True, 'layer_scale': 1e-5},
