@@ -11,7 +11,8 @@ from test_golden import load
 from test_q_shift import GRIDS, assert_equal, gradients, with_neighbours
 from torch import nn
 
-from mmvim.models import VRWKV, ChannelMix, HiddenReadout, SpatialMix
+from mmvim.analysis.flops import count_complexity
+from mmvim.models import VRWKV, ChannelMix, HiddenReadout, LinearReadout, SpatialMix
 from mmvim.models.layers.pos_embed import resize_grid
 
 SMALL = {'embed_dims': 16, 'depth': 2}
@@ -271,14 +272,30 @@ def test_a_new_model_begins_as_the_published():
 
 
 @pytest.mark.slow
-def test_published_sizes():
-    """VRWKV-L's figure counts its head with a hidden layer; T's backbone is that of the recording."""
+@pytest.mark.parametrize(
+    ('arch', 'side', 'positions', 'millions', 'giga'),
+    [
+        ('tiny', 224, 224, 6.2, 1.2),
+        ('small', 224, 224, 23.8, 4.6),
+        ('base', 224, 224, 93.7, 18.2),
+        ('large', 384, 192, 334.9, 189.5),
+    ],
+)
+def test_published_sizes(arch, side, positions, millions, giga):
+    """Parameters and multiply-adds of the classifiers; VRWKV-L's has a hidden layer in its head."""
     with torch.device('meta'):
-        tiny, large = VRWKV('Tiny'), VRWKV('large', img_size=192)
-        head = HiddenReadout(1024, 3072)
-    assert sum(p.numel() for p in tiny.parameters()) == synthetic.load('vrwkv_tiny')['parameters']
-    millions = sum(p.numel() for module in (large, head) for p in module.parameters()) / 1e6
-    assert millions == pytest.approx(334.9, abs=0.05)
+        backbone = VRWKV(arch, img_size=positions)
+        head = HiddenReadout(1024, 3072) if arch == 'large' else LinearReadout(backbone.embed_dims)
+    model, picture = nn.Sequential(backbone, head), torch.empty(1, 3, side, side, device='meta')
+    counted = count_complexity(model, lambda: model(picture))['']
+    assert counted.params / 1e6 == pytest.approx(millions, abs=0.06)
+    assert counted.macs / 1e9 == pytest.approx(giga, abs=0.06 + 0.002 * giga)
+
+
+def test_the_size_of_the_recording():
+    with torch.device('meta'):
+        model = VRWKV('Tiny')
+    assert sum(p.numel() for p in model.parameters()) == synthetic.load('vrwkv_tiny')['parameters']
 
 
 # The stored grid, others, and single rows and columns of patches

@@ -1,4 +1,4 @@
-"""Vision-RWKV's shift of tokens by a cell (Duan et al., https://arxiv.org/abs/2403.02308, Sec. 3.2)."""
+"""Vision-RWKV's shift of tokens by a cell (Duan et al., https://arxiv.org/abs/2403.02308, Sec. 3)."""
 
 from typing import Any
 

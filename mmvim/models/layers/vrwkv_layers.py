@@ -1,4 +1,4 @@
-"""The two mixers of Vision-RWKV (Duan et al., https://arxiv.org/abs/2403.02308, Sec. 3.2 and 3.3).
+"""The two mixers of Vision-RWKV (Duan et al., https://arxiv.org/abs/2403.02308, Sec. 3).
 
 Written from the paper and from recorded outputs, with names, sizes and initial values looked up in the authors' code.
 The parameters have the names of the published checkpoints.
