@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
 from mmvim.checkpoints.families import family_for, recognise
+from mmvim.checkpoints.families.adapted import fusion_record
 from mmvim.checkpoints.files.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
 from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.naming import sort_tensors
@@ -54,6 +55,10 @@ def model_weights(container: dict, source: str, key: str | None = None) -> tuple
         whole = ((f'backbone.{name}', tensor) for name, tensor in found.own.items())
         weights.update((name, tensor) for name, tensor in whole if name not in report.dropped)
         weights.update(found.parts)
+        if layout.adapted:
+            weights.update(
+                (f'backbone.{name}', record) for name, record in fusion_record(found.own, layout.kind).items()
+            )
         report.note_leftovers(OrderedDict((name, tensors[name]) for name in found.rest))
         for name in report.unexpected:
             bare = name.removeprefix(layout.outer)

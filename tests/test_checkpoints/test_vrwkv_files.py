@@ -146,7 +146,7 @@ def test_a_classifier_in_a_dense_backbone(save):
     family = FAMILIES['vrwkv']
     options = family.options({}, ['grid', 'img_size', 'out_indices'])
     parts = {arch: family.config(own, 'dense', arch, options)[0]['out_indices'] for arch, own in deep.items()}
-    assert parts == {**dict.fromkeys(('tiny', 'small', 'base'), (2, 5, 8, 11)), 'large': (5, 11, 17, 23)}
+    assert parts == {**dict.fromkeys(('tiny', 'tiny-scaled', 'small', 'base'), (2, 5, 8, 11)), 'large': (5, 11, 17, 23)}
     assert {arch: family.arch_of(own) for arch, own in deep.items()} == {arch: arch for arch in deep}
 
 

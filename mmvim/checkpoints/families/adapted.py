@@ -8,10 +8,11 @@ import re
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.families.base import Family
+from mmvim.checkpoints.families.base import Family, substitute
 from mmvim.checkpoints.families.names import count, ratio, shape_of
 from mmvim.checkpoints.layout import Layout, has_adapter
 from mmvim.checkpoints.report import Report
@@ -47,6 +48,12 @@ def fusion(own: dict[str, Tensor], kind: str) -> str | None:
     if not has_adapter(own):
         return None
     return ViTAdapter.fusions[int(own[_RECORD])] if _RECORD in own else _FUSION_OF_KIND.get(kind)
+
+
+def fusion_record(own: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Return the record of :func:`fusion` as an adapter keeps it, by its name; {} if it is not known."""
+    found = fusion(own, kind)
+    return {} if found is None else {_RECORD: torch.tensor(ViTAdapter.fusions.index(found))}
 
 
 def check_fusion(own: dict[str, Tensor], kind: str, module: ViTAdapter, source: str) -> None:
@@ -107,7 +114,7 @@ class AdaptedFamily(Family):
 
     def rename(self, name: str) -> str:
         """See the base class."""
-        name = name.removeprefix(PLAIN)
+        name = substitute(name.removeprefix(PLAIN), self.plain.adapter_names)
         return name if _OWN.match(name) else PLAIN + self.plain.rename(name)
 
     def rename_part(self, name: str) -> str:
@@ -116,7 +123,9 @@ class AdaptedFamily(Family):
 
     def published_name(self, name: str) -> str:
         """See the base class."""
-        return self.plain.published_name(name.removeprefix(PLAIN)) if name.startswith(PLAIN) else name
+        if name.startswith(PLAIN):
+            return self.plain.published_name(name.removeprefix(PLAIN))
+        return substitute(name, self.plain.published_adapter_names)
 
     def unused(self, layout: Layout, names: dict[str, str]) -> dict[str, str]:
         """See the base class."""
@@ -161,11 +170,11 @@ class AdaptedFamily(Family):
             for name in [name for name in weights if module.not_built and name.startswith(module.not_built)]:
                 del weights[name]
                 report.dropped[name] = f'not needed for out_indices={module.out_indices}'
-            if _RECORD not in own:
-                report.assumed[_RECORD] = f"fuse={module.fuse!r}, the model's: the file does not say"
+            if fusion(own, '') != module.fuse:
+                report.assumed[_RECORD] = f"fuse={module.fuse!r}, the model's, not the file's"
         else:
             why = 'weight of the adapter, which a classifier does not have'
-            report.fresh.update((name, why) for name in module.state_dict() if _OWN.match(name))
+            report.fresh.update((name, why) for name in module.state_dict() if _OWN.match(name) and name != _RECORD)
         weights[_RECORD] = module.get_buffer(_RECORD).detach().clone()
         return weights
 

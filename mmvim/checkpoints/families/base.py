@@ -44,6 +44,9 @@ class Family(ABC):
         neck: The backbone's names that belong to a neck here, as prefix in the file to prefix here. Defaults to {}.
         part_names: From names of other parts in files, such as the layers of a head, to mmvim's; pairs as in
             ``renames``. Defaults to ().
+        adapter_names: From the publisher's names of a ViT-Adapter's own parts to mmvim's; pairs as in ``renames``.
+            Defaults to ().
+        published_adapter_names: The opposite. Defaults to ().
         never_used: Beginnings of the names of tensors that the publisher's dense models have and never use, with the
             reason. Defaults to {}.
         records: Buffers in which mmvim's weights keep what a publisher's do not say, such as the grid of the positions.
@@ -80,6 +83,8 @@ class Family(ABC):
     output_norm: ClassVar[str] = r'outnorm(\d)\.'
     neck: ClassVar[dict[str, str]] = {}
     part_names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    published_adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ()
     never_used: ClassVar[dict[str, str]] = {}
     records: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
@@ -117,15 +122,15 @@ class Family(ABC):
 
     def rename(self, name: str) -> str:
         """Return the backbone's name for a name in a file."""
-        return _substitute(name, self.renames)
+        return substitute(name, self.renames)
 
     def rename_part(self, name: str) -> str:
         """Return mmvim's name for one of another part than the backbone."""
-        return _substitute(name, self.part_names)
+        return substitute(name, self.part_names)
 
     def published_name(self, name: str) -> str:
         """Return the name in the publisher's current files for one of the backbone."""
-        return _substitute(name, self.published_names)
+        return substitute(name, self.published_names)
 
     def unused(self, layout: Layout, names: dict[str, str]) -> dict[str, str]:
         """Find the tensors that a whole model in the publisher's layout has and never uses.
@@ -301,7 +306,8 @@ class Family(ABC):
         return {name: given.get(name, known[name]) for name in allowed}
 
 
-def _substitute(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+def substitute(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    """Return a name after each pair of a regular expression and what replaces it, in this order."""
     for pattern, replacement in pairs:
         name = re.sub(pattern, replacement, name)
     return name

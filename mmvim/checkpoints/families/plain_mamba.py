@@ -49,6 +49,8 @@ class PlainMambaFamily(Family):
     stem = ('patch_embed.projection.weight', 'layers.0.mamba.direction_Bs')
     final_norm = 'ln1.weight'
     output_norm = r'norm_layer(\d+)\.'
+    adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ((r'^ad_norm(\d)\.', r'norm\1.'),)
+    published_adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ((r'^norm(\d)\.', r'ad_norm\1.'),)
     records = (_RECORD,)
     aux_index = 3
     # 224 of 256: the pipeline of Swin, which the authors' configs name.

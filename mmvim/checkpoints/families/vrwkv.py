@@ -44,6 +44,8 @@ class VRWKVFamily(PlainMambaFamily):
     backbone = VRWKV
     stem = ('patch_embed.projection.weight', 'layers.0.ffn.spatial_mix_k')
     part_names: ClassVar[tuple[tuple[str, str], ...]] = ((r'^head\.0\.', 'head.hidden.'), (r'^head\.2\.', 'head.fc.'))
+    adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ()  # its publisher's are mmvim's
+    published_adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ()
     aux_index = 2
     # L's pictures: the whole of the shorter side, at twice the size that its positions were made for.
     views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic'), 'large': View(384, 1.0, 'bicubic')}

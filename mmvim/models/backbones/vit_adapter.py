@@ -11,7 +11,7 @@ their segmentors and detectors make the outputs, to which the same weights fit, 
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -54,20 +54,6 @@ def equal_groups(depth: int, number: int = 4) -> tuple[tuple[int, int], ...]:
         raise ValueError(f'{depth} blocks do not make {number} equal groups: give groups=((first, last), ...)')
     size = depth // number
     return tuple((first, first + size - 1) for first in range(0, depth, size))
-
-
-def fusion_of(names: Iterable[str]) -> str | None:
-    """Return which ``fuse`` published weights with these names need: that of segmentors, of detectors, or None.
-
-    Args:
-        names: All names of a whole model (``decode_head.…``).
-
-    Examples:
-        >>> fusion_of(['backbone.up.bias', 'roi_head.mask_head.conv_logits.bias']), fusion_of(['up.bias'])
-        ('last', None)
-    """
-    heads = {name.split('.')[0] for name in names}
-    return 'groups' if 'decode_head' in heads else 'last' if heads & {'rpn_head', 'roi_head', 'bbox_head'} else None
 
 
 @MODELS.register_module()
@@ -217,9 +203,7 @@ class ViTAdapter(Backbone):
                 if bare.split('.')[0] in parts:
                     state_dict[prefix + _PLAIN + bare] = state_dict.pop(name)
         record = prefix + 'fuse_last'
-        fuse = fusion_of(name.removeprefix(prefix.removesuffix('backbone.')) for name in state_dict)
-        if record in state_dict:
-            fuse = self.fusions[int(state_dict[record])]
+        fuse = self.fusions[int(state_dict[record])] if record in state_dict else None
         if fuse not in (None, self.fuse):
             warnings.warn(
                 f'these weights were trained with fuse={fuse!r}, and this adapter has fuse={self.fuse!r}: its outputs '
