@@ -20,3 +20,7 @@ model = dict(
             conv_out_channels=256,
             norm_cfg=dict(type='SyncBN', requires_grad=True))))
 sync_bn = 'torch'  # the backbone's batch norms see all GPUs, too
+
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(level_embed=dict(decay_mult=0.0))))
+
+train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))  # pictures without objects, too

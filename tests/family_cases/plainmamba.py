@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 import torch
-from family_cases.base import FamilyCase, Golden, PublishedFile, Recipe, Variant, scaled, with_head
+from family_cases.base import DetectorRecipe, FamilyCase, Golden, PublishedFile, Recipe, Variant, scaled, with_head
 
 from mmvim.models import PlainMamba
 
@@ -67,6 +67,10 @@ PLAINMAMBA = FamilyCase(
     sizes={'l1': (7.3, 0.3), 'l2': (25.7, 0.5), 'l3': (50.5, 0.5)},  # published without the linear layer
     segmentors={  # the folder's README has the sources
         f'plainmamba/plainmamba-{size}_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16)
+        for size in ('l1', 'l2', 'l3')
+    },
+    detectors={
+        f'plainmamba/plainmamba-adapter-{size}_mask-rcnn_8xb2-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11))
         for size in ('l1', 'l2', 'l3')
     },
 )

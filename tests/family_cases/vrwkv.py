@@ -102,8 +102,9 @@ VRWKV = FamilyCase(
         'vrwkv_adapter_tiny_det': adapted('last'),
     },
     sizes={'tiny': (6.2, 0.05), 'small': (23.8, 0.05), 'base': (93.7, 0.06)},  # L's head has a hidden layer
-    segmentors={  # mmvim's own, with the optimizer of the authors' segmentors; the folder's README has the sources
-        f'vrwkv/vrwkv-{arch}_upernet_8xb2-amp-160k_ade20k-512x512.py': Recipe(lr, 0.01, layer_decay, 16)
+    segmentors={  # with and without adapter the authors' optimizer; the folder's README has the sources
+        f'vrwkv/vrwkv{adapter}-{arch}_upernet_8xb2-amp-160k_ade20k-512x512.py': Recipe(lr, 0.01, layer_decay, 16)
+        for adapter in ('', '-adapter')
         for arch, lr, layer_decay in (
             ('tiny', 1.2e-4, 0.95),
             ('small', 6e-5, 0.85),
@@ -112,10 +113,23 @@ VRWKV = FamilyCase(
         )
     },
     detectors={
-        f'vrwkv/vrwkv-{arch}_vitdet-mask-rcnn_4xb16-amp-lsj-100e_coco.py': DetectorRecipe(
-            1e-4, 0.05, 64, 184375, (163889, 177546), 0.85
-        )
-        for arch in ('tiny', 'small', 'base', 'large')
+        **{
+            f'vrwkv/vrwkv-{arch}_vitdet-mask-rcnn_4xb16-amp-lsj-100e_coco.py': DetectorRecipe(
+                1e-4, 0.05, 64, 184375, (163889, 177546), 0.85
+            )
+            for arch in ('tiny', 'small', 'base', 'large')
+        },
+        **{
+            f'vrwkv/vrwkv-adapter-{arch}_mask-rcnn_8xb2-1x_coco.py': DetectorRecipe(
+                lr, weight_decay, 16, 12, (8, 11), 0.85
+            )
+            for arch, lr, weight_decay in (
+                ('tiny', 2e-4, 0.01),
+                ('small', 1e-4, 0.05),
+                ('base', 1e-4, 0.05),
+                ('large', 1e-4, 0.05),
+            )
+        },
     },
     spoil=spoil,
     scan=Scan('mmvim::bi_wkv_fwd', 'k', ('decay', 'bonus')),

@@ -12,7 +12,7 @@ import mmengine
 import numpy as np
 import pytest
 from checkout import CONFIGS, ROOT, box_detectors, config_files, full_named, is_classifier, is_detector, recipes
-from families import narrow_backbone
+from families import narrow_backbone, plain
 from family_cases.base import scaled
 from mmengine.config import Config
 from mmseg.datasets import ADE20KDataset
@@ -71,7 +71,7 @@ def _write_pictures(dataset: dict, root: Path, labels: list[int], shapes: list[t
 
 def _narrow(model: dict, ratio: float) -> None:
     """Make a segmentor with a named, hence large, backbone of mmvim narrow; depth, outputs and switches stay."""
-    if not isinstance(model['backbone'].get('arch'), str):
+    if not isinstance(plain(model['backbone']).get('arch'), str):
         return  # written for a CPU
     channels = narrow_backbone(model['backbone'], ratio)
     if model.get('neck'):

@@ -40,7 +40,8 @@ def test_one_step(segmentor_config, load, shrink):
     assert all(g['lr'] < 0.1 * g['initial_lr'] for g in groups), 'the warm-up has hardly begun'
     if cfg.optim_wrapper.constructor.startswith('mmvim.'):
         rate = cfg.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay_rate', 1.0)
-        layers = len(family_of(cfg.model.backbone).blocks(runner.model.backbone)) + 2 if rate < 1 else 1
+        backbone = getattr(runner.model.backbone, 'plain', runner.model.backbone)  # inside of an adapter
+        layers = len(family_of(cfg.model.backbone).blocks(backbone)) + 2 if rate < 1 else 1
         scales = sorted({g['lr_scale'] for g in groups}, reverse=True)
         assert scales == pytest.approx([rate**k for k in range(layers)]), 'one learning rate for each layer'
 

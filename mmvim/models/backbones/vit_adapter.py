@@ -222,8 +222,9 @@ class ViTAdapter(Backbone):
             Maps (B, embed_dims, ceil(H / s), ceil(W / s)) for the strides s of 4, 8, 16 and 32.
         """
         height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % 32, 0, -height % 32))
-        geometry = Geometry.of((x.shape[2], x.shape[3]), torch.promote_types(x.dtype, torch.float32), x.device)
+        rows, columns = -(-height // 32), -(-width // 32)
+        x = F.pad(x, (0, 32 * columns - width, 0, 32 * rows - height))
+        geometry = Geometry.of((rows, columns), torch.promote_types(x.dtype, torch.float32), x.device)
         c1, *maps = self.spm(x)
         pyramid = torch.cat([to_tokens(y) + e for y, e in zip(maps, self.level_embed, strict=True)], dim=1)
         pyramid, streams = self._interact(x, pyramid, geometry)

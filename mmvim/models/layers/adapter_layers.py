@@ -33,7 +33,7 @@ class Geometry:
         pyramid_points: Centres of the pyramid's cells, (1, number of cells, 1, 2).
 
     Examples:
-        >>> geometry = Geometry.of((64, 96), torch.float32, torch.device('cpu'))
+        >>> geometry = Geometry.of((2, 3), torch.float32, torch.device('cpu'))
         >>> geometry.grid, geometry.maps, geometry.pyramid_points.shape
         ((4, 6), ((8, 12), (4, 6), (2, 3)), torch.Size([1, 126, 1, 2]))
     """
@@ -44,10 +44,10 @@ class Geometry:
     pyramid_points: Tensor
 
     @classmethod
-    def of(cls, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 'Geometry':
-        """Return the geometry of images of so many rows and columns, which 32 divides."""
-        height, width = size
-        maps = tuple((height // stride, width // stride) for stride in (8, 16, 32))
+    def of(cls, cells: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 'Geometry':
+        """Return the geometry of images whose map of stride 32 has so many rows and columns."""
+        rows, columns = cells
+        maps = tuple((times * rows, times * columns) for times in (4, 2, 1))
         points = (cell_centres(shapes, dtype, device) for shapes in (maps[1:2], maps))
         return cls(maps[1], maps, *points)
 
@@ -203,7 +203,7 @@ class Injector(nn.Module):
         init_value: What the vector begins with; with 0 the backbone begins as it is without adapter.
 
     Examples:
-        >>> geometry = Geometry.of((64, 96), torch.float32, torch.device('cpu'))
+        >>> geometry = Geometry.of((2, 3), torch.float32, torch.device('cpu'))
         >>> patches, pyramid = torch.randn(1, 24, 8), torch.randn(1, 126, 8)
         >>> torch.equal(Injector(8, 2, 4, 1.0, init_value=0.0)(patches, pyramid, geometry), patches)
         True
@@ -233,7 +233,7 @@ class Extractor(nn.Module):
         drop_path_rate: Stochastic depth rate of the :class:`ConvFFN`.
 
     Examples:
-        >>> geometry = Geometry.of((64, 96), torch.float32, torch.device('cpu'))
+        >>> geometry = Geometry.of((2, 3), torch.float32, torch.device('cpu'))
         >>> Extractor(8, 2, 4, 1.0, 0.25, 0.0)(torch.randn(1, 126, 8), torch.randn(1, 24, 8), geometry).shape
         torch.Size([1, 126, 8])
     """
@@ -269,7 +269,7 @@ class Interaction(nn.Module):
         with_cp: Recompute injector and extractors in the backward pass to save memory.
 
     Examples:
-        >>> geometry = Geometry.of((32, 32), torch.float32, torch.device('cpu'))
+        >>> geometry = Geometry.of((1, 1), torch.float32, torch.device('cpu'))
         >>> injector, extractor = Injector(8, 2, 4, 1.0, init_value=0.0), Extractor(8, 2, 4, 1.0, 0.25, 0.0)
         >>> interaction = Interaction(injector, [extractor], with_cp=False)
         >>> patches, pyramid = torch.randn(1, 4, 8), torch.randn(1, 21, 8)
