@@ -7,7 +7,8 @@
 
 A table stands between two lines of a page, ``<!-- begin NAME (docs/make_tables.py) -->`` and ``<!-- end NAME -->``, and
 is not edited by hand. NAME is 'families', 'files', or a metric as in ``Metadata.Published``: 'mIoU', 'PQ', 'top-1',
-'box AP / mask AP'. In the README of a family a table has that family's rows only. A new family needs only its metafile.
+'box AP / mask AP', 'box AP'. In the README of a family a table has that family's rows only. A new family needs only its
+metafile.
 """
 
 import argparse
@@ -25,7 +26,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r'^<!-- begin (.+?) \(docs/make_tables\.py\) -->\n(.*?)^<!-- end \1 -->$', re.MULTILINE | re.DOTALL)
-METRICS = {'mIoU': 'ADE20K', 'box AP / mask AP': 'COCO', 'PQ': 'COCO', 'top-1': 'ImageNet-1k'}  # by data set
+METRICS = {  # by data set
+    'mIoU': 'ADE20K',
+    'box AP / mask AP': 'COCO',
+    'box AP': 'COCO',
+    'PQ': 'COCO',
+    'top-1': 'ImageNet-1k',
+}
 HUB = 'https://huggingface.co/'
 SITES = {'https://arxiv.org/': 'paper', 'https://github.com/': "authors' repository"}
 
@@ -149,7 +156,10 @@ def span(values: Iterable[Any]) -> str:
 def families_table(page: str) -> str:
     """Return the table of the families: a line each, with the metrics for which anybody published a figure."""
     published = [entry['Metadata']['Published'] for entry in models(page)]
-    metrics = [metric for metric in METRICS if any(p['metric'] == metric and p['value'] for p in published)]
+    # One family has detectors of boxes alone, too: no column for them.
+    metrics = [
+        name for name in METRICS if name != 'box AP' and any(p['metric'] == name and p['value'] for p in published)
+    ]
     rows = []
     for family in collections(page):
         own = [entry['Metadata'] for entry in models(page) if entry['In Collection'] == family['Name']]

@@ -46,7 +46,7 @@ def recipes() -> list[str]:
 
 def box_detectors() -> list[str]:
     """Those of detectors that predict boxes and masks."""
-    return [f for f in recipes() if is_detector(f) and 'panoptic' not in f]
+    return [f for f in recipes() if is_detector(f) and not any(kind in f for kind in ('panoptic', 'retinanet'))]
 
 
 _read_once = functools.cache(mmengine.load)

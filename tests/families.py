@@ -54,7 +54,7 @@ def narrow_backbone(backbone: dict, ratio: float, shallow: bool = False) -> list
     channels = family_of(backbone).narrow(plain(backbone), ratio, shallow)
     if plain(backbone) is not backbone:
         backbone.update(num_heads=2, conv_dims=8)
-        channels = channels[:1] * 4
+        channels = channels[:1] * len(backbone.get('out_indices', (0, 1, 2, 3)))
         if isinstance(backbone['backbone']['arch'], dict) and backbone['backbone']['arch']['depth'] < 4:
             backbone.update(groups=((0, backbone['backbone']['arch']['depth'] - 1),), fuse='last')
     return channels

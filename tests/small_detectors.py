@@ -39,9 +39,13 @@ def scale_pipeline(node: object, ratio: float = RATIO) -> None:
 
 
 def narrow(model: dict, shallow: bool) -> None:
-    """Make a two-stage detector narrow; types and losses stay, and depths too unless `shallow`."""
+    """Make a detector narrow; types and losses stay, and depths too unless `shallow`."""
     channels = narrow_backbone(model['backbone'], RATIO, shallow)
     model['neck'].update(in_channels=channels[0] if len(channels) == 1 else channels, out_channels=16)
+    if 'bbox_head' in model:  # of one stage
+        model['bbox_head'].update(in_channels=16, feat_channels=16)
+        model['test_cfg'].update(nms_pre=50, max_per_img=5, score_thr=0.0)
+        return
     model['rpn_head'].update(in_channels=16, feat_channels=16)
     model['rpn_head']['anchor_generator']['scales'] = [2]
     roi_head = model['roi_head']

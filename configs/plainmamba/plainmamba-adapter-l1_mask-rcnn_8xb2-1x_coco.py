@@ -23,4 +23,9 @@ sync_bn = 'torch'  # the backbone's batch norms see all GPUs, too
 
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(level_embed=dict(decay_mult=0.0))))
 
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
+]
+
 train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))  # pictures without objects, too

@@ -19,8 +19,9 @@ _STOCK = '.mim/configs/_base_/models/{}_r50_fpn.py'
 def head_configs(parts: OrderedDict[str, Tensor], kind: str, aux_index: int = 2) -> dict[str, dict]:
     """Derive the config dicts of neck and heads.
 
-    Known are a linear layer, alone or behind a hidden one; UPerHead and FCNHead; FPN with the heads of Mask R-CNN or
-    Cascade Mask R-CNN, which are told apart by the number in the names of the box heads (``roi_head.bbox_head.0.…``).
+    Known are a linear layer, alone or behind a hidden one; UPerHead and FCNHead; FPN with RetinaHead, or the heads of
+    Mask R-CNN or Cascade Mask R-CNN, which are told apart by the number in the names of the box heads
+    (``roi_head.bbox_head.0.…``).
 
     Args:
         parts: Tensors by the names of the parts (``decode_head.…``).
@@ -28,7 +29,8 @@ def head_configs(parts: OrderedDict[str, Tensor], kind: str, aux_index: int = 2)
         aux_index: Which map the auxiliary head reads if its width does not tell. Defaults to 2.
 
     Returns:
-        Configs by name of the part: 'head'; 'decode_head', 'auxiliary_head'; 'neck', 'rpn_head', 'roi_head'.
+        Configs by name of the part: 'head'; 'decode_head', 'auxiliary_head'; 'neck', 'rpn_head', 'roi_head'; 'neck',
+        'bbox_head'.
 
     Raises:
         CheckpointError: If the type of a head is not known here, or mmdet is needed and missing.
@@ -111,6 +113,8 @@ def _segmentor(parts: dict[str, Tensor], aux_index: int) -> dict[str, dict]:
 
 
 def _detector(parts: dict[str, Tensor]) -> dict[str, dict]:
+    if 'bbox_head.retina_cls.weight' in parts:
+        return _retinanet(parts)
     cascade = any(name.startswith('roi_head.bbox_head.0.') for name in parts)
     model = _stock_model('cascade-mask-rcnn' if cascade else 'mask-rcnn')
     width = _shape(parts, 'neck.fpn_convs.0.conv.weight')[0]
@@ -145,6 +149,41 @@ def _detector(parts: dict[str, Tensor]) -> dict[str, dict]:
     else:
         roi['mask_roi_extractor'] = roi['mask_head'] = None
     return {'neck': neck, 'rpn_head': rpn, 'roi_head': roi}
+
+
+def _retinanet(parts: dict[str, Tensor]) -> dict[str, dict]:
+    model = _stock_model('retinanet')
+    width = _shape(parts, 'neck.fpn_convs.0.conv.weight')[0]
+    laterals = _count(parts, 'neck.lateral_convs.', 'conv.weight')
+    widths = [_shape(parts, f'neck.lateral_convs.{i}.conv.weight')[1] for i in range(laterals)]
+    levels = _count(parts, 'neck.fpn_convs.', 'conv.weight')
+    # Of the levels that it does not take from the backbone; those are made of its own last one, or of the backbone's.
+    more = _shape(parts, f'neck.fpn_convs.{laterals}.conv.weight')[1] if levels > laterals else width
+    neck = dict(
+        model.neck,
+        _scope_='mmdet',
+        in_channels=[widths[0], *widths],  # the first one is not used
+        out_channels=width,
+        add_extra_convs='on_output' if more == width else 'on_input',
+        num_outs=levels,
+    )
+    norm = _norm(parts, 'neck.fpn_convs.0.bn')
+    if norm is not None:
+        neck.update(norm_cfg=norm, no_norm_on_lateral='neck.lateral_convs.0.bn.weight' not in parts)
+    anchors = _shape(parts, 'bbox_head.retina_reg.weight')[0] // 4
+    if anchors != 9:
+        raise CheckpointError(
+            f'the RetinaHead has {anchors} anchors for each cell', 'give the config of its model: nothing tells which'
+        )
+    head = dict(
+        model.bbox_head,
+        _scope_='mmdet',
+        num_classes=_shape(parts, 'bbox_head.retina_cls.weight')[0] // anchors,
+        in_channels=width,
+        stacked_convs=_count(parts, 'bbox_head.cls_convs.', 'conv.weight'),
+        feat_channels=_shape(parts, 'bbox_head.retina_cls.weight')[1],
+    )
+    return {'neck': neck, 'bbox_head': head}
 
 
 def _stock_model(name: str) -> Config:

@@ -67,7 +67,7 @@ class Published:
 
     @property
     def heads(self) -> dict[str, dict]:
-        """Config dicts of the heads by name: 'head'; 'decode_head', 'auxiliary_head'; 'rpn_head', 'roi_head'.
+        """Config dicts of the heads by name, such as 'decode_head' and 'auxiliary_head', or 'rpn_head' and 'roi_head'.
 
         Raises:
             CheckpointError: If the type of a head is not known here, or its library is missing.
@@ -76,8 +76,9 @@ class Published:
 
     @property
     def head(self) -> dict | None:
-        """Config of the head that predicts: 'head', 'decode_head' or 'roi_head'; None for a backbone."""
-        return next((self.heads[name] for name in ('head', 'decode_head', 'roi_head') if name in self.heads), None)
+        """Config of the head that predicts: 'head', 'decode_head', 'roi_head' or 'bbox_head'; None for a backbone."""
+        names = ('head', 'decode_head', 'roi_head', 'bbox_head')
+        return next((self.heads[name] for name in names if name in self.heads), None)
 
     @property
     def neck(self) -> dict | None:

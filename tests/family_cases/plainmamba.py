@@ -70,7 +70,8 @@ PLAINMAMBA = FamilyCase(
         for size in ('l1', 'l2', 'l3')
     },
     detectors={
-        f'plainmamba/plainmamba-adapter-{size}_mask-rcnn_8xb2-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11))
+        f'plainmamba/plainmamba-adapter-{size}_{head}_8xb2-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11))
         for size in ('l1', 'l2', 'l3')
+        for head in ('mask-rcnn', 'retinanet')
     },
 )

@@ -18,6 +18,7 @@ from mmvim import checkpoints
 from mmvim.checkpoints.families import FAMILIES, AdaptedFamily, recognise
 from mmvim.models import VRWKV, PlainMamba, ViTAdapter
 
+PARTS = ('neck', 'rpn_head', 'roi_head', 'bbox_head', 'decode_head', 'auxiliary_head')
 RECORDS = ('pos_embed_grid', 'fuse_last')
 ARCHES = {
     'vrwkv': {'embed_dims': 16, 'depth': 4, 'layer_scale': 1.0},
@@ -61,9 +62,20 @@ def detector(family):
     return {'neck': model.neck, 'rpn_head': model.rpn_head, 'roi_head': roi}
 
 
+def retinanet():
+    """FPN without the level of stride 4, and RetinaHead, narrow."""
+    from mmvim.checkpoints.heads import _stock_model
+
+    pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
+    model, norm = _stock_model('retinanet'), {'type': 'BN'}
+    model.neck.update(in_channels=[16] * 4, out_channels=8, norm_cfg=norm, add_extra_convs='on_output')
+    model.bbox_head.update(in_channels=8, feat_channels=24, num_classes=5, stacked_convs=2)
+    return {'neck': model.neck, 'bbox_head': model.bbox_head}
+
+
 def model_of(kind, family='vrwkv'):
     """A whole model, every weight its own number, and its config's parts."""
-    heads = SEGMENTOR if kind == 'segmentor' else detector(family)
+    heads = SEGMENTOR if kind == 'segmentor' else retinanet() if kind == 'retinanet' else detector(family)
     init_default_scope('mmseg' if kind == 'segmentor' else 'mmdet')
     parts = nn.ModuleDict({'backbone': adapter(family, fuse='groups' if kind == 'segmentor' else 'last')})
     parts.update({name: MODELS.build(dict(config)) for name, config in heads.items()})
@@ -102,7 +114,7 @@ def rebuild(found):
     return model.eval()
 
 
-CASES = [('segmentor', 'vrwkv'), ('detector', 'vrwkv'), ('detector', 'plainmamba')]
+CASES = [('segmentor', 'vrwkv'), ('detector', 'vrwkv'), ('detector', 'plainmamba'), ('retinanet', 'plainmamba')]
 
 
 @pytest.mark.parametrize(('kind', 'family'), CASES)
@@ -111,7 +123,7 @@ def test_whole_models(kind, family, save):
     model = model_of(kind, family)
     weights = published(model, family)
     found = checkpoints.read(save(weights), arch=ARCHES[family])
-    assert (found.family, found.kind, found.layout.adapted) == (family, kind, True)
+    assert (found.family, found.kind, found.layout.adapted) == (family, kind.replace('retinanet', 'detector'), True)
     assert not (found.report.dropped or found.report.fresh or found.report.resized)
     assert len(found.report.used) == len(weights) and {*found.names.values()} == set(weights)
     assert set(found.report.assumed) == {'backbone.plain.pos_embed_grid', 'backbone.fuse_last'}
@@ -143,6 +155,7 @@ def test_there_and_back(kind, family, save):
     assert list(back['state_dict']) == list(weights)
     assert all(torch.equal(back['state_dict'][name], value) for name, value in weights.items())
     # Weights that mmvim trained itself, too.
+    kind = kind.replace('retinanet', 'detector')
     trained = checkpoints.from_mmvim(save(converted['state_dict']), family=family, kind=kind)['state_dict']
     assert set(trained) == set(weights)
 
@@ -172,7 +185,7 @@ def test_adapter_of_a_whole_model(kind, family, save):
     assert len(same) == len(own) - 2 and all(torch.equal(own[name], given[name]) for name in same)
     report = checkpoints.load_backbone(target, file)
     assert report.resized == {'plain.pos_embed': '14 x 14 to 3 x 5 cells'}
-    assert all(name.split('.')[0] in ('neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
+    assert all(name.split('.')[0] in PARTS
                for name in report.dropped)  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ROOT = CONFIGS.parent
-METRICS = ('mIoU', 'box AP / mask AP', 'PQ', 'top-1')
+METRICS = ('mIoU', 'box AP / mask AP', 'box AP', 'PQ', 'top-1')
 
 
 def models(index):

@@ -42,6 +42,18 @@ def test_one_step(file, load, shrink):
     assert all(-1 <= score <= 1 for score in scores.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('size', ['l1', 'l3'])
+def test_one_step_of_boxes_alone(size, load, shrink):
+    runner = Runner.from_cfg(shrink(load(f'plainmamba/plainmamba-adapter-{size}_retinanet_8xb2-1x_coco.py')))
+    reached = gradients_reach(runner.model)
+    runner.train()
+    assert not {name for name, param in runner.model.named_parameters() if param.requires_grad} - reached
+    loss = runner.message_hub.get_scalar('train/loss').current()
+    assert math.isfinite(loss) and loss > 0 and runner.iter == 1
+    assert -1 <= runner.message_hub.get_scalar('val/coco/bbox_mAP').current() <= 1
+
+
 def parameter_groups(cfg):
     """Map the names of a model's parameters to (lr / base lr, weight decay, dimensions)."""
     init_default_scope('mmdet')
