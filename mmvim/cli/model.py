@@ -79,12 +79,12 @@ def check_wrapping(cfg: Config, model: nn.Module) -> None:
         ...     print(str(error).split('; ')[1])
         name the whole backbone, or set with_cp=True of it instead
     """
-    backbones = {name for name, module in model.named_modules() if isinstance(module, Backbone)}
+    found = {name for name, module in model.named_modules() if isinstance(module, Backbone)}
+    backbones = {name for name in found if not any(_is_inside(name, other) for other in found)}
     for name, module in _named(cfg, model, 'activation_checkpointing'):
         # MMEngine takes the form of checkpointing that loses all gradients where the input needs none, as a picture.
         # mmvim's backbones put it right, which the parts of one or a model around it cannot.
-        inside = any(name.startswith(f'{backbone}.' if backbone else '') and name != backbone for backbone in backbones)
-        if inside or any(backbone.startswith(f'{name}.') for backbone in backbones):
+        if any(_is_inside(name, backbone) or _is_inside(backbone, name) for backbone in backbones):
             raise UserError(
                 f'activation_checkpointing of {name} would stop the gradients of all that needs a picture',
                 'name the whole backbone, or set with_cp=True of it instead',
@@ -103,6 +103,11 @@ def check_wrapping(cfg: Config, model: nn.Module) -> None:
             raise UserError(
                 f'efficient_conv_bn_eval cannot be applied to {name}: {describe(error)}', 'leave it out', USAGE
             ) from error
+
+
+def _is_inside(name: str, module: str) -> bool:
+    """Check whether a module is a part of another one, by their names; '' is the whole model's."""
+    return name != module and name.startswith(f'{module}.' if module else '')
 
 
 def _named(cfg: Config, model: nn.Module, option: str) -> Iterator[tuple[str, nn.Module]]:

@@ -36,6 +36,15 @@ def test_checkpointing_within_the_backbone_is_refused(name):
         check(activation_checkpointing=[name])
 
 
+def test_checkpointing_of_a_backbone_inside_of_an_adapter():
+    plain = {'type': 'mmvim.Vim', 'arch': {'embed_dims': 8, 'depth': 4, 'd_state': 2}}
+    adapter = {'type': 'mmvim.ViTAdapter', 'backbone': plain, 'num_heads': 2, 'conv_dims': 4}
+    model = nn.ModuleDict({'backbone': build_model(Config({'model': adapter}))})
+    check_wrapping(Config({'activation_checkpointing': ['backbone']}), model)
+    with pytest.raises(UserError, match=r'activation_checkpointing of backbone.plain .*with_cp=True'):
+        check_wrapping(Config({'activation_checkpointing': ['backbone.plain']}), model)
+
+
 def test_checkpointing_of_batch_norms_is_told(capfd):
     check(activation_checkpointing=['neck'])
     assert 'running statistics' in capfd.readouterr().err

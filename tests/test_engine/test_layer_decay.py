@@ -28,6 +28,25 @@ def test_scale_of_every_layer():
     assert len(scales) == len(list(Segmentor().parameters()))
 
 
+def test_an_adapter_learns_at_the_full_rate():
+    """And the backbone inside as without it; of its own vectors none decays but those that mark the levels."""
+    plain = {'type': 'mmvim.VRWKV', 'arch': {'embed_dims': 8, 'depth': 4}, 'img_size': 32}
+    model = nn.Module()
+    model.backbone = MODELS.build({'type': 'mmvim.ViTAdapter', 'backbone': plain, 'num_heads': 2, 'conv_dims': 4})
+    model.decode_head = nn.Linear(8, 8)
+    found = settings(model, layer_decay_rate=0.5)
+    assert len(found) == len(list(model.parameters()))
+    for name, (scale, decay) in found.items():
+        inner = name.removeprefix('backbone.plain.')
+        depth = 0 if inner.startswith(('patch_embed.', 'pos_embed')) else 5
+        if inner.startswith('layers.'):
+            depth = int(inner.split('.')[1]) + 1
+        assert scale == pytest.approx(0.5 ** (5 - depth)), name
+        if '.plain.' not in name and (name.endswith(('bias', 'gamma')) or 'norm' in name):
+            assert decay == 0, name
+    assert found['backbone.level_embed'][1] > 0 and found['backbone.up.weight'][1] > 0
+
+
 def test_embeddings_scope_leaves_blocks_at_full_rate():
     for name, (scale, _) in settings(Segmentor(), layer_decay_rate=0.5, layer_decay_scope='embeddings').items():
         embedding = name.startswith(('backbone.patch_embed', 'backbone.pos_embed'))

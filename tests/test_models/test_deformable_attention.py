@@ -1,6 +1,7 @@
 """Deformable attention: samples as written out, mmcv's layout, its operator where there is one, and float32 inside."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -163,6 +164,15 @@ def test_arguments_of_mmcvs_operator(monkeypatch):
         got = deformable_attention._sample_with_mmcv(strided, SHAPES, locations, weights)
         torch.testing.assert_close(got, sample_maps(value, SHAPES, locations, weights))
     assert parts == [1, 3, math.gcd(66, 64)]
+
+
+def test_mmcv_without_operators(monkeypatch):
+    """Its package of operators cannot be imported then."""
+    deformable_attention._mmcv_runs.cache_clear()
+    monkeypatch.setitem(sys.modules, 'mmcv.ops.multi_scale_deform_attn', None)
+    with pytest.warns(UserWarning, match='does not run on cpu .ModuleNotFoundError.*compiled with CUDA operators'):
+        assert not deformable_attention._mmcv_runs(torch.device('cpu'))
+    deformable_attention._mmcv_runs.cache_clear()
 
 
 def test_an_operator_that_does_not_run_is_replaced(monkeypatch):

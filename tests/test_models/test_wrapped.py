@@ -3,6 +3,7 @@
 import copy
 import functools
 
+import adapters
 import pytest
 import torch
 from families import FAMILY_CASES, each
@@ -11,10 +12,12 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from mmvim.models.layers.adapter_layers import Extractor, Injector
 from mmvim.models.layers.plain_layers import is_plain
 from mmvim.ops.backends import ENV
 from mmvim.registry import MODELS
 
+ADAPTED = ('vim-middle', 'vrwkv-scaled')  # inside of a ViT-Adapter
 SCAN_2D = {'type': 'mmvim.SelectiveScan2D', 'embed_dims': 8, 'd_state': 4}
 MIXERS = [dict(cfg) for case in FAMILY_CASES.values() for cfg in case.mixers] + [SCAN_2D]
 
@@ -40,6 +43,11 @@ def weighted(model):
     ]
 
 
+def calls(model):
+    """The names of the layers that one pass calls; an adapter's depthwise convolutions serve three maps each."""
+    return [name for name in weighted(model) for _ in range(3 if name.endswith('.dwconv.dwconv') else 1)]
+
+
 def outputs_and_gradients(model, *inputs):
     inputs = [x.detach().clone().requires_grad_() for x in inputs]
     out = model(*inputs)
@@ -59,13 +67,19 @@ def assert_same(got, wanted):
 
 
 @pytest.fixture(
-    params=[*each('variants'), *range(len(MIXERS))],
-    ids=[*map('-'.join, each('variants')), *(f'{cfg["type"]}-{i}' for i, cfg in enumerate(MIXERS))],
+    params=[*each('variants'), *range(len(MIXERS)), *ADAPTED],
+    ids=[
+        *map('-'.join, each('variants')),
+        *(f'{cfg["type"]}-{i}' for i, cfg in enumerate(MIXERS)),
+        *(f'ViTAdapter-{plain}' for plain in ADAPTED),
+    ],
 )
 def anything(request):
-    """Every backbone and every mixer, with its input."""
+    """Every backbone, every mixer, and adapters, with their inputs."""
     if isinstance(request.param, int):
         return mixer(request.param)
+    if isinstance(request.param, str):
+        return adapters.lively(request.param).float(), image(2, 3, 64, 32)
     return build(*request.param), image(2, 3, 64, 48)
 
 
@@ -76,7 +90,7 @@ def test_hooks_of_every_layer_fire_once(anything, backend):
     for name in weighted(model):
         model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: seen.append(name))
     model(x)
-    assert sorted(seen) == sorted(weighted(model))
+    assert sorted(seen) == sorted(calls(model))
 
 
 def test_calling_every_layer_gives_the_same(anything):
@@ -234,7 +248,7 @@ def test_forward_replaced_on_the_object(anything):
 
         layer.forward = forward
     model(x)
-    assert sorted(called) == sorted(weighted(model))
+    assert sorted(called) == sorted(calls(model))
 
 
 def test_meta_device(anything):
@@ -306,6 +320,23 @@ def test_fully_sharded(family, variant, every, one_process):
     got, wanted = outputs_and_gradients(sharded, x), outputs_and_gradients(plain, x)
     grads = {name: grad.full_tensor() for name, grad in got[1].items() if grad is not None}
     assert_same((got[0], grads), (wanted[0], {name: g for name, g in wanted[1].items() if g is not None}))
+
+
+@pytest.mark.parametrize('plain', ADAPTED)
+@pytest.mark.parametrize('every', ['layer', 'block'])
+def test_fully_sharded_adapter(plain, every, one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    x, model = image(2, 3, 64, 32), adapters.lively(plain).float()
+    sharded = copy.deepcopy(model)
+    parts = [module for name, module in sharded.named_modules() if name in weighted(sharded)]
+    if every == 'block':
+        parts = [*sharded.plain.layers, *(m for m in sharded.modules() if isinstance(m, (Injector, Extractor)))]
+    for part in [*parts, sharded]:
+        fully_shard(part, mesh=init_device_mesh('cpu', (1,)))
+    got, wanted = outputs_and_gradients(sharded, x), outputs_and_gradients(model, x)
+    assert_same((got[0], {name: grad.full_tensor() for name, grad in got[1].items()}), wanted)
 
 
 @pytest.mark.parametrize('original', [True, False], ids=['original parameters', 'flat parameters'])
