@@ -56,12 +56,14 @@ def allowed(tolerance):
 def test_output_and_gradients(batch, length, dim, decay, spread, boundary, backend, dtype, tolerance):
     inputs = inputs_of(batch, length, dim, decay / length, spread)
     floors = [1.0 if length == 1 else 0.0] * 5  # all gradients of a single token but v's are zero
+    if spread > 1:  # where few tokens have most of the weight, decay's gradient is small beside the numbers it sums
+        floors[1] = 2 * length
     assert max(errors(inputs, dtype, boundary, backend, floors)) < allowed(tolerance)
 
 
 @KINDS
 @pytest.mark.parametrize(('batch', 'length', 'dim'), SHAPES)
-@pytest.mark.parametrize('decay', [30.0, -30.0, 1.0, -1.0])
+@pytest.mark.parametrize('decay', [300.0, -300.0, 30.0, -30.0, 1.0, -1.0])
 @pytest.mark.parametrize('spread', [1.0, 40.0, 1000.0])
 def test_exact_never_overflows(batch, length, dim, decay, spread, backend, dtype, tolerance):
     """Decay up to 30 for a token and k up to 80: one token has nearly all the weight, and gradients nearly vanish."""
@@ -113,9 +115,8 @@ def test_half_precision_and_autocast(boundary, backend):
         assert got.dtype == dtype
         torch.testing.assert_close(got, expected.to(dtype))  # the arithmetic is float32
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        assert torch.equal(
-            bi_wkv(w, u, k, v, boundary=boundary, backend=backend), bi_wkv(w, u, k, v, boundary=boundary)
-        )
+        cast = bi_wkv(w, u, k, v, boundary=boundary, backend=backend)
+    assert torch.equal(cast, bi_wkv(w, u, k, v, boundary=boundary, backend=backend))
     leaves = [x.requires_grad_() for x in (w, u, k.bfloat16(), v.bfloat16())]
     grads = torch.autograd.grad(bi_wkv(*leaves, boundary=boundary, backend=backend).sum(), leaves)
     assert [x.dtype for x in grads] == [torch.float32] * 2 + [torch.bfloat16] * 2

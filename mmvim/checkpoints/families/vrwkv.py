@@ -54,7 +54,7 @@ class VRWKVFamily(PlainMambaFamily):
         """See the base class."""
         if any('.att.time_maa_' in name for name in own):
             raise CheckpointError(
-                'it is a VRWKV6, whose token mixer mmvim does not have',
+                'the file is of VRWKV6, whose token mixer mmvim does not have',
                 'give a file of VRWKV-T, S, B or L (vrwkv_*, not vrwkv6_*)',
                 misfit=True,
             )

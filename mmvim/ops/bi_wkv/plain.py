@@ -53,10 +53,18 @@ def _product(decay: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return high * count, (decay - high) * count
 
 
+def _plus(a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return ``a + b`` and what it lacks for being rounded (Knuth's two-sum)."""
+    total = a + b
+    taken = total - a
+    return total, (a - (total - taken)) + (b - taken)
+
+
 def _step(sums: Sums, x: Tensor, e: Tensor, high: Tensor, low: Tensor) -> Sums:
     """Let sums fall off by ``exp(-high - low)``, and add ``x * exp(e)``."""
-    scale = torch.maximum(sums.scale - high - low, e)
-    kept = torch.exp(sums.scale - scale - high - low)
+    fallen, lack = _plus(sums.scale, -high)
+    scale = torch.maximum(fallen - low, e)
+    kept = torch.exp((fallen - scale + (lack - low)).clamp(max=1.0))  # above 0 by rounding, or where there is nothing
     return Sums(torch.addcmul(sums.values * kept, x, torch.exp(e - scale)), scale)
 
 
@@ -93,15 +101,18 @@ def _across(x: Sums, decay: Tensor, back: bool, apart: bool) -> Sums:
 
 def _add(*terms: tuple[Sums, Tensor | float]) -> Sums:
     """Add sums, each times ``exp(extra)``."""
-    top = torch.stack([sums.scale + extra for sums, extra in terms]).amax(0)
-    total = sum(sums.values * torch.exp(sums.scale - top + extra) for sums, extra in terms)
-    return Sums(total, top)
+    scales = [_plus(sums.scale, extra) for sums, extra in terms]
+    top = torch.stack([scale for scale, _ in scales]).amax(0)
+    factors = [torch.exp((scale - top) + lack) for scale, lack in scales]
+    return Sums(sum(sums.values * factor for (sums, _), factor in zip(terms, factors, strict=True)), top)
 
 
 def _dot(a: Sums, b: Sums, extra: Tensor | float) -> Tensor:
     """Return the sum over batch and tokens of (a[0] b[1] - a[1] b[0]) exp(extra), (C,)."""
     products = a.values[0] * b.values[1] - a.values[1] * b.values[0]
-    return (products * torch.exp(a.scale + b.scale + extra)).sum((0, 1, 2))
+    scale, lack = _plus(a.scale, b.scale)
+    scale, more = _plus(scale, extra)
+    return (products * torch.exp(scale + (lack + more))).sum((0, 1, 2))
 
 
 class Problem:
