@@ -149,9 +149,10 @@ def main() -> None:
     failed = []
     for recipe in found:
         command = [sys.executable, str(Path(__file__).resolve()), '--worker', recipe, '--most', str(args.most)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        row = next((line for line in done.stdout.splitlines() if line.startswith('| ')), None)
+        print(row or f'{recipe} failed: {"".join(done.stderr.strip().splitlines()[-1:])}', flush=True)
         if done.returncode:
-            print(f'{recipe} failed: {done.stderr.strip().splitlines()[-1:] or "see its row"}', flush=True)
             failed.append(recipe)
     print(f'{len(found) - len(failed)} of {len(found)} recipes trained for an iteration')
     sys.exit(1 if failed else 0)
