@@ -10,7 +10,7 @@ do, and trained with two. Each runs in a process of its own, one after the other
 peak of the process's memory, the loss, and how many gradients are missing or not finite. The exit status is 1 if any
 are, or if a recipe fails.
 
-It runs mmvim itself, from a checkout; detectors need mmcv's compiled operators.
+It measures mmvim itself, from a checkout; detectors need mmcv's compiled operators.
 """
 
 import argparse
