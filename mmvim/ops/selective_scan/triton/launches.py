@@ -184,7 +184,7 @@ def backward(
         'Y_PATHS': out_paths,
     }
     launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward', blocks.options(u.device)))
-    if gate_apart:
+    if gate_apart and z is not None and y is not None:
         launches.append(launch_gate(dout, z, y, parts['dz']))
 
     for name, x in (('B', args.B), ('C', args.C)):
