@@ -27,8 +27,7 @@ IGNORED = shutil.ignore_patterns('__pycache__', '*.pyc', '.*')
 
 def mim_sources() -> dict[str, Path]:
     """Return what ``.mim`` holds, by name: from the checkout, or from the ``.mim`` that an unpacked sdist carries."""
-    checkout = {name: ROOT / name for name in ('configs', 'tools')}
-    checkout['model-index.yml'] = ROOT / 'configs/model-index.yml'
+    checkout = {name: ROOT / name for name in ('configs', 'tools', 'model-index.yml')}
     shipped = {name: ROOT / MIM / name for name in checkout}
     sources = checkout if (ROOT / 'configs').exists() else shipped
     missing = [str(path.relative_to(ROOT)) for path in sources.values() if not path.exists()]

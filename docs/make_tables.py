@@ -39,8 +39,8 @@ SITES = {'https://arxiv.org/': 'paper', 'https://github.com/': "authors' reposit
 
 @functools.cache
 def metafiles() -> dict[str, dict]:
-    """Return the metafiles of ``configs/model-index.yml`` by their paths."""
-    index = yaml.safe_load((ROOT / 'configs/model-index.yml').read_text('utf-8'))
+    """Return the metafiles of ``model-index.yml`` by their paths."""
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text('utf-8'))
     return {path: yaml.safe_load((ROOT / path).read_text('utf-8')) for path in index['Import']}
 
 

@@ -4,9 +4,9 @@ MMEngine imports this module while it looks for a registry, and hides an ImportE
 not in the registry". The module therefore imports nothing heavy: no torch, no MMEngine, no mmcv, no triton.
 """
 
-from mmvim._config_bases import register_config_bases
+from mmvim._config_bases import bases, register_config_bases
 
 __version__ = '0.1.0'
-__all__ = ['__version__']
+__all__ = ['__version__', 'bases']
 
 register_config_bases()

@@ -11,9 +11,10 @@ If the table names something that is not a distribution, every version of MMEngi
 takes the folder of the named module's file, which is right in both cases. So ``mmseg`` is entered as itself, and
 ``mmvim`` as this module, whose folder is the package's.
 
-The table is patched when mmvim is imported, or with MMEngine where that is imported later. MMEngine reads ``_base_``
-before it obeys ``custom_imports``, so a script other than mmvim's own commands has to ``import mmvim`` before it reads
-such a config.
+The entries are made when mmvim is imported, or with MMEngine where that is imported later. MMEngine reads ``_base_``
+before it obeys ``custom_imports``, but it evaluates the expression that stands there. So a config that names such bases
+through ``bases()`` brings mmvim along, and reads in any tool: ``_base_ = __import__('mmvim').bases('mmseg::...')``. An
+import statement would not do, because MMEngine takes a config that has one for a file of its newer, lazy kind.
 """
 
 import importlib.util
@@ -32,6 +33,30 @@ def _is_importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # ValueError: a stand-in in sys.modules without a spec
         return False
+
+
+def bases(*names: str) -> list[str]:
+    """Return the bases of a config; that mmvim is imported for it makes ``mmvim::`` and ``mmseg::`` known among them.
+
+    For ``_base_`` of a config that MMSegmentation's or MMDetection's own tools, ``init_model`` or an inferencer read,
+    none of which imports mmvim before.
+
+    Args:
+        *names: What would stand in ``_base_``: ``mmvim::``, ``mmseg::`` or ``mmdet::`` with the path below that
+            package's configs, or a path relative to the config.
+
+    Raises:
+        TypeError: If a name is not a string, such as a list of names.
+
+    Examples:
+        >>> import mmvim
+        >>> mmvim.bases('mmseg::_base_/models/upernet_swin.py', './my_data.py')
+        ['mmseg::_base_/models/upernet_swin.py', './my_data.py']
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f'bases() takes names as in bases("mmvim::vim/...", "./my_data.py"), got {name!r}')
+    return list(names)
 
 
 def register_config_bases() -> None:

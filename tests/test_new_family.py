@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 TOY = Path(__file__).parent / 'toy'
 RECIPE = 'toy-nano_upernet_8xb2-160k_ade20k-512x512'
-PARTS = ('mmvim', 'configs', 'tests', 'tools', 'demo', 'docs', 'pyproject.toml', 'setup.py', 'README.md')
+PARTS = (
+    *('mmvim', 'configs', 'tests', 'tools', 'demo', 'docs'),
+    *('model-index.yml', 'pyproject.toml', 'setup.py', 'README.md'),
+)
 COPIED = tuple(name for name in PARTS if (ROOT / name).exists())
 
 # What a family consists of: its own files, and where they go ...
@@ -44,7 +47,7 @@ LINES = {
         ),
         "    'MambaVisionFamily',": "    'ToyFamily',",
     },
-    'configs/model-index.yml': {'- configs/mambavision/metafile.yml': '- configs/toy/metafile.yml'},
+    'model-index.yml': {'- configs/mambavision/metafile.yml': '- configs/toy/metafile.yml'},
     'tests/families.py': {
         'from family_cases.mambavision import MAMBAVISION': 'from family_cases.toy import TOY',
         "    'mambavision': MAMBAVISION,": "    'toy': TOY,",

@@ -2,11 +2,8 @@
 
 import email
 import importlib.util
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -15,52 +12,15 @@ from pathlib import Path
 import pytest
 import setuptools
 import yaml
-from checkout import load_module
+from checkout import ROOT, load_module
+from packages import LEFT_OUT, build, copy_tree, run
 
 import mmvim
 from mmvim.ops.native import build as build_native
 
 pytestmark = pytest.mark.slow  # builds, and imports in other processes
 
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']
-LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', '*.so', '.*')
-# Where the libraries are, without the checkout itself: subprocesses run with -S and this path, so that an editable
-# mmvim of the environment under test is not found there.
-LIBRARIES = [p for p in sys.path if Path(p).name in ('site-packages', 'dist-packages')]
-
-
-def run(*args, path=(), cwd, check=True, **variables):
-    """Run this interpreter without its site-packages' links, with `path` before the libraries; no C++ is compiled."""
-    env = {
-        **os.environ,
-        'PYTHONPATH': os.pathsep.join([*map(str, path), *LIBRARIES]),
-        'PYTHONDONTWRITEBYTECODE': '1',
-        'MMVIM_BUILD_NATIVE': '0',
-        **variables,
-    }
-    command = [sys.executable, '-S', '-W', 'ignore', *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def build(hook, tree, out, check=True, **variables):
-    """Call a PEP 517 hook in `tree`; return the archive."""
-    out.mkdir(exist_ok=True)
-    code = f'import sys; from setuptools.build_meta import {hook}; open(sys.argv[2], "w").write({hook}(sys.argv[1]))'
-    done = run('-c', code, out, out / 'name', cwd=tree, check=check, **variables)
-    return out / (out / 'name').read_text() if done.returncode == 0 else done
-
-
-def copy_tree(target):
-    """Copy what a build reads from the checkout, and what it must leave out."""
-    target.mkdir()
-    for name in ('mmvim', 'configs', 'tools', 'demo', 'docs', 'tests'):
-        shutil.copytree(ROOT / name, target / name, ignore=LEFT_OUT)
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, target / name)
-    return target
 
 
 def files_below(folder):
@@ -196,7 +156,7 @@ def test_bases_resolve_from_an_editable_install(tmp_path):
     assert {p.name: p.resolve() for p in mim.iterdir()} == {
         'configs': tree / 'configs',
         'tools': tree / 'tools',
-        'model-index.yml': tree / 'configs/model-index.yml',
+        'model-index.yml': tree / 'model-index.yml',
     }
     # on the path as well, because an editable mmvim of the environment under test has a finder of the same name
     run('-c', RESOLVE, own_base(), tree, site, path=[site], cwd=tmp_path)
@@ -204,9 +164,9 @@ def test_bases_resolve_from_an_editable_install(tmp_path):
 
 def test_an_incomplete_tree_is_named(tmp_path):
     tree = copy_tree(tmp_path / 'tree')
-    (tree / 'configs/model-index.yml').unlink()
+    (tree / 'model-index.yml').unlink()
     failed = build('build_wheel', tree, tmp_path / 'wheel', check=False)
-    assert failed.returncode != 0 and 'configs/model-index.yml is missing' in failed.stderr
+    assert failed.returncode != 0 and 'model-index.yml is missing' in failed.stderr
     assert not list((tmp_path / 'wheel').glob('*.whl'))
 
 

@@ -119,7 +119,7 @@ def pins(name):
 
 def test_every_version_is_pinned_once():
     files = sorted(p.name for p in (ROOT / 'requirements').glob('*.txt'))
-    assert files == ['build.txt', 'dev.txt', 'onedl.txt', 'openmmlab.txt', 'runtime.txt', 'torch.txt']
+    assert files == ['build.txt', 'dev.txt', 'mim.txt', 'onedl.txt', 'openmmlab.txt', 'runtime.txt', 'torch.txt']
     seen = {}
     for file in files:
         for name in pins(file):

@@ -1,10 +1,10 @@
 # What the UperNets of VMamba, its relatives, LocalVim and PlainMamba share: ADE20K, 160,000 iterations of 16 crops, and
 # the optimizer of Swin's and ViT's UperNet, which the authors of all of them took.
-_base_ = [
+_base_ = __import__('mmvim').bases(
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_160k.py',
-]
+)
 
 optim_wrapper = dict(
     _delete_=True,

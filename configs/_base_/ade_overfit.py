@@ -1,6 +1,6 @@
 # Memorise a handful of ADE20K pictures: no augmentation, training and evaluation on the same images. It shows that
 # data, backbone, head and evaluator fit together on real pictures; it says nothing about generalisation.
-_base_ = ['mmseg::_base_/models/upernet_r50.py', 'mmseg::_base_/default_runtime.py']
+_base_ = __import__('mmvim').bases('mmseg::_base_/models/upernet_r50.py', 'mmseg::_base_/default_runtime.py')
 
 size = (192, 192)
 model = dict(

@@ -1,6 +1,6 @@
 # What the four models of configs/camvid share: data, head, recipe and budget. CamVid in SegNet's split and folders
 # (367 training, 101 validation, 233 test frames, 11 classes), images at half size, from scratch, on a CPU.
-_base_ = ['mmseg::_base_/models/upernet_r50.py', 'mmseg::_base_/default_runtime.py']
+_base_ = __import__('mmvim').bases('mmseg::_base_/models/upernet_r50.py', 'mmseg::_base_/default_runtime.py')
 
 data_root = 'data/CamVid/'
 metainfo = dict(

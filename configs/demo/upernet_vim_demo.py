@@ -2,12 +2,12 @@
 
 The scenes come from ``demo/make_scenes.py --out data/demo`` of mmvim's repository.
 """
-_base_ = [
+_base_ = __import__('mmvim').bases(
     'mmseg::_base_/models/upernet_vit-b16_ln_mln.py',
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_20k.py',
-]
+)
 
 # Model: 24 x 16 patches of 8 x 8 pixels, 6 blocks
 norm_cfg = dict(type='BN', requires_grad=True)

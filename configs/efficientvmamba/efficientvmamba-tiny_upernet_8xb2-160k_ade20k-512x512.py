@@ -1,6 +1,6 @@
 """UperNet on EfficientVMamba-T. The authors have published a figure, but neither code nor config: the recipe is that of
 VMamba and Swin, and the width of the head the one with which the model has the published 14 M parameters."""
-_base_ = ['mmseg::_base_/models/upernet_swin.py', '../_base_/ade20k_160k.py']
+_base_ = __import__('mmvim').bases('mmseg::_base_/models/upernet_swin.py', '../_base_/ade20k_160k.py')
 
 crop_size = (512, 512)
 data_preprocessor = dict(size=crop_size)

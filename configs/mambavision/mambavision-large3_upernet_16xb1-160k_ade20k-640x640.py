@@ -2,12 +2,12 @@
 
 In full precision: its authors found mixed precision unstable at this size.
 """
-_base_ = [
+_base_ = __import__('mmvim').bases(
     'mmseg::_base_/models/upernet_swin.py',
     'mmseg::_base_/datasets/ade20k_640x640.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_160k.py',
-]
+)
 
 crop_size = (640, 640)
 data_preprocessor = dict(size=crop_size)

@@ -1,5 +1,5 @@
 """UperNet on MSVMamba-T, the published recipe (README.md beside this file lists what is corrected)."""
-_base_ = ['mmseg::_base_/models/upernet_swin.py', '../_base_/ade20k_160k.py']
+_base_ = __import__('mmvim').bases('mmseg::_base_/models/upernet_swin.py', '../_base_/ade20k_160k.py')
 
 crop_size = (512, 512)
 data_preprocessor = dict(size=crop_size)

@@ -1,10 +1,10 @@
 """UperNet on Vim-Ti, the recipe of the published code (README.md beside this file lists what is corrected)."""
-_base_ = [
+_base_ = __import__('mmvim').bases(
     'mmseg::_base_/models/upernet_beit.py',
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_160k.py',
-]
+)
 
 crop_size = (512, 512)
 data_preprocessor = dict(size=crop_size)

@@ -2,7 +2,7 @@
 
 The published segmentors have a ViT-Adapter instead (README.md beside this file).
 """
-_base_ = ['mmseg::_base_/models/upernet_beit.py', '../_base_/ade20k_160k.py']
+_base_ = __import__('mmvim').bases('mmseg::_base_/models/upernet_beit.py', '../_base_/ade20k_160k.py')
 
 crop_size = (512, 512)
 data_preprocessor = dict(size=crop_size)

@@ -56,6 +56,15 @@ class Backends:
         self._found: dict[str, Backend] = {}
         self._ops[op] = self
 
+    @classmethod
+    def named(cls, op: str) -> Backends:
+        """Return the backends of an op by the name that messages call it.
+
+        Raises:
+            KeyError: If no imported module registers such an op.
+        """
+        return cls._ops[op]
+
     def __getitem__(self, name: str) -> Backend:
         return self._found[name]
 
@@ -105,7 +114,7 @@ def _requested(op: str, backend: str | None) -> str:
     name, source = backend, 'backend'
     if backend in (None, AUTO):
         name, source = os.environ.get(ENV) or AUTO, f'environment variable {ENV}'
-    own = Backends._ops[op]._found
+    own = Backends.named(op)._found
     if name in own:
         return name
     if name == AUTO or any(name in other._found for other in Backends._ops.values()):
@@ -116,7 +125,7 @@ def _requested(op: str, backend: str | None) -> str:
 
 @torch.compiler.assume_constant_result
 def _select(op: str, backend: str | None, device_type: str) -> str:
-    name, own = _requested(op, backend), Backends._ops[op]._found
+    name, own = _requested(op, backend), Backends.named(op)._found
     if name == AUTO:
         return next((name for name, found in own.items() if found.default_for(device_type)), PLAIN)
     reason = own[name].why_not(device_type)

@@ -55,11 +55,14 @@ MSVMAMBA = FamilyCase(
     sizes={'nano': (7, 0.5), 'micro': (12, 0.5), 'tiny': (33, 0.5)},
     segmentors={  # the folder's README has the sources
         'msvmamba/msvmamba-micro_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
+        'msvmamba/msvmamba-nano_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
         'msvmamba/msvmamba-tiny_upernet_8xb2-160k_ade20k-512x512.py': Recipe(6e-5, 0.01, 1.0, 16),
     },
     detectors={
         'msvmamba/msvmamba-micro_mask-rcnn_8xb2-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11)),
+        'msvmamba/msvmamba-nano_mask-rcnn_8xb2-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11)),
         'msvmamba/msvmamba-micro_mask-rcnn_8xb2-3x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 36, (27, 33)),
+        'msvmamba/msvmamba-nano_mask-rcnn_8xb2-3x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 36, (27, 33)),
         'msvmamba/msvmamba-tiny_mask-rcnn_8xb2-1x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 12, (8, 11)),
         'msvmamba/msvmamba-tiny_mask-rcnn_8xb2-3x_coco.py': DetectorRecipe(1e-4, 0.05, 16, 36, (27, 33)),
     },

@@ -18,7 +18,7 @@ from mmvim.cli.main import main
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 # What has no tool of its own: it came with the console script.
-ONLY_COMMANDS = {'models', 'config'}
+ONLY_COMMANDS = {'models', 'config', 'doctor'}
 # They measure mmvim from a checkout, and are no part of an installation.
 MEASURING = {
     'analysis_tools/benchmark_backbone.py',
@@ -27,6 +27,7 @@ MEASURING = {
     'analysis_tools/detection_learning.py',
     'analysis_tools/profile_step.py',
     'analysis_tools/real_pictures.py',
+    'analysis_tools/train_one_step.py',
 }
 
 

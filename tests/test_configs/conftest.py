@@ -128,8 +128,8 @@ def shrink(tmp_path):
 
 
 @pytest.fixture(scope='session')
-def read_as_installed(tmp_path_factory):
-    """Read configs in a new process in which mmvim looks installed, ``.mim`` and all, and return them as dicts."""
+def installed(tmp_path_factory):
+    """A folder from which mmvim is imported as if it were installed, ``.mim`` and all."""
     site = tmp_path_factory.mktemp('site')
     package, mim = site / 'mmvim', site / 'mmvim' / '.mim'
     mim.mkdir(parents=True)
@@ -137,10 +137,16 @@ def read_as_installed(tmp_path_factory):
         if part.name not in ('.mim', '__pycache__'):
             (package / part.name).symlink_to(part)
     (mim / 'configs').symlink_to(CONFIGS)
-    (mim / 'model-index.yml').symlink_to(CONFIGS / 'model-index.yml')
+    (mim / 'model-index.yml').symlink_to(ROOT / 'model-index.yml')
+    return site
+
+
+@pytest.fixture(scope='session')
+def read_as_installed(tmp_path_factory, installed):
+    """Read configs in a new process in which mmvim looks installed, and return them as dicts."""
     script = (
         f'import pickle, sys; import mmvim; from mmengine.config import Config; out, *files = sys.argv[1:]; '
-        f'assert mmvim.__file__.startswith({str(site)!r}), mmvim.__file__; '
+        f'assert mmvim.__file__.startswith({str(installed)!r}), mmvim.__file__; '
         f'pickle.dump([Config.fromfile(f).to_dict() for f in files], open(out, "wb"))'
     )
 
@@ -148,7 +154,7 @@ def read_as_installed(tmp_path_factory):
         out = tmp_path_factory.mktemp('out') / 'configs.pkl'
         command = [sys.executable, '-c', script, str(out), *map(str, files)]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=site, env={**os.environ, 'PYTHONPATH': str(site)}
+            command, capture_output=True, text=True, cwd=installed, env={**os.environ, 'PYTHONPATH': str(installed)}
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return pickle.loads(out.read_bytes())
@@ -158,6 +164,6 @@ def read_as_installed(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def index() -> dict:
-    """``configs/model-index.yml`` with the metafiles it imports, by path."""
-    paths = mmengine.load(CONFIGS / 'model-index.yml')['Import']
+    """``model-index.yml`` with the metafiles it imports, by path."""
+    paths = mmengine.load(ROOT / 'model-index.yml')['Import']
     return {path: mmengine.load(ROOT / path) for path in paths}

@@ -193,3 +193,19 @@ def test_a_read_only_cache_that_has_the_library_serves(tiny, capfd):
 def test_the_package_names_the_real_sources():
     folder = Path(build.__file__).parent
     assert {path.name for path in folder.iterdir() if path.suffix in ('.cpp', '.h')} == set(build.SOURCES)
+
+
+def test_built_without_file_locks(tiny, monkeypatch):
+    """Windows has no fcntl."""
+    monkeypatch.setitem(sys.modules, 'fcntl', None)
+    assert build.load_library() is None
+
+
+def test_whatever_a_build_raises_is_a_reason(tiny, monkeypatch):
+    """PyTorch looks at the compiler itself, and lets the errors of subprocess and of its own pass."""
+
+    def fail(*args, **options):
+        raise subprocess.CalledProcessError(1, 'c++ --version')
+
+    monkeypatch.setattr('torch.utils.cpp_extension.load', fail)
+    assert build.load_library().startswith('it cannot be compiled: Command')

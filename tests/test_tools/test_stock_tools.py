@@ -1,10 +1,11 @@
-"""MMSegmentation's and MMDetection's own train.py take `type='mmvim.Vim'`, and what `mmvim config` prints."""
+"""The own train.py of MMSegmentation and MMDetection takes mmvim's types and configs, as files and as printed."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from checkout import CONFIGS
 from tiny_runs import run
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,18 @@ PRINTED = {
         'train_dataloader.dataset.metainfo.classes=(red,green,blue)'
     ),
 }
+
+
+def train_a_step(library, config, options, root, work_dir):
+    """Run the library's own train.py."""
+    tool = Path(importlib.util.find_spec(library).origin).parent / '.mim/tools/train.py'
+    options = (*SHORT.split(), *options.split(), f'train_dataloader.dataset.data_root={root}')
+    result = run(sys.executable, tool, config, '--work-dir', 'stock', '--cfg-options', *options, cwd=work_dir)
+    assert result.returncode == 0, result.stderr[-2000:]
+    [scalars] = (work_dir / 'stock').rglob('scalars.json')
+    assert '"loss"' in scalars.read_text()
+
+
 READ = """
 import sys
 from mmengine.config import Config
@@ -66,9 +79,10 @@ def test_stock_train_takes_a_printed_config(library, data, name, request, tmp_pa
     (tmp_path / 'mine.py').write_text(printed.stdout)
     read = run(sys.executable, '-c', READ, cwd=tmp_path)
     assert read.stdout.startswith('mmvim.'), read.stderr[-2000:]
-    tool = Path(importlib.util.find_spec(library).origin).parent / '.mim/tools/train.py'
-    options = (*SHORT.split(), *PRINTED[name].split(), f'train_dataloader.dataset.data_root={root}')
-    result = run(sys.executable, tool, 'mine.py', '--work-dir', 'stock', '--cfg-options', *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
-    [scalars] = (tmp_path / 'stock').rglob('scalars.json')
-    assert '"loss"' in scalars.read_text()
+    train_a_step(library, 'mine.py', PRINTED[name], root, tmp_path)
+
+
+@pytest.mark.parametrize(('library', 'data', 'name'), [*zip(('mmseg', 'mmdet'), ('ade', 'coco'), PRINTED, strict=True)])
+def test_stock_train_takes_an_entry(library, data, name, request, tmp_path):
+    """By its path, though it inherits from another library's configs, and nothing imports mmvim."""
+    train_a_step(library, CONFIGS / f'{name}.py', PRINTED[name], request.getfixturevalue(data), tmp_path)

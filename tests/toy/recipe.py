@@ -1,11 +1,11 @@
 """UperNet on the toy; nobody's recipe."""
 
-_base_ = [
+_base_ = __import__('mmvim').bases(
     'mmseg::_base_/models/upernet_swin.py',
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_160k.py',
-]
+)
 
 crop_size = (512, 512)
 data_preprocessor = dict(size=crop_size)

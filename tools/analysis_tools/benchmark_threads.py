@@ -87,9 +87,7 @@ def main() -> None:
     if args.worker is not None:
         work(args.worker, args.seconds)
         return
-    lines = [
-        '| data workers | busy neighbours | step, ms: PyTorch | mmvim | ratio | longest step, ms: PyTorch | mmvim |'
-    ]
+    lines = ['| data workers | busy | spinning, ms | sleeping, ms | gain | spinning, longest | sleeping, longest |']
     lines.append('|-|-|-|-|-|-|-|')
     for workers, busy in itertools.product((0, 1, 2), (0, 1, 2)):
         found: dict[str, list[float]] = {way: [] for way in WAYS}

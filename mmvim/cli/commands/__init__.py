@@ -17,6 +17,7 @@ COMMANDS = {
     'samples': 'Draw augmented training pictures of a detector with boxes and masks.',
     'convert': "Convert a published checkpoint to mmvim's names, or back.",
     'models': 'List the configs that come with mmvim, with published numbers.',
+    'doctor': 'Say what is installed, which backends run here and whether they compute the right thing.',
     'config': 'Print a config as one file without bases.',
 }
 

@@ -215,8 +215,8 @@ def load_library() -> str | None:
         return reason
     try:
         build(name, FOLDER / 'library.cpp', cache_folder())
-    except (OSError, RuntimeError) as error:
-        return f'it cannot be compiled: {error}'
+    except Exception as error:  # of the compiler, the linker, the folder or PyTorch's own look at them
+        return f'it cannot be compiled: {str(error) or type(error).__name__}'
     return None
 
 
@@ -243,15 +243,21 @@ def _ninja_on_path() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path, notice: str) -> Iterator[None]:
-    """Hold a lock that the operating system releases with the process, however it ends."""
-    import fcntl
+    """Hold a lock that the operating system releases with the process, however it ends.
 
+    Without locks, two processes may build at once, and the last one's result stays.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        yield
+        return
     with path.open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             _say(notice)
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: two processes may build, and the last one's result stays
+        except OSError:  # nor have some file systems
             pass
         yield

@@ -9,6 +9,8 @@ import os
 
 import torch
 
+from mmvim.ops.triton_host import probe
+
 DEVICES = ('cuda', 'xpu')
 
 
@@ -93,20 +95,55 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def has_gpu(device_type: str) -> bool:
+    """Check whether PyTorch finds a device of a type, one of ``DEVICES``.
+
+    Examples:
+        >>> from mmvim.ops.triton_host.device import has_gpu
+        >>> has_gpu('cuda') in (True, False)
+        True
+    """
+    return getattr(torch, device_type).is_available()
+
+
 def available() -> tuple[bool, str]:
-    """Return whether Triton can run here, and why (not); import nothing."""
+    """Return whether Triton can run here, and why (not); import and launch nothing."""
     if not installed():
         return False, 'Triton is not installed: pip install triton'
+    problem = probe.version_problem()
+    if problem:
+        return False, problem
     if interpreting():
         return True, 'Triton, interpreted on the CPU (TRITON_INTERPRET=1); slow'
-    if not any(getattr(torch, name).is_available() for name in DEVICES):
+    if not any(map(has_gpu, DEVICES)):
         return False, 'PyTorch finds no GPU'
     return True, 'Triton, GPUs'
 
 
+def problem_on(device_type: str) -> str | None:
+    """Return what prevents a run on the current device of a type of GPU, where Triton is installed, or None.
+
+    The first call in a process launches a tiny kernel there.
+
+    Args:
+        device_type: One of ``DEVICES``.
+
+    Examples:
+        >>> from mmvim.ops.triton_host.device import installed, problem_on
+        >>> not installed() or problem_on('xpu') is None or isinstance(problem_on('xpu'), str)
+        True
+    """
+    return probe.version_problem() or (None if interpreting() else probe.launch_problem(device_type))
+
+
 def default_for(device_type: str) -> bool:
-    """Return True for GPUs, where Triton is installed."""
-    return device_type in DEVICES and installed()
+    """Return True for GPUs on which Triton runs; warn once where it is installed, but cannot."""
+    if device_type not in DEVICES or not installed():
+        return False
+    reason = problem_on(device_type)
+    if reason:
+        probe.warn_once(reason)
+    return not reason
 
 
 def why_not(device_type: str) -> str | None:
@@ -114,6 +151,8 @@ def why_not(device_type: str) -> str | None:
     usable, reason = available()
     if not usable:
         return reason
-    if device_type not in DEVICES and not interpreting():
+    if device_type in DEVICES:
+        return problem_on(device_type)
+    if not interpreting():
         return f"it cannot reach tensors on {device_type}: move them to a GPU, or pass backend='auto'"
     return None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.operators import Implementation
-from mmvim.ops.selective_scan.triton import launches, outputs, tuning
+from mmvim.ops.selective_scan.triton import launches, outputs
 from mmvim.ops.selective_scan.triton.launches import can_run
 from mmvim.ops.triton_host.device import device_guard
 
@@ -23,7 +23,7 @@ __all__ = ['IMPLEMENTATION', 'can_run']
 def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward pass: output, last state and, if ``save``, boundary states and the ungated output."""
     with device_guard(args.u.device):
-        started, (out, last_state, saved) = launches.forward(args, save, tuning.forward(args, save))
+        started, (out, last_state, saved) = launches.forward(args, save)
         for launch in started:
             launch.run()
     out = out if args.stack else out.squeeze(1)
@@ -32,9 +32,9 @@ def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
     """Run the backward pass: gradients by name."""
-    inputs = (args, grad_out if args.stack else grad_out.unsqueeze(1), grad_last_state, saved)
+    inputs = (grad_out if args.stack else grad_out.unsqueeze(1), grad_last_state, saved)
     with device_guard(args.u.device):
-        started, collect = launches.backward(*inputs, tuning.backward(*inputs))
+        started, collect = launches.backward(args, *inputs)
         for launch in started:
             launch.run()
         return collect()

@@ -81,7 +81,7 @@ def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: b
     with at most 4 steps where each of them may be padding.
 
     Args:
-        blocks: Block sizes of the table, or a candidate of the tuning.
+        blocks: Block sizes of the table.
         kernel: 'forward', 'backward' or 'segments'.
         dim: Number of channels, D.
         group_dim: Channels of a group.

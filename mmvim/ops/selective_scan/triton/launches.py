@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
-from mmvim.ops.selective_scan.triton.blocks import CHUNK, MAX_STATE, Blocks
+from mmvim.ops.selective_scan.triton.blocks import CHUNK, MAX_STATE
 from mmvim.ops.selective_scan.triton.memory import (
     channels_last,
     contiguous_or_none,
@@ -40,20 +40,19 @@ def can_run(args: ScanArguments) -> bool:
 
 
 def forward(
-    args: ScanArguments, save: bool, cut: dict[str, Blocks] | None = None, segments: int | None = None
+    args: ScanArguments, save: bool, segments: int | None = None
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
     """Return the launches of the forward pass, and what they fill, see :func:`.outputs.allocate`.
 
     Args:
         args: The scan.
         save: Whether to keep what the backward pass needs.
-        cut: Block sizes by kernel. Defaults to None, those of the table.
         segments: Number of segments of a path. Defaults to None, as many as fill the device.
     """
     from mmvim.ops.selective_scan.triton.forward import scan_forward
 
     sizes = Sizes(args)
-    blocks = (cut or {}).get('forward') or sizes.blocks('forward')
+    blocks = sizes.blocks('forward')
     u, delta, B, C = (channels_last(x) for x in (args.u, args.delta, args.B, args.C))
     z = None if args.z is None else channels_last(args.z)
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
@@ -68,7 +67,7 @@ def forward(
     launches: list[Launch] = []
     carry = states_first(args.initial_state)
     if count > 1:
-        launches, carry = launch_segments(sizes, u, delta, args.A, B, bias, None, carry, (count, steps), False, cut)
+        launches, carry = launch_segments(sizes, u, delta, args.A, B, bias, None, carry, (count, steps), False)
     programs = sizes.programs(blocks, count)
     in_memory = blocks.states_in_memory
     arguments = {
@@ -105,7 +104,6 @@ def backward(
     grad_out: Tensor,
     grad_last_state: Tensor | None,
     saved: Tensor,
-    cut: dict[str, Blocks] | None = None,
     segments: int | None = None,
 ) -> tuple[list[Launch], Callable[[], dict[str, Tensor]]]:
     """Return the launches of the backward pass, and a function that adds up what they leave.
@@ -115,14 +113,13 @@ def backward(
         grad_out: (b, 1|K, D, L).
         grad_last_state: (b, K, D, N), or None.
         saved: What the forward pass saved.
-        cut: Block sizes by kernel. Defaults to None, those of the table.
         segments: Number of segments of a path. Defaults to None, as many as fill the device.
     """
     from mmvim.ops.selective_scan.triton.backward import scan_backward
 
     sizes = Sizes(args)
     boundaries, y = split_saved(args, saved)
-    blocks = (cut or {}).get('backward') or sizes.blocks('backward')
+    blocks = sizes.blocks('backward')
     u, delta, B, C, dout = (channels_last(x) for x in (args.u, args.delta, args.B, args.C, grad_out))
     z = None if args.z is None else channels_last(args.z)
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
@@ -157,7 +154,7 @@ def backward(
     launches: list[Launch] = []
     carry = states_first(grad_last_state)
     if count > 1:
-        launches, carry = launch_segments(sizes, dout, delta, A.mT, C, bias, z, carry, (count, steps), True, cut)
+        launches, carry = launch_segments(sizes, dout, delta, A.mT, C, bias, z, carry, (count, steps), True)
     arguments = {
         **sizes.common(blocks, count, steps),
         **sizes.follow,
@@ -184,7 +181,7 @@ def backward(
         'Y_PATHS': out_paths,
     }
     launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward', blocks.options(u.device)))
-    if gate_apart:
+    if gate_apart and z is not None and y is not None:
         launches.append(launch_gate(dout, z, y, parts['dz']))
 
     for name, x in (('B', args.B), ('C', args.C)):
@@ -256,7 +253,7 @@ def launch_collect(sizes: Sizes, x: Tensor, out: Tensor, follow: bool, steps: in
 
 
 def launch_merge(x: Tensor, out: Tensor, z: Tensor | None, y: Tensor | None, name: str = 'merge') -> Launch:
-    """Return the launch that adds ``x`` (b, K, L, D) up over K in float32, rounded once.
+    """Return the launch that adds ``x`` (b, K, L, D), rounded to its dtype before, up over K in float32.
 
     Args:
         x: The paths' outputs or gradients.
@@ -320,7 +317,6 @@ def launch_segments(
     first: Tensor | None,
     segments: tuple[int, int],
     adjoint: bool,
-    cut: dict[str, Blocks] | None,
 ) -> tuple[list[Launch], Tensor]:
     """Return the launches that find the state before (adjoint: the gradient after) each segment, and that tensor.
 
@@ -335,14 +331,13 @@ def launch_segments(
         first: The state before all (adjoint: the gradient after all) segments, (b, K, N, D), or None.
         segments: Number of segments, and the steps of each.
         adjoint: Whether gradients are wanted.
-        cut: Block sizes by kernel, or None.
 
     Returns:
         The launches, and (b, K, segments, N, D) float32.
     """
     from mmvim.ops.selective_scan.triton.segments import chain_segments, segment_ends
 
-    args, blocks = sizes.args, (cut or {}).get('segments') or sizes.blocks('segments')
+    args, blocks = sizes.args, sizes.blocks('segments')
     count, steps = segments
     rows = (sizes.batch, sizes.paths, count)
     ends, totals = args.A.new_empty((*rows, sizes.d_state, sizes.dim)), args.A.new_empty((*rows, sizes.dim))

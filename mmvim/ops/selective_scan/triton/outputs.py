@@ -27,8 +27,9 @@ def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     clear = args.partial and not is_merged(args)
     out = new_tensor(args.u, _out_shape(args), clear, args.out_dtype)
     saved = args.A.new_empty(saved_size(args) if save else 0)
-    if save and clear and args.z is not None:
-        split_saved(args, saved)[1].zero_()
+    y = split_saved(args, saved)[1] if save and clear else None
+    if y is not None:
+        y.zero_()
     return out, args.A.new_empty((batch, paths, d_state, dim)), saved
 
 
