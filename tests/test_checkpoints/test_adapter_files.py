@@ -225,6 +225,18 @@ def test_a_classifier(family, where, save):
         assert {'plain.ln1.weight', 'head.fc.weight'} <= set(report.dropped)
 
 
+def test_a_classifier_without_scales(save):
+    """As the authors' VRWKV-T; that its dense models have them is in the name of an architecture."""
+    weights = with_head(VRWKV({'embed_dims': 16, 'depth': 4}), 16)
+    model = adapter()
+    report = checkpoints.load_backbone(model, save(weights))
+    assert report.assumed['plain.layers.3.gamma2'] == '16 ones: the file has no layer scale'
+    assert torch.equal(model.plain.layers[3].att.key.weight, weights['layers.3.att.key.weight'])
+    file = save(published(model_of('segmentor')))
+    with pytest.raises(checkpoints.CheckpointError, match='layer_scale=True, and this VRWKV has layer_scale=False'):
+        checkpoints.load_backbone(adapter(inner={'arch': {'embed_dims': 16, 'depth': 4}}), file)
+
+
 def test_the_wrong_fusion_is_refused(save):
     """The weights fit, and would make other outputs."""
     file = save(published(model_of('segmentor')))
