@@ -13,6 +13,7 @@ from family_cases.msvmamba import MSVMAMBA
 from family_cases.plainmamba import PLAINMAMBA
 from family_cases.vim import VIM
 from family_cases.vmamba import VMAMBA
+from family_cases.vrwkv import VRWKV
 
 FAMILY_CASES: dict[str, FamilyCase] = {
     'efficientvmamba': EFFICIENTVMAMBA,
@@ -23,6 +24,7 @@ FAMILY_CASES: dict[str, FamilyCase] = {
     'plainmamba': PLAINMAMBA,
     'vim': VIM,
     'vmamba': VMAMBA,
+    'vrwkv': VRWKV,
 }
 
 

@@ -19,8 +19,8 @@ _STOCK = '.mim/configs/_base_/models/{}_r50_fpn.py'
 def head_configs(parts: OrderedDict[str, Tensor], kind: str, aux_index: int = 2) -> dict[str, dict]:
     """Derive the config dicts of neck and heads.
 
-    Known are a linear layer; UPerHead and FCNHead; FPN with the heads of Mask R-CNN or Cascade Mask R-CNN, which are
-    told apart by the number in the names of the box heads (``roi_head.bbox_head.0.…``).
+    Known are a linear layer, alone or behind a hidden one; UPerHead and FCNHead; FPN with the heads of Mask R-CNN or
+    Cascade Mask R-CNN, which are told apart by the number in the names of the box heads (``roi_head.bbox_head.0.…``).
 
     Args:
         parts: Tensors by the names of the parts (``decode_head.…``).
@@ -35,7 +35,11 @@ def head_configs(parts: OrderedDict[str, Tensor], kind: str, aux_index: int = 2)
     """
     if kind == 'classifier':
         classes, channels = parts['head.fc.weight'].shape
-        return {'head': {'type': 'mmvim.LinearReadout', 'in_channels': channels, 'num_classes': classes}}
+        config = {'type': 'mmvim.LinearReadout', 'in_channels': channels, 'num_classes': classes}
+        if 'head.hidden.weight' in parts:
+            hidden, channels = parts['head.hidden.weight'].shape
+            config.update(type='mmvim.HiddenReadout', in_channels=channels, hidden_channels=hidden)
+        return {'head': config}
     if kind == 'segmentor':
         return _segmentor(parts, aux_index)
     return _detector(parts) if kind == 'detector' else {}

@@ -49,7 +49,8 @@ def sort_names(names: Iterable[str], layout: Layout) -> tuple[dict[str, str], li
     family = FAMILIES[layout.family]
     found: dict[str, str] = {}
     placed = [(_place(family, layout.kind, bare), given) for bare, given in own.items()]
-    for name, given in (*placed, *parts.items()):
+    placed += [(family.rename_part(bare), given) for bare, given in parts.items()]
+    for name, given in placed:
         if name in found:  # such as a neck beside the pyramid inside the backbone
             rest.append(given)
         else:

@@ -242,12 +242,16 @@ def _build_meta(config: dict, file: str) -> Backbone:
 
 
 def _check_head(parts: OrderedDict[str, Tensor], norm: Tensor | None, report: Report) -> None:
-    """Check that the head is linear, from the channels of the last norm to as many classes as there are biases."""
-    weight, bias = 'head.fc.weight', 'head.fc.bias'
-    report.missing += [name for name in (weight, bias) if name not in parts]
-    if weight in parts and bias in parts and norm is not None:
-        wanted = {bias: parts[bias].shape[:1], weight: (*parts[bias].shape[:1], norm.shape[0])}
-        for name, shape in wanted.items():
+    """Check that each layer of the head takes what the one before it, or the last norm, has channels."""
+    layers = ['head.hidden', 'head.fc'] if 'head.hidden.weight' in parts else ['head.fc']
+    names = [(f'{layer}.weight', f'{layer}.bias') for layer in layers]
+    report.missing += [name for pair in names for name in pair if name not in parts]
+    channels = None if norm is None else norm.shape[:1]
+    for weight, bias in names:
+        if weight not in parts or bias not in parts or channels is None:
+            return
+        given, channels = channels, parts[bias].shape[:1]
+        for name, shape in {bias: channels, weight: (*channels, *given)}.items():
             if tuple(parts[name].shape) != tuple(shape) or not parts[name].is_floating_point():
                 report.used.remove(name)
                 report.mismatched[name] = f'{tuple(parts[name].shape)} in the file, {tuple(shape)} in the model'

@@ -1,6 +1,7 @@
 """Everything that a config builds from mmvim's ``MODELS`` and ``FUNCTIONS`` registries."""
 
 from mmvim.models.backbones import (
+    VRWKV,
     EfficientVMamba,
     LocalVim,
     LocalVMamba,
@@ -10,9 +11,10 @@ from mmvim.models.backbones import (
     Vim,
     VMamba,
 )
-from mmvim.models.heads import LinearReadout
+from mmvim.models.heads import HiddenReadout, LinearReadout
 from mmvim.models.layers import (
     ES2D,
+    ChannelMix,
     LN2d,
     LocalScan2D,
     LocalVimMixer,
@@ -21,6 +23,7 @@ from mmvim.models.layers import (
     PlainMambaMixer,
     RMSNorm,
     SelectiveScan2D,
+    SpatialMix,
     VimMixer,
 )
 from mmvim.models.necks import SimpleFPN
@@ -33,7 +36,10 @@ FUNCTIONS.register_module(module=selective_scan_paths)
 
 __all__ = [
     'ES2D',
+    'VRWKV',
+    'ChannelMix',
     'EfficientVMamba',
+    'HiddenReadout',
     'LN2d',
     'LinearReadout',
     'LocalScan2D',
@@ -49,6 +55,7 @@ __all__ = [
     'RMSNorm',
     'SelectiveScan2D',
     'SimpleFPN',
+    'SpatialMix',
     'VMamba',
     'Vim',
     'VimMixer',

@@ -88,6 +88,21 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Scan:
+    """What a family's token mixers run.
+
+    Attributes:
+        operator: Its name.
+        given: Its argument that autocast reaches.
+        kept: Its arguments, and the 'last_state' that it returns, that stay in float32.
+    """
+
+    operator: str = 'mmvim::selective_scan_fwd'
+    given: str = 'u'
+    kept: tuple[str, ...] = ('A', 'D', 'delta_bias', 'last_state')
+
+
+@dataclass(frozen=True)
 class PublishedFile:
     """A small file as the publisher writes it: what makes its tensors, and what it is a checkpoint of."""
 
@@ -171,6 +186,7 @@ class FamilyCase:
         detectors: All recipes of detectors, by file.
         classifiers: All recipes of classifiers, by file.
         spoil: Makes the scans of a model slightly wrong.
+        scan: The operator of its scans.
     """
 
     name: str
@@ -195,6 +211,7 @@ class FamilyCase:
     detectors: dict[str, DetectorRecipe] = field(default_factory=dict)
     classifiers: dict[str, ClassifierRecipe] = field(default_factory=dict)
     spoil: Callable[[nn.Module], None] = spoil_decay
+    scan: Scan = Scan()
 
     @property
     def type(self) -> str:

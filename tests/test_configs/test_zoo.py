@@ -1,5 +1,6 @@
 """The published files in the metafiles: every entry is whole, and sizes that are computed are those of the models."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -28,21 +29,21 @@ def as_the_hub_writes(size: int) -> str:
     return f'{size / 1e6:.0f} MB' if size < 1e9 else f'{size / 1e9:.2f} GB'
 
 
-def head_of(backbone) -> int:
-    """Weights of a classifier's linear layer."""
+def head_of(backbone, hidden=()) -> int:
+    """Weights of a classifier's linear layer, and of one with so many channels before it if there is one."""
     width = backbone.eval()(torch.empty(1, 3, 224, 224, device='meta'))[-1].shape[1]
-    return (width + 1) * CLASSES
+    return sum((n + 1) * m for n, m in itertools.pairwise((width, *hidden, CLASSES)))
 
 
-def size_of_classifier(backbone: dict) -> str:
+def size_of_classifier(backbone: dict, hidden=()) -> str:
     built = build_on_meta(dict(backbone))
-    return as_the_hub_writes(weights_of(built) + 4 * head_of(built))
+    return as_the_hub_writes(weights_of(built) + 4 * head_of(built, hidden))
 
 
 def test_every_entry_is_whole(published):
     assert published
     for _, entry in published:
-        assert entry.keys() - {'Backbone', 'Config'} == KEYS, entry['File']
+        assert entry.keys() - {'Backbone', 'Config', 'Hidden'} == KEYS, entry['File']
         assert len({'Backbone', 'Config'} & entry.keys()) == 1, f'{entry["File"]}: what is its size computed from?'
         assert entry['Size'].removeprefix(COMPUTED) == entry['Weights Alone'] or not entry['Size'].startswith(COMPUTED)
         assert re.match(r'https://(huggingface\.co/|github\.com/.+/releases/tag/)', entry['Repository'])
@@ -63,8 +64,8 @@ def test_classifiers_have_the_computed_size(published):
     for _, entry in published:
         if 'Backbone' not in entry:
             continue
-        options = repr(entry['Backbone'])
-        size = sizes.setdefault(options, None) or size_of_classifier(entry['Backbone'])
+        options, hidden = repr(entry['Backbone']), (entry['Hidden'],) if 'Hidden' in entry else ()
+        size = sizes.setdefault(options, None) or size_of_classifier(entry['Backbone'], hidden)
         sizes[options] = size
         assert entry['Weights Alone'] == size, entry['File']
         if entry['File'].endswith('.safetensors'):

@@ -85,31 +85,33 @@ def test_every_parameter_gets_a_gradient(family, variant):
 
 
 class Scans(TorchDispatchMode):
-    """Notes the dtypes of the tensors that each scan takes, by name, and of the last state that it returns."""
+    """Notes the dtypes of the tensors that each scan takes, by name, and of the last state if it returns one."""
 
-    def __init__(self):
+    def __init__(self, operator):
         super().__init__()
-        self.seen = []
+        self.operator, self.seen = operator, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.name() == 'mmvim::selective_scan_fwd':
+        if func.name() == self.operator:
             names = (argument.name for argument in func._schema.arguments)
             taken = {name: x.dtype for name, x in zip(names, args, strict=False) if isinstance(x, torch.Tensor)}
-            self.seen.append({**taken, 'last_state': result[1].dtype})
+            states = {'last_state': result[1].dtype} if isinstance(result, tuple) else {}
+            self.seen.append({**taken, **states})
         return result
 
 
 @VARIANTS
 def test_autocast_bfloat16_has_no_nan_and_keeps_float32_states(family, variant):
     model = build(family, variant).train()
-    with torch.autocast('cpu', dtype=torch.bfloat16), Scans() as scans:
+    scan = FAMILY_CASES[family].scan
+    with torch.autocast('cpu', dtype=torch.bfloat16), Scans(scan.operator) as scans:
         outputs = model(image(2, 3, 64, 64) * 10)
     assert all(torch.isfinite(output.float()).all() for output in outputs)
     assert scans.seen
     for dtypes in scans.seen:
-        assert dtypes['u'] == torch.bfloat16, 'autocast must reach the scan, or nothing is tested'
-        kept = {name: dtypes[name] for name in ('A', 'D', 'delta_bias', 'last_state') if name in dtypes}
+        assert dtypes[scan.given] == torch.bfloat16, 'autocast must reach the scan, or nothing is tested'
+        kept = {name: dtypes[name] for name in scan.kept if name in dtypes}
         assert set(kept.values()) == {torch.float32}, kept
     sum(output.float().square().sum() for output in outputs).backward()
     for key, p in model.named_parameters():

@@ -12,7 +12,7 @@ from families import FAMILY_CASES, each
 from test_backbones import build, image
 from torch import nn
 
-from mmvim.models import LocalVimMixer
+from mmvim.models import ChannelMix, LocalVimMixer, SpatialMix
 from mmvim.registry import MODELS
 
 # PyTorch versions that are known to have the fault
@@ -34,8 +34,12 @@ MAPS = {  # layers and necks from maps to maps, with the channels that they take
 TOKENS = {  # from tokens to tokens
     **{f'{cfg["type"]}-{i}': cfg for case in FAMILY_CASES.values() for i, cfg in enumerate(case.mixers)},
     'LocalVimMixer': {'type': 'mmvim.LocalVimMixer', 'embed_dims': 8, 'd_state': 2},
+    'SpatialMix': {'type': 'mmvim.SpatialMix', 'embed_dims': 8},
+    'ChannelMix': {'type': 'mmvim.ChannelMix', 'embed_dims': 8},
     'RMSNorm': {'type': 'mmvim.RMSNorm', 'normalized_shape': 8},
 }
+
+WITH_GRID = (LocalVimMixer, SpatialMix, ChannelMix)  # mixers of tokens that need to know the rows and columns
 
 
 class Contiguous(torch.autograd.Function):
@@ -81,7 +85,7 @@ class OnTokens(nn.Module):
         self.mixer = mixer
 
     def forward(self, x):
-        grid = (x.shape[2:],) if isinstance(self.mixer, LocalVimMixer) else ()
+        grid = (tuple(x.shape[2:]),) if isinstance(self.mixer, WITH_GRID) else ()
         tokens = self.mixer(x.flatten(2).transpose(1, 2), *grid)  # (B, C, H, W) -> (B, H * W, C)
         return tokens.transpose(1, 2).unflatten(2, x.shape[2:]).contiguous()  # (B, H * W, C) -> (B, C, H, W)
 

@@ -1,4 +1,4 @@
-"""What PyTorch sees of the scan and the convolution: one operator each, whichever backend serves it."""
+"""What PyTorch sees of the scan, the convolution and the WKV: an operator each, whichever backend serves it."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ from helpers import BACKENDS, HERE, randn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvim.ops import selective_scan, selective_scan_paths
+from mmvim.ops import bi_wkv, selective_scan, selective_scan_paths
+from mmvim.ops.bi_wkv.operators import BACKENDS as WKVS
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.conv_silu.operators import BACKENDS as CONVOLUTIONS
 from mmvim.ops.selective_scan.arguments import several_paths, single_path
@@ -92,6 +93,25 @@ def test_opcheck_conv(backend, unpoisoned):
     )
 
 
+def wkv_inputs(*dtypes, length=LENGTH):
+    """Decay and bonus, k and v, in two dtypes."""
+    own, tokens = dtypes or (torch.float32, torch.float32)
+    shapes = ((24,), own), ((24,), own), ((2, length, 24), tokens), ((2, length, 24), tokens)
+    return [randn(*shape, seed=i).to(dtype) * (0.05 if i == 0 else 1) for i, (shape, dtype) in enumerate(shapes)]
+
+
+@BACKENDS
+@pytest.mark.parametrize('published', [False, True])
+def test_opcheck_wkv(backend, published, unpoisoned):
+    inputs = wkv_inputs()
+    torch.library.opcheck(OPS.bi_wkv_fwd.default, (*(x.clone().requires_grad_() for x in inputs), published, backend))
+    torch.library.opcheck(
+        OPS.bi_wkv_bwd.default,
+        (torch.ones_like(inputs[2]), *inputs, published, backend),
+        test_utils=('test_schema', 'test_faketensor', 'test_autograd_registration'),
+    )
+
+
 def layouts(results):
     return [(x.shape, x.dtype, x.stride() if x.numel() else None) for x in results]
 
@@ -137,8 +157,22 @@ def test_conv_gradients_have_the_dtypes_of_their_inputs(unpoisoned):
     assert [dtype for _, dtype, _ in found[0]] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
 
 
+@pytest.mark.parametrize('dtypes', [(torch.float32, torch.bfloat16), (torch.float32,) * 2, (torch.float64,) * 2])
+def test_all_backends_lay_the_results_of_wkv_out_alike(dtypes, unpoisoned):
+    inputs, found = wkv_inputs(*dtypes), []
+    inputs[2] = inputs[2].transpose(1, 2).contiguous().transpose(1, 2)
+    for backend in (*HERE, 'fake'):
+        with FakeTensorMode() if backend == 'fake' else torch.no_grad() as mode:
+            own = [mode.from_tensor(t) for t in inputs] if backend == 'fake' else inputs
+            name = HERE[0] if backend == 'fake' else backend
+            y = OPS.bi_wkv_fwd(*own, False, name)
+            found.append(layouts([y, *OPS.bi_wkv_bwd(y, *own, False, name)]))
+    assert all(other == found[0] for other in found)
+    assert [dtype for _, dtype, _ in found[0]] == [dtypes[1], dtypes[0], dtypes[0], dtypes[1], dtypes[1]]
+
+
 class Block(torch.nn.Module):
-    """A convolution and two scans, as a mixer has them."""
+    """A convolution, two scans and the bidirectional WKV, as mixers have them."""
 
     def __init__(self, backend=None):
         super().__init__()
@@ -149,6 +183,8 @@ class Block(torch.nn.Module):
     def forward(self, x, B, C):
         u = conv1d_silu(x, self.weight, None, [3], self.backend)[:, 0].transpose(1, 2)
         y = selective_scan(u, u * 2, self.A, B, C, delta_softplus=True, backend=self.backend)
+        decay, keys = self.A[:, 0], u.transpose(1, 2)
+        y = y + bi_wkv(decay, decay, keys, keys * 2, backend=self.backend).transpose(1, 2)
         return y + selective_scan_paths(
             u, u, self.A, B, C, paths=['forward', 'reverse'], delta_softplus=True, backend=self.backend
         )
@@ -162,7 +198,7 @@ def block_inputs():
 def served(monkeypatch):
     """The backends that ran, forward, by op."""
     ran = set()
-    for op, registered in (('scan', SCANS), ('conv', CONVOLUTIONS)):
+    for op, registered in (('scan', SCANS), ('conv', CONVOLUTIONS), ('wkv', WKVS)):
         for name in HERE:
             found = registered[name]
 
@@ -184,7 +220,7 @@ def test_an_exported_program_names_no_backend(grad, monkeypatch, served):
         program = torch.export.export(model, tuple(inputs))
         expected = model(*inputs)
     targets = {str(node.target) for node in program.graph.nodes if 'mmvim' in str(node.target)}
-    assert targets == {'mmvim.selective_scan_fwd.default', 'mmvim.conv_silu_fwd.default'}
+    assert targets == {f'mmvim.{name}_fwd.default' for name in ('selective_scan', 'conv_silu', 'bi_wkv')}
     calls = [node for node in program.graph.nodes if str(node.target) in targets]
     assert {node.args[-1] for node in calls} == {'auto'}
     assert {node.args[-2] for node in calls if 'scan' in str(node.target)} == {False}
@@ -193,7 +229,7 @@ def test_an_exported_program_names_no_backend(grad, monkeypatch, served):
         monkeypatch.setenv('MMVIM_SCAN_BACKEND', backend)
         with torch.no_grad():
             torch.testing.assert_close(program.module()(*inputs), expected)
-        assert served == {('scan', backend), ('conv', backend)}
+        assert served == {('scan', backend), ('conv', backend), ('wkv', backend)}
 
 
 @pytest.mark.parametrize('backend', [*HERE, 'reference'])
@@ -272,16 +308,17 @@ def test_flops_are_counted(backend):
     inputs = randn(2, 6, 5), randn(2, 6, 5), randn(6, 3), randn(2, 3, 5), randn(2, 3, 5), randn(6), randn(2, 6, 5)
     inputs = [x.float().requires_grad_() for x in inputs]
     x, weight = randn(2, 9, 24).float().requires_grad_(), randn(2, 24, 4).float()
-    for run, flops in (
-        (lambda: selective_scan(*inputs, backend=backend), 2 * 6 * 5 * (9 * 3 + 2)),
-        (lambda: conv1d_silu(x, weight, None, [3, 0], backend), 2 * 2 * 9 * 2 * 24 * 4),
+    for run, flops, times in (
+        (lambda: selective_scan(*inputs, backend=backend), 2 * 6 * 5 * (9 * 3 + 2), 3),
+        (lambda: conv1d_silu(x, weight, None, [3, 0], backend), 2 * 2 * 9 * 2 * 24 * 4, 2),
+        (lambda: bi_wkv(weight[0, :, 0], weight[0, :, 1], x, x, backend=backend), 13 * 2 * 9 * 24, 3),
     ):
         with FlopCounterMode(display=False) as counter:
             out = run()
         assert counter.get_total_flops() == flops
         with FlopCounterMode(display=False) as counter:
             out.sum().backward()
-        assert counter.get_total_flops() == (3 if out.dim() == 3 else 2) * flops
+        assert counter.get_total_flops() == times * flops
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run()
         assert counter.get_total_flops() == flops
@@ -295,6 +332,7 @@ def test_double_backward_raises(backend):
     for out, leaf in (
         (selective_scan(u, u, A, B, C, backend=backend), u),
         (conv1d_silu(x, weight, None, [2], backend), x),
+        (bi_wkv(weight[0, :, 0], weight[0, :, 1], x, x, backend=backend), x),
     ):
         (grad,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
         with pytest.raises(RuntimeError, match=r"_bwd has no autograd formula.*backend='reference' has them"):
@@ -307,3 +345,6 @@ def test_the_reference_can_be_differentiated_twice():
     assert torch.autograd.gradgradcheck(lambda u: selective_scan(u, u, A, B, C, backend='reference'), u)
     x, weight = randn(1, 5, 4).requires_grad_(), randn(1, 4, 3).requires_grad_()
     assert torch.autograd.gradgradcheck(lambda *x: conv1d_silu(*x, None, [2], 'reference'), (x, weight))
+    leaves = [x.requires_grad_() for x in (randn(3) * 0.1, randn(3), randn(1, 4, 3), randn(1, 4, 3, seed=1))]
+    for boundary in ('exact', 'published'):
+        assert torch.autograd.gradgradcheck(lambda *x, b=boundary: bi_wkv(*x, boundary=b, backend='reference'), leaves)

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.skipif(
     reason="Triton is not installed, interprets, or has no compiler for AMD's GPUs",
 )
 
-FEW = [('cross', 1, 'bfloat16'), ('conv of Vim', 0, 'float16'), ('norm', 384, 'bfloat16')]
+FEW = [
+    ('cross', 1, 'bfloat16'),
+    ('conv of Vim', 0, 'float16'),
+    ('norm', 384, 'bfloat16'),
+    ('wkv published', 384, 'float16'),
+]
 MORE = [('gated', 8, 'float16'), ('vim', 16, 'bfloat16'), ('gated', 64, 'float32')]
 
 

@@ -17,6 +17,7 @@ from triton_resources import (
     LEAST_WARPS,
     SERVERS,
     SETTINGS,
+    WKVS,
     brief,
     build_launches,
     faults,
@@ -42,6 +43,8 @@ def poisoned_memory():
 def expected_kernels(wanted):
     if wanted.setting in CALLS:
         return {'forward', 'backward', 'collect'}
+    if wanted.setting in WKVS:
+        return {'wkv forward', 'wkv backward'}
     return (
         {'norm forward', 'norm backward'}
         if wanted.setting == 'norm'

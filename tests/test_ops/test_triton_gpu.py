@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
+from helpers import randn, worst_errors
 from triton_cases import ATROUS, CASES, CROSS, LONG, PARTIAL, Case, errors_of
 
-from mmvim.ops import selective_scan
+from mmvim.ops import bi_wkv, selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
 from mmvim.ops.selective_scan.triton import sizes
@@ -191,6 +192,21 @@ def test_norm_and_convolution():
         found.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('boundary', ['exact', 'published'])
+@pytest.mark.parametrize('shape', [(2, 196, 192), (1, 1024, 384), (1, 33, 20), (3, 1, 7)])
+def test_bidirectional_wkv(boundary, shape):
+    length, dim = shape[1:]
+    inputs = [randn(dim) / length, randn(dim, seed=1), randn(*shape), randn(*shape, seed=2)]
+    found = worst_errors(
+        lambda *x: bi_wkv(*x, boundary=boundary),
+        lambda *x: bi_wkv(*x, boundary=boundary, backend='torch'),
+        inputs,
+        [torch.float32] * 4,
+        'cuda',
+    )
+    assert found[0] < 5e-6 and (length == 1 or max(found) < 2e-5)
 
 
 def test_compute_sanitizer():

@@ -39,11 +39,16 @@ LEAST_WARPS = {
     'conv transposed': 16,
     'norm forward': 16,
     'norm backward': 16,
+    'wkv forward': 16,
+    'wkv backward': 16,
 }
 
 
 class Specialisation(NamedTuple):
-    """Kernels that are compiled; see :func:`build_launches` for the settings. Number: states, or channels of a norm."""
+    """Kernels that are compiled; see :func:`build_launches` for the settings.
+
+    The number is that of states, or of the channels of a norm or a WKV.
+    """
 
     setting: str
     number: int
@@ -93,7 +98,8 @@ CALLS = {
 }
 CONVOLUTIONS = {'conv of Vim': (384, 4, (3, 0), True), 'conv of MambaVision': (392, 3, (1,), False)}
 NORM = 'norm'
-SETTINGS = (*CALLS, *CONVOLUTIONS, NORM)
+WKVS = {'wkv exact': False, 'wkv published': True}
+SETTINGS = (*CALLS, *CONVOLUTIONS, NORM, *WKVS)
 
 
 def build_launches(setting: str, number: int, dtype: str, length: int) -> dict:
@@ -114,12 +120,15 @@ def build_launches(setting: str, number: int, dtype: str, length: int) -> dict:
         atrous          four partial paths over one u, along maps of fewer steps, with an output each (EfficientVMamba)
         in steps        one partial path with a gate and states, whose tensors are in the order of its steps (MSVMamba)
     The convolutions are those of Vim (two filters) and MambaVision (392 channels), forward and backward; 'norm' is
-    RMSNorm with the residual in float32, of as many channels as ``number`` says.
+    RMSNorm with the residual in float32, of as many channels as ``number`` says, and so are the bidirectional WKVs, as
+    the paper and as the published kernel have it.
     """
     if setting in CONVOLUTIONS:
         found = convolution(setting, dtype, length)
     elif setting == NORM:
         found = norm(number, dtype, length)
+    elif setting in WKVS:
+        found = wkv(WKVS[setting], number, dtype, length)
     else:
         found = scan(CALLS[setting], number, dtype, length)
     return {launch.name + (', adjoint' if launch.arguments.get('ADJOINT') else ''): launch for launch in found}
@@ -194,6 +203,14 @@ def norm(channels: int, dtype: str, length: int) -> list:
     return [forward, backward_launch(y, total, total, weight, scale, kind, full)[0]]
 
 
+def wkv(published: bool, channels: int, dtype: str, length: int) -> list:
+    from mmvim.ops.bi_wkv.triton import backward_launch, forward_launch
+
+    own, tokens = empty(channels), empty(2, length, channels, kind=getattr(torch, dtype))
+    inputs = own, own, tokens, tokens, published
+    return [forward_launch(*inputs)[0], backward_launch(tokens, *inputs)[0]]
+
+
 def grid(
     setting: str, numbers: tuple[int, ...], archs: tuple[int, ...], length: int = 1024, dtypes: tuple[str, ...] = DTYPES
 ) -> list[Specialisation]:
@@ -202,13 +219,15 @@ def grid(
 
 SERVERS, CONSUMERS = (80, 90, 100), (86, 89, 120)
 TWO = {'dtypes': ('float16', 'float32')}
-# The convolutions and the norm; MambaVision's channels; what else one may ask for; paths with padding steps; consumers'
-# GPUs; numbers of states between powers of two; rows too short to be cut; VMamba's paths, 1 or 16 states; a gate and a
-# first state, 8 or 64; and Vim's two directions, every power of two. Dtypes and servers' architectures are all three
-# unless said otherwise.
+# The convolutions, the norm and the WKV; MambaVision's channels; what else one may ask for; paths with padding steps;
+# consumers' GPUs; numbers of states between powers of two; rows too short to be cut; VMamba's paths, 1 or 16 states; a
+# gate and a first state, 8 or 64; and Vim's two directions, every power of two. Dtypes and servers' architectures are
+# all three unless said otherwise.
 EVERY = [
     *(x for name in CONVOLUTIONS for x in grid(name, (0,), SERVERS)),
     *grid(NORM, (192, 384, 768, 1000, 4096), SERVERS),
+    *(x for name in WKVS for x in grid(name, (384,), SERVERS)),
+    *(x for name in WKVS for x in grid(name, (1000,), CONSUMERS, **TWO)),
     *grid('mambavision', (8,), SERVERS),
     *(x for name in ('mambavision', 'drop-in', 'u along maps', 'stacked') for x in grid(name, (16,), (90,), **TWO)),
     *(x for name in ('drop-in', 'bare', 'u along maps', 'stacked') for x in grid(name, (1, 8), (90,), **TWO)),
@@ -256,6 +275,8 @@ FEW = [
         ('conv of Vim', 0, 'float16', 1024, 90),
         ('conv of MambaVision', 0, 'float32', 1024, 80),
         ('norm', 384, 'bfloat16', 1024, 100),
+        ('wkv exact', 384, 'float16', 1024, 90),
+        ('wkv published', 384, 'float32', 1024, 80),
     )
 ]
 

@@ -10,6 +10,7 @@ from mmvim.checkpoints.families.plain_mamba import PlainMambaFamily
 from mmvim.checkpoints.families.recognise import family_of, recognise
 from mmvim.checkpoints.families.vim import VimFamily
 from mmvim.checkpoints.families.vmamba import VMambaFamily
+from mmvim.checkpoints.families.vrwkv import VRWKVFamily
 
 __all__ = [
     'FAMILIES',
@@ -21,6 +22,7 @@ __all__ = [
     'MambaVisionFamily',
     'PlainMambaFamily',
     'VMambaFamily',
+    'VRWKVFamily',
     'VimFamily',
     'family_of',
     'recognise',

@@ -42,6 +42,8 @@ class Family(ABC):
         output_norm: Pattern of how the names of norms of outputs begin; its group is the level. Defaults to
             ``outnorm0.`` and so on.
         neck: The backbone's names that belong to a neck here, as prefix in the file to prefix here. Defaults to {}.
+        part_names: From names of other parts in files, such as the layers of a head, to mmvim's; pairs as in
+            ``renames``. Defaults to ().
         never_used: Beginnings of the names of tensors that the publisher's dense models have and never use, with the
             reason. Defaults to {}.
         records: Buffers in which mmvim's weights keep what a publisher's do not say, such as the grid of the positions.
@@ -77,6 +79,7 @@ class Family(ABC):
     final_norm: ClassVar[str]
     output_norm: ClassVar[str] = r'outnorm(\d)\.'
     neck: ClassVar[dict[str, str]] = {}
+    part_names: ClassVar[tuple[tuple[str, str], ...]] = ()
     never_used: ClassVar[dict[str, str]] = {}
     records: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
@@ -115,6 +118,10 @@ class Family(ABC):
     def rename(self, name: str) -> str:
         """Return the backbone's name for a name in a file."""
         return _substitute(name, self.renames)
+
+    def rename_part(self, name: str) -> str:
+        """Return mmvim's name for one of another part than the backbone."""
+        return _substitute(name, self.part_names)
 
     def published_name(self, name: str) -> str:
         """Return the name in the publisher's current files for one of the backbone."""

@@ -87,7 +87,7 @@ class PlainMambaFamily(Family):
     def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, None]:
         """See the base class."""
         config: dict[str, Any] = {'type': 'mmvim.PlainMamba', 'arch': arch}
-        size, grid = options['img_size'], _grid(own, options)
+        size, grid = options['img_size'], stored_grid(own, options)
         if size is None and grid is not None:
             size = _STRIDE * grid[0] if grid[0] == grid[1] else (_STRIDE * grid[0], _STRIDE * grid[1])
         config.update({} if size is None else {'img_size': size})
@@ -113,7 +113,7 @@ class PlainMambaFamily(Family):
         if module.ln1 is None and 'ln1.' not in module.not_built:
             drop(weights, report, 'ln1.', 'norm of the last block, which this backbone is built without')
         weights = super().fit(weights, module, options, report)
-        grid = _grid(own, options)
+        grid = stored_grid(own, options)
         if grid is None:
             return weights
         if grid != module.grid_size:
@@ -127,11 +127,19 @@ class PlainMambaFamily(Family):
         return weights
 
 
-def _grid(own: dict[str, Tensor], options: dict) -> tuple[int, int] | None:
+def stored_grid(own: dict[str, Tensor], options: dict) -> tuple[int, int] | None:
     """Return the grid of a file's positions, or None if there are none.
+
+    Args:
+        own: The tensors of the file's backbone by its names.
+        options: All of ``file_options``; ``grid`` is what a user says.
 
     Raises:
         CheckpointError: If it is not known, or the user says another one than the file.
+
+    Examples:
+        >>> stored_grid({'pos_embed': torch.zeros(1, 196, 8)}, {'grid': None})
+        (14, 14)
     """
     if 'pos_embed' not in own:
         return None

@@ -8,8 +8,10 @@ from mmvim.models.backbones.msvmamba import MSVMamba
 from mmvim.models.backbones.plain_mamba import PlainMamba
 from mmvim.models.backbones.vim import Vim
 from mmvim.models.backbones.vmamba import VMamba
+from mmvim.models.backbones.vrwkv import VRWKV
 
 __all__ = [
+    'VRWKV',
     'EfficientVMamba',
     'LocalVMamba',
     'LocalVim',

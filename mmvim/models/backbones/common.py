@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmvim.models.layers.pos_embed import read_grid, resize_grid, square_grid
+
 
 def resolve_arch(arch: str | dict, zoo: Mapping[str, dict], defaults: Mapping[str, Any]) -> dict:
     """Return the settings of an architecture given by name or as a dict.
@@ -85,6 +87,43 @@ def block_drop_path_rates(drop_path_rate: float, depth: int) -> list[float]:
         raise ValueError(f'drop_path_rate={drop_path_rate} must lie in [0, 1)')
     # On the CPU whatever the default device, so that a model can be built on 'meta'.
     return torch.linspace(0, drop_path_rate, depth, dtype=torch.float64, device='cpu').tolist()
+
+
+def fit_stored_positions(state_dict: dict, key: str, grid: tuple[int, int], channels: int) -> None:
+    """Resize the positions among weights to a model's grid, in place, and record that grid as ``<key>_grid``.
+
+    Weights that do not say their grid are a publisher's, whose grids are square.
+
+    Args:
+        state_dict: The weights, before they are loaded.
+        key: Name of the positions (1, rows * columns, channels).
+        grid: Rows and columns of the model's.
+        channels: The model's; positions of another width are left for ``load_state_dict`` to report.
+
+    Raises:
+        ValueError: If the grid of the stored positions is not known.
+
+    Examples:
+        >>> weights = {'pos_embed': torch.ones(1, 16, 8)}
+        >>> fit_stored_positions(weights, 'pos_embed', (4, 6), 8)
+        >>> weights['pos_embed'].shape, weights['pos_embed_grid'].tolist()
+        (torch.Size([1, 24, 8]), [4, 6])
+    """
+    record = state_dict.pop(key + '_grid', None)
+    state_dict[key + '_grid'] = torch.tensor(grid, device='cpu')
+    stored = state_dict.get(key)
+    if stored is None or stored.ndim != 3 or stored.shape[2] != channels:
+        return  # missing, or another width: load_state_dict reports it
+    cells = stored.shape[1]
+    theirs = square_grid(cells) if record is None else read_grid(record, cells)
+    if theirs is None:
+        raise ValueError(
+            f'{key} of the checkpoint has {cells} positions, '
+            f'{"and does not say of which grid" if record is None else "which do not fill the grid it records"}; '
+            f'this model has {grid[0]} x {grid[1]}. Load it by '
+            "init_cfg=dict(type='Pretrained', checkpoint=..., grid=(rows, columns))"
+        )
+    state_dict[key] = resize_grid(stored, theirs, grid)
 
 
 def freeze(*parts: nn.Module | nn.Parameter | None) -> None:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from mmvim.models.backbones.common import resolve_arch
 from mmvim.models.backbones.localvmamba import published_directions
-from mmvim.models.backbones.vim import Vim, VimBlock
+from mmvim.models.backbones.vim import Vim
 from mmvim.models.layers.local_scan import LocalVimMixer, direction_paths
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.pos_embed import resize_grid, rope_tables
+from mmvim.models.layers.vim_block import VimBlock
 from mmvim.registry import MODELS
 
 # The published directions, block by block, of T and S alike.
@@ -105,6 +106,7 @@ class LocalVim(Vim):
         'small': {'embed_dims': 384, 'depth': 20, 'directions': _SEARCHED},
     }
     arch_defaults: ClassVar[dict] = {**Vim.arch_defaults, 'directions': ('h', 'h_flip', 'w7', 'w7_flip')}
+    bare: ClassVar[dict] = {'out_indices': -1, 'feature': 'residual', 'out_norm': False, 'final_norm': False}
 
     def __init__(
         self,

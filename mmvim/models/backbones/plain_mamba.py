@@ -11,7 +11,7 @@ configs of segmentors cannot be built, because they name a class that is not reg
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,44 +20,22 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmvim.models.backbones.base import Backbone
-from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.base import PlainBackbone
+from mmvim.models.backbones.common import (
+    block_drop_path_rates,
+    fit_stored_positions,
+    freeze,
+    normalize_out_indices,
+    resolve_arch,
+)
 from mmvim.models.layers.norm import build_norm
+from mmvim.models.layers.plain_layout import PlainLayout
 from mmvim.models.layers.plain_mamba_mixer import PlainMambaMixer
-from mmvim.models.layers.pos_embed import read_grid, resize_grid, square_grid
+from mmvim.models.layers.pos_embed import resize_grid
 from mmvim.models.layers.recompute import recompute
 from mmvim.registry import MODELS
 
 _OUTPUT_NORM = {'type': 'LN', 'eps': 1e-6}
-
-
-class PlainLayout(torch.autograd.Function):
-    """Copy a map (B, C, H, W) and its gradient into the plain layout, the stride of a batch axis of size 1 included.
-
-    A CPU's batch norm computes wrong gradients if one of its input and the gradient of its output is a map as tokens
-    make it. Convolutions and activations hand such a gradient on.
-
-    Examples:
-        >>> tokens = torch.randn(1, 15, 8)
-        >>> PlainLayout.apply(tokens.transpose(1, 2).reshape(1, 8, 3, 5)).stride()
-        (120, 15, 5, 1)
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        """Return a copy of x."""
-        return x.clone(memory_format=torch.contiguous_format)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        """Save nothing."""
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Return a copy of the gradient."""
-        return grad.clone(memory_format=torch.contiguous_format)
 
 
 class ConvStem(nn.Module):
@@ -138,7 +116,7 @@ class PlainMambaBlock(nn.Module):
 
 
 @MODELS.register_module()
-class PlainMamba(Backbone):
+class PlainMamba(PlainBackbone):
     """PlainMamba as a plain backbone: every output has the stride of the patches, 16.
 
     A head that wants a pyramid needs a neck (``mmseg.Feature2Pyramid``, ``mmvim.SimpleFPN``); the published segmentors
@@ -191,6 +169,7 @@ class PlainMamba(Backbone):
         'stem_convs': 2,
         'conv_blocks': (),
     }
+    bare: ClassVar[dict] = {'out_indices': -1, 'out_norm': False, 'final_norm': False}
 
     def __init__(
         self,
@@ -258,26 +237,7 @@ class PlainMamba(Backbone):
                     nn.init.zeros_(module.bias)
 
     def _fit_pos_embed(self, state_dict: dict, prefix: str, *_: object) -> None:
-        """Resize the positions to this model's grid before loading.
-
-        Weights that do not say their grid are the publisher's, whose grids are square.
-        """
-        key = prefix + 'pos_embed'
-        record = state_dict.pop(key + '_grid', None)
-        state_dict[key + '_grid'] = torch.tensor(self.grid_size, device='cpu')
-        stored = state_dict.get(key)
-        if stored is None or stored.ndim != 3 or stored.shape[2] != self.embed_dims:
-            return  # missing, or another width: load_state_dict reports it
-        cells = stored.shape[1]
-        grid = square_grid(cells) if record is None else read_grid(record, cells)
-        if grid is None:
-            raise ValueError(
-                f'{key} of the checkpoint has {cells} positions, '
-                f'{"and does not say of which grid" if record is None else "which do not fill the grid it records"}; '
-                f'this model has {self.grid_size[0]} x {self.grid_size[1]}. Load it by '
-                "init_cfg=dict(type='Pretrained', checkpoint=..., grid=(rows, columns))"
-            )
-        state_dict[key] = resize_grid(stored, grid, self.grid_size)
+        fit_stored_positions(state_dict, prefix + 'pos_embed', self.grid_size, self.embed_dims)
 
     def _output(self, x: Tensor, index: int) -> Tensor:
         """Normalise cells (B, h, w, C) after a block, and return them as a map (B, C, h, w)."""
@@ -286,6 +246,31 @@ class PlainMamba(Backbone):
         elif self.out_norm:
             x = getattr(self, f'norm_layer{index}')(x)
         return x.permute(0, 3, 1, 2).contiguous()
+
+    @property
+    def patch_stride(self) -> tuple[int, int]:
+        """See the base class."""
+        return 16, 16
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """See the base class."""
+        x = self.patch_embed(images)
+        grid = (x.shape[1], x.shape[2])
+        return x.flatten(1, 2) + resize_grid(
+            self.pos_embed, self.grid_size, grid
+        ), grid  # (B, h, w, C) -> (B, h * w, C)
+
+    def run_blocks(self, tokens: Tensor, grid: tuple[int, int], first: int, stop: int) -> Tensor:
+        """See the base class."""
+        x = tokens.unflatten(1, grid)  # (B, h * w, C) -> (B, h, w, C)
+        for index in range(first, stop):
+            x = self._block(index, x)
+        return x.flatten(1, 2)  # (B, h, w, C) -> (B, h * w, C)
+
+    def _block(self, index: int, x: Tensor) -> Tensor:
+        """Run one block on cells (B, h, w, C)."""
+        layer = self.layers[index]
+        return recompute(layer, layer, x) if self.with_cp and self.training and x.requires_grad else layer(x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices``.
@@ -296,12 +281,11 @@ class PlainMamba(Backbone):
         Returns:
             Maps (B, embed_dims, ceil(H / 16), ceil(W / 16)).
         """
-        x = self.patch_embed(x)
-        grid = (x.shape[1], x.shape[2])
-        x = x + resize_grid(self.pos_embed, self.grid_size, grid).unflatten(1, grid)  # (1, h * w, C) -> (1, h, w, C)
+        tokens, grid = self.embed(x)
+        x = tokens.unflatten(1, grid)  # (B, h * w, C) -> (B, h, w, C)
         outputs = []
-        for index, layer in zip(range(self.needed), self.layers, strict=False):  # a slice would be a module
-            x = recompute(layer, layer, x) if self.with_cp and self.training and x.requires_grad else layer(x)
+        for index in range(self.needed):
+            x = self._block(index, x)
             if index in self.out_indices:
                 outputs.append(self._output(x, index))
         return tuple(outputs)

@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmvim.models.backbones.base import Backbone
+from mmvim.models.backbones.base import PlainBackbone
 from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
-from mmvim.models.layers.norm import RMSNorm, build_norm
+from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
-from mmvim.models.layers.plain_layers import dtype_of, is_plain
+from mmvim.models.layers.plain_layers import dtype_of
 from mmvim.models.layers.pos_embed import (
     class_rows,
     fit_positions,
@@ -32,9 +31,7 @@ from mmvim.models.layers.pos_embed import (
     split_rows,
     square_grid,
 )
-from mmvim.models.layers.recompute import recompute
-from mmvim.models.layers.vim_mixer import VimMixer
-from mmvim.ops.rms_norm import add_rms_norm, fuses_add
+from mmvim.models.layers.vim_block import VimBlock
 from mmvim.registry import MODELS
 
 CLASS_TOKENS = {
@@ -45,72 +42,8 @@ CLASS_TOKENS = {
 }
 
 
-class VimBlock(nn.Module):
-    """Add the previous block's output to the stream, normalise the sum and mix it.
-
-    The stream (``residual``) and the previous mixer's output (``hidden``) are passed on separately, as in the published
-    models: dense features are taken from one or the other.
-
-    Args:
-        embed_dims: Channels of a token.
-        norm_cfg: Norm before the mixer.
-        mixer_cfg: Arguments of :class:`VimMixer` other than ``embed_dims``.
-        drop_path_rate: Probability of dropping this block's own output from the stream of a sample; the caller applies
-            ``drop_path`` before the next block, because the 'mixer' feature is taken undropped.
-
-    Examples:
-        >>> block = VimBlock(8, {'type': 'mmvim.RMSNorm'}, {'d_state': 4}, drop_path_rate=0.0)
-        >>> hidden, residual = block(None, torch.randn(2, 49, 8))
-        >>> hidden, residual = block(hidden, residual)
-        >>> hidden.shape, residual.shape
-        (torch.Size([2, 49, 8]), torch.Size([2, 49, 8]))
-    """
-
-    mixer_type: ClassVar[type[nn.Module]] = VimMixer
-
-    def __init__(self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float) -> None:
-        super().__init__()
-        self.norm = build_norm(norm_cfg, embed_dims)
-        self.mixer = self.mixer_type(embed_dims, **mixer_cfg)
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(
-        self, hidden: Tensor | None, residual: Tensor, with_cp: bool = False, grid: tuple[int, int] = (0, 0)
-    ) -> tuple[Tensor, Tensor]:
-        """Add ``hidden`` to the stream, normalise and mix.
-
-        Args:
-            hidden: The previous block's output (B, L, C); None before the first block.
-            residual: The stream (B, L, C).
-            with_cp: Recompute norm and mixer in the backward pass. Defaults to False.
-            grid: Rows and columns of the tokens, for a mixer that asks for them. Defaults to (0, 0), unknown.
-
-        Returns:
-            The mixer's output and the stream that it was computed from, each (B, L, C). The stream has the dtype that
-            both arguments promote to.
-        """
-        norm, fuse = self.norm, not with_cp and fuses_add(residual)
-        if fuse and hidden is not None and isinstance(norm, RMSNorm) and is_plain(RMSNorm, norm):
-            # On a GPU the norm does the addition too, in one pass over memory.
-            normed, residual = add_rms_norm(hidden, residual, norm.weight, norm.eps)
-            return self.mix(normed, grid), residual
-        residual = residual if hidden is None else residual + hidden
-        # The sum is formed outside the recomputed part, so that only one tensor a block is kept for it.
-        if with_cp and residual.requires_grad:
-            return recompute(self, self._norm_and_mix, residual, grid), residual
-        return self._norm_and_mix(residual, grid), residual
-
-    def _norm_and_mix(self, residual: Tensor, grid: tuple[int, int]) -> Tensor:
-        dtype = dtype_of(self.mixer.get_submodule('in_proj'), dtype_of(self.norm, residual.dtype))
-        return self.mix(self.norm(residual.to(dtype)), grid)
-
-    def mix(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Mix normed tokens (B, L, C)."""
-        return self.mixer(tokens)
-
-
 @MODELS.register_module()
-class Vim(Backbone):
+class Vim(PlainBackbone):
     """Vision Mamba as a plain backbone: every output has the stride of the patches.
 
     A head that wants a pyramid needs a neck (``mmseg.Feature2Pyramid``, ``mmvim.SimpleFPN``).
@@ -165,6 +98,7 @@ class Vim(Backbone):
         'base': {'embed_dims': 768, 'depth': 24},
     }
     arch_defaults: ClassVar[dict] = {'d_state': 16, 'd_conv': 4, 'expand': 2, 'dt_rank': 'auto'}
+    bare: ClassVar[dict] = {'out_indices': -1, 'feature': 'residual', 'out_type': 'featmap', 'final_norm': False}
 
     def __init__(
         self,
@@ -315,6 +249,70 @@ class Vim(Backbone):
             return classes.mean(dim=1)
         return patches.transpose(1, 2).unflatten(2, grid).contiguous()  # (B, C, h * w) -> (B, C, h, w)
 
+    @property
+    def patch_stride(self) -> tuple[int, int]:
+        """See the base class."""
+        return self.patch_embed.stride
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """See the base class."""
+        tokens, grid = self.patch_embed(images)
+        rows = self.class_rows(tokens.shape[1])
+        # Each class token (1, 1, C) -> (B, 1, C).
+        classes = [getattr(self, name).expand(len(images), -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
+        tokens = insert_rows(tokens, [c.to(tokens.dtype) for c in classes], rows)
+        if self.pos_embed is not None:
+            tokens = tokens + self._fit(self.pos_embed, self.grid_size, grid, self.cls_token_type)
+        return tokens, grid
+
+    def run_blocks(self, tokens: Tensor, grid: tuple[int, int], first: int, stop: int) -> Tensor:
+        """See the base class.
+
+        The stream is what the next block would begin with: the sum of the stream and the last block's output, rotated
+        if the backbone rotates them before that block.
+        """
+        return self._run(tokens, grid, first, stop, 'residual', (stop - 1,))[stop - 1]
+
+    def patches_of(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """See the base class."""
+        return split_rows(tokens, self.class_rows(grid[0] * grid[1]))[0]
+
+    def with_patches(self, tokens: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """See the base class."""
+        rows = self.class_rows(grid[0] * grid[1])
+        if not rows:
+            return patches
+        classes = split_rows(tokens, rows)[1]  # (B, number of them, C)
+        return insert_rows(patches, [c.to(patches.dtype) for c in classes.split(1, dim=1)], rows)
+
+    def _run(
+        self, tokens: Tensor, grid: tuple[int, int], first: int, stop: int, feature: str, wanted: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Run blocks and return the ``feature`` of each one ``wanted``, among them the last of them."""
+        tables = None
+        if self.rope:
+            tables = self.rotary_tables(grid, self.class_rows(grid[0] * grid[1]), tokens.device)
+        residual = tokens
+        if self.residual_in_fp32:
+            residual = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        hidden: Tensor | None = None
+        outputs: dict[int, Tensor] = {}
+        for index in range(first, stop):
+            # What an earlier call returned is rotated already.
+            residual = self._rotate(residual, tables, index == 0 or (self.rope_residual and index > first))
+            if hidden is not None:
+                hidden = self.layers[index - 1].drop_path(self._rotate(hidden, tables))
+            hidden, residual = self.layers[index](hidden, residual, self.with_cp and self.training, grid)
+            # A block's output joins the stream in the next block.
+            done, output = (index, hidden) if feature == 'mixer' else (index - 1, residual)
+            if done in wanted:
+                outputs[done] = output
+        if feature == 'residual' and hidden is not None:
+            if stop < self.depth:  # what the next block would begin with
+                residual, hidden = self._rotate(residual, tables, self.rope_residual), self._rotate(hidden, tables)
+            outputs[stop - 1] = residual + self.layers[stop - 1].drop_path(hidden)
+        return outputs
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute one output for each of ``out_indices``.
 
@@ -324,36 +322,9 @@ class Vim(Backbone):
         Returns:
             Maps (B, embed_dims, h, w) with h, w the grid of patches, or class tokens (B, embed_dims).
         """
-        tokens, grid = self.patch_embed(x)
-        rows = self.class_rows(tokens.shape[1])
-        # Each class token (1, 1, C) -> (B, 1, C).
-        classes = [getattr(self, name).expand(len(x), -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
-        tokens = insert_rows(tokens, [c.to(tokens.dtype) for c in classes], rows)
-        if self.pos_embed is not None:
-            tokens = tokens + self._fit(self.pos_embed, self.grid_size, grid, self.cls_token_type)
-        tables = None
-        if self.rope:
-            tables = self.rotary_tables(grid, rows, tokens.device)
-
-        residual = tokens
-        if self.residual_in_fp32:
-            residual = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-        hidden: Tensor | None = None
-        outputs: dict[int, Tensor] = {}
+        tokens, grid = self.embed(x)
+        outputs = self._run(tokens, grid, 0, self.needed, self.feature, self.out_indices)
         last = self.needed - 1
-        for index, layer in zip(range(self.needed), self.layers, strict=False):  # a slice would be a module
-            residual = self._rotate(residual, tables, index == 0 or self.rope_residual)
-            if hidden is not None:
-                hidden = self.layers[index - 1].drop_path(self._rotate(hidden, tables))
-            hidden, residual = layer(hidden, residual, self.with_cp and self.training, grid)
-            # A block's output joins the stream in the next block.
-            done, feature = (index, hidden) if self.feature == 'mixer' else (index - 1, residual)
-            if done in self.out_indices:
-                outputs[done] = feature
-        if self.feature == 'residual' and hidden is not None:
-            if last < self.depth - 1:  # what the next block would begin with
-                residual, hidden = self._rotate(residual, tables, self.rope_residual), self._rotate(hidden, tables)
-            outputs[last] = residual + self.layers[last].drop_path(hidden)
         if self.norm_f is not None and last == self.depth - 1:
             outputs[last] = self.norm_f(outputs[last])
         return tuple(self._output(outputs[index], grid) for index in self.out_indices)

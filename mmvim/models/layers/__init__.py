@@ -8,9 +8,11 @@ from mmvim.models.layers.norm import LN2d, RMSNorm, build_norm
 from mmvim.models.layers.plain_mamba_mixer import PlainMambaMixer
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
 from mmvim.models.layers.vim_mixer import VimMixer
+from mmvim.models.layers.vrwkv_layers import ChannelMix, SpatialMix
 
 __all__ = [
     'ES2D',
+    'ChannelMix',
     'LN2d',
     'LocalScan2D',
     'LocalVimMixer',
@@ -19,6 +21,7 @@ __all__ = [
     'PlainMambaMixer',
     'RMSNorm',
     'SelectiveScan2D',
+    'SpatialMix',
     'VimMixer',
     'build_norm',
 ]

@@ -20,7 +20,18 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ('library.cpp', 'scan_forward.h', 'scan_backward.h', 'scan_problem.h', 'conv_silu.h', 'tiles.h', 'vec.h')
+SOURCES = (
+    'library.cpp',
+    'bi_wkv.h',
+    'bi_wkv_backward.h',
+    'bi_wkv_sums.h',
+    'conv_silu.h',
+    'scan_backward.h',
+    'scan_forward.h',
+    'scan_problem.h',
+    'tiles.h',
+    'vec.h',
+)
 # at::parallel_for needs OpenMP; GCC and Clang alone know the vectors of vec.h.
 OPENMP = () if sys.platform == 'darwin' else ('-fopenmp',)
 FLAGS = ('-O3', '-march=native', '-std=c++20', '-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math', *OPENMP)

@@ -1,6 +1,7 @@
-// Registers the selective scan and the short convolution on CPUs, forward and backward, as PyTorch operators.
+// Registers the selective scan, the short convolution and the bidirectional WKV on CPUs, forward and backward, as PyTorch operators.
 #include <torch/library.h>
 
+#include "bi_wkv_backward.h"
 #include "scan_backward.h"
 #include "conv_silu.h"
 #include "scan_forward.h"
@@ -21,6 +22,10 @@ TORCH_LIBRARY(mmvim_native, m) {
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_silu_forward(Tensor x, Tensor weight, Tensor? bias, int[] left) -> Tensor");
   m.def("conv_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, int[] left) -> (Tensor, Tensor, Tensor)");
+  m.def("bi_wkv_forward(Tensor decay, Tensor bonus, Tensor k, Tensor v, bool published) -> Tensor");
+  m.def(
+      "bi_wkv_backward(Tensor grad, Tensor decay, Tensor bonus, Tensor k, Tensor v, bool published) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mmvim_native, CPU, m) {
@@ -28,4 +33,6 @@ TORCH_LIBRARY_IMPL(mmvim_native, CPU, m) {
   m.impl("scan_backward", mmvim::scan_backward);
   m.impl("conv_silu_forward", mmvim::conv_silu_forward);
   m.impl("conv_silu_backward", mmvim::conv_silu_backward);
+  m.impl("bi_wkv_forward", mmvim::bi_wkv_forward);
+  m.impl("bi_wkv_backward", mmvim::bi_wkv_backward);
 }

@@ -112,6 +112,62 @@ static inline vf exp(vf x) {
 #endif
 }
 
+// x * 2^e for whole numbers e. Where |e| is so large that the result is none that floats have, it is zero or infinite.
+static inline vf times_exp2(vf x, vf e) {
+#if defined(MMVIM_AVX512)
+  return (vf)_mm512_scalef_ps((__m512)x, (__m512)e);
+#else
+  const vf top = splat(250.f);
+  e = e < top ? e : top;
+  return scale(x, e > -top ? e : -top);
+#endif
+}
+
+// e^x for any finite x as m * 2^whole, m about 1: it does not overflow, and loses no digit where |x| is large. Without Any,
+// |x| is at most 4096.
+template <bool Any>
+static inline vf exp_parts(vf x, vf& whole) {
+#if defined(MMVIM_AVX512)
+  const vf k = x * LOG2E, rest = (vf)_mm512_fmsub_ps((__m512)x, _mm512_set1_ps(LOG2E), (__m512)k) + x * LOG2E_REST;
+  const vf floor = (vf)_mm512_roundscale_ps((__m512)k, 9), above = (k - floor) + rest;  // rest is large where x is
+  if (!Any) {
+    whole = floor;
+    return exp2_above(above);
+  }
+  const vf more = (vf)_mm512_roundscale_ps((__m512)above, 9), r = above - more;
+  whole = floor + more;
+  return exp2_above(r);
+#else
+  const vf magic = splat(12582912.f), limit = splat(4194304.f);  // 1.5 * 2^23, 2^22
+  auto round = [&](vf y) { return y < limit ? (y > -limit ? (y + magic) - magic : y) : y; };
+  // x log2(e) in parts, the first of which is exact: the upper digits of x times those of log2(e).
+  const vf upper = (vf)((vi)x & ~0x1fff), lower = x - upper;
+  const vf k = round(x * LOG2E), rest = ((upper * 1.4423828125f - k) + upper * 3.12228388963e-4f) + lower * LOG2E;
+  const vf more = round(rest);
+  whole = k + more;
+  return exp2_fraction(rest - more);
+#endif
+}
+
+// The exponents of the largest powers of two in |x|; -127 for zero.
+static inline vf exponent_of(vf x) { return __builtin_convertvector((((vi)x >> 23) & 255) - 127, vf); }
+
+static inline vf max(vf x, vf y) { return x > y ? x : y; }
+static inline vf min(vf x, vf y) { return x < y ? x : y; }
+static inline vf abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+
+// Whether x is at most `limit` in all lanes; NaN is not.
+static inline bool all_within(vf x, float limit) {
+#if defined(MMVIM_AVX512)
+  return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(limit), _CMP_LE_OQ) == 0xffff;
+#else
+  const vi within = x <= limit;
+  int all = -1;
+  for (int i = 0; i < W; ++i) all &= within[i];
+  return all != 0;
+#endif
+}
+
 // log(1 + x) for 0 <= x <= 1, with an error of about one unit in the last place, for small x too.
 static inline vf log1p_unit(vf x) {
   vf p = x * -3.17605809e-3f + 1.95425251e-2f;
@@ -126,7 +182,7 @@ static inline vf log1p_unit(vf x) {
   return p * x;
 }
 
-// 1 / x for 1 <= x <= 2, with an error of about one unit in the last place.
+// 1 / x for x that is neither huge nor tiny, with an error of about one unit in the last place.
 static inline vf reciprocal(vf x) {
 #if defined(MMVIM_AVX512)
   const vf y = (vf)_mm512_rcp14_ps((__m512)x);
