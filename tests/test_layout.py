@@ -19,7 +19,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 FOREIGN = {'timm', 'torchvision', 'mamba_ssm', 'causal_conv1d', 'selective_scan_cuda', 'fvcore', 'detectron2', 'apex'}
 # Modules of kernels, which nothing imports before it launches one.
 SCAN_KERNELS = ('forward', 'backward', 'segments', 'reduce', 'tiles')
-KERNELS = {f'mmvim.ops.{op}.kernels' for op in ('bi_wkv', 'conv_silu', 'rms_norm', 'triton_host')}
+KERNELS = {f'mmvim.ops.{op}.kernels' for op in ('bi_wkv', 'conv_silu', 'rms_norm')}
+KERNELS.add('mmvim.ops.triton_host.kernels')
 KERNELS |= {f'mmvim.ops.selective_scan.triton.{name}' for name in SCAN_KERNELS}
 OPENMMLAB = {'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain'}
 

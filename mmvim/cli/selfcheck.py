@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mmvim.cli.errors import describe
-from mmvim.ops import scan_paths, selective_scan, selective_scan_paths
+from mmvim.ops import bi_wkv, scan_paths, selective_scan, selective_scan_paths
 from mmvim.ops.backends import PLAIN, REFERENCE, Backends
+from mmvim.ops.bi_wkv.interface import BOUNDARIES
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm
 from mmvim.ops.triton_host.device import DEVICES, interpreting
@@ -29,6 +30,10 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tenso
     return conv1d_silu(x, weight, bias, left=[3, 0], backend=backend)
 
 
+def _wkv(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+    return torch.cat([bi_wkv(decay / _L, bonus / _L, k, v, boundary=name, backend=backend) for name in BOUNDARIES])
+
+
 def _norm(x: Tensor, residual: Tensor, weight: Tensor, backend: str) -> Tensor:
     return torch.cat(add_rms_norm(x, residual, weight, backend=backend))
 
@@ -41,6 +46,7 @@ OPS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...], tuple[i
         ((2, 3, 24, _L), (2, 3, 24, _L), (3, 24, 16), (2, 3, 16, _L), (2, 3, 16, _L), (3, 24), (2, 24, _L)),
         (2, 5),
     ),
+    'bidirectional WKV': (_wkv, ((24,), (24,), (2, _L, 24), (2, _L, 24)), (0, 1)),
     'short convolution': (_convolution, ((2, 50, 24), (2, 24, 4), (2, 24)), ()),
     'RMS norm': (_norm, ((2, 50, 24), (2, 50, 24), (24,)), ()),
 }

@@ -73,7 +73,7 @@ def randomise(module):
     return module
 
 
-@pytest.mark.parametrize('backend', ['torch', 'reference'])
+@pytest.mark.parametrize('backend', [None, 'torch', 'reference'])
 @pytest.mark.parametrize('boundary', ['exact', 'published'])
 @pytest.mark.parametrize('grid', [*GRIDS, (5, 7)])  # the last has pieces of two tokens
 def test_the_spatial_mix_against_loops(grid, boundary, backend):

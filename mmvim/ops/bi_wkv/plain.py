@@ -16,6 +16,7 @@ The gradient needs the same sums over the gradients, with "before" and "after" e
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -104,7 +105,8 @@ def _add(*terms: tuple[Sums, Tensor | float]) -> Sums:
     scales = [_plus(sums.scale, extra) for sums, extra in terms]
     top = torch.stack([scale for scale, _ in scales]).amax(0)
     factors = [torch.exp((scale - top) + lack) for scale, lack in scales]
-    return Sums(sum(sums.values * factor for (sums, _), factor in zip(terms, factors, strict=True)), top)
+    parts = [sums.values * factor for (sums, _), factor in zip(terms, factors, strict=True)]
+    return Sums(functools.reduce(torch.add, parts), top)
 
 
 def _dot(a: Sums, b: Sums, extra: Tensor | float) -> Tensor:
