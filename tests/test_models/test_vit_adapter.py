@@ -9,6 +9,7 @@ from adapter_by_hand import adapter_by_hand
 from adapters import EACH, PLAIN, build, lively, outputs_and_gradients
 from families import family_of
 from mmcv.cnn.bricks import DropPath
+from mmengine.runner import turn_on_activation_checkpointing
 from test_backbones import Scans, image
 from test_batch_norm_borders import Between, worst_error
 from torch import nn
@@ -120,6 +121,21 @@ def test_recomputation_equals_none(plain):
         torch.manual_seed(3)
         outputs, grads = outputs_and_gradients(model, model, image(2, 3, 64, 48))
         found.append([*outputs, *grads.values(), *model.buffers(), torch.rand(1)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('plain', ['vim-middle', 'plainmamba'])
+def test_activation_checkpointing_of_mmengine(plain):
+    """Of the whole backbone: its own form of checkpointing would lose every gradient."""
+    found = []
+    for option in (False, True):
+        model = nn.ModuleDict({'backbone': build(plain, {'drop_path_rate': 0.3}, drop_path_rate=0.3)}).train()
+        if option:
+            turn_on_activation_checkpointing(model, ['backbone'])
+        torch.manual_seed(3)
+        outputs, grads = outputs_and_gradients(model['backbone'], model, image(2, 3, 64, 48))
+        found.append([*outputs, *grads.values(), *model.buffers()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
