@@ -247,10 +247,13 @@ def test_the_wrong_fusion_is_refused(save):
         checkpoints.load_backbone(wrong, file)
     assert torch.equal(wrong.spm.stem[0].weight, before)
     report = checkpoints.load_backbone(wrong, file, strict=False)
-    assert report.assumed['fuse_last'] == "fuse='last', the model's, not the file's"
+    assert report.assumed['fuse_last'] == "fuse='last', which the file does not say"
     assert not torch.equal(wrong.spm.stem[0].weight, before) and wrong.fuse_last == 1
+    file = save(wrong.state_dict())
     with pytest.raises(checkpoints.CheckpointError, match="has fuse='last', and this one has fuse='groups'"):
-        checkpoints.load_backbone(adapter(), save(wrong.state_dict()))
+        checkpoints.load_backbone(adapter(), file)
+    report = checkpoints.load_backbone(adapter(), file, strict=False)
+    assert report.assumed['fuse_last'] == "fuse='groups', not the file's 'last'"
 
 
 def test_a_wrong_fusion_in_a_whole_model_is_told(save):

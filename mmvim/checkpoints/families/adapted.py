@@ -170,8 +170,10 @@ class AdaptedFamily(Family):
             for name in [name for name in weights if module.not_built and name.startswith(module.not_built)]:
                 del weights[name]
                 report.dropped[name] = f'not needed for out_indices={module.out_indices}'
-            if fusion(own, '') != module.fuse:
-                report.assumed[_RECORD] = f"fuse={module.fuse!r}, the model's, not the file's"
+            recorded = fusion(own, '')
+            if recorded != module.fuse:
+                why = 'which the file does not say' if recorded is None else f"not the file's {recorded!r}"
+                report.assumed[_RECORD] = f'fuse={module.fuse!r}, {why}'
         else:
             why = 'weight of the adapter, which a classifier does not have'
             report.fresh.update((name, why) for name in module.state_dict() if _OWN.match(name) and name != _RECORD)
