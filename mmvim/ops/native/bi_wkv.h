@@ -86,7 +86,7 @@ struct Kept {
       : p(new vf[p_.length]), e(new vf[p_.length]), top(p_.chunks), wide(p_.chunks), after(p_.chunks) {}
   // The number e^k of a token, and times v.
   template <bool Wide>
-  MMVIM_STEP Sum at(int64_t t, vf top_, const float* v) const {
+  WKV_INLINE Sum at(int64_t t, vf top_, const float* v) const {
     return {p[t], p[t] * load(v), Wide ? e[t] : top_};
   }
   void widen(int64_t chunk, int64_t steps) {
@@ -155,12 +155,12 @@ inline void walk_back(const Problem& p, Kept& kept, int64_t chunk, const Channel
 struct Tile {
   alignas(64) float a[CHUNK * W], b[CHUNK * W], e[CHUNK * W];
   template <bool Wide>
-  MMVIM_STEP void put(int64_t t, const Sum& s) {
+  WKV_INLINE void put(int64_t t, const Sum& s) {
     store(a + t * W, s.a), store(b + t * W, s.b);
     if (Wide) store(e + t * W, s.e);
   }
   template <bool Wide>
-  MMVIM_STEP Sum get(int64_t t, vf top) const {
+  WKV_INLINE Sum get(int64_t t, vf top) const {
     return {load(a + t * W), load(b + t * W), Wide ? load(e + t * W) : top};
   }
 };
