@@ -108,8 +108,10 @@ def _add(*terms: tuple[Sums, Tensor | float]) -> Sums:
     """Add sums, each times ``exp(extra)``."""
     scales = [_plus(sums.scale, extra) for sums, extra in terms]
     top = torch.stack([scale for scale, _ in scales]).amax(0)
-    factors = [torch.exp((scale - top) + lack) for scale, lack in scales]
-    return Sums(sum(sums.values * factor for (sums, _), factor in zip(terms, factors, strict=True)), top)
+    total = torch.zeros_like(terms[0][0].values)
+    for (sums, _), (scale, lack) in zip(terms, scales, strict=True):
+        total += sums.values * torch.exp((scale - top) + lack)
+    return Sums(total, top)
 
 
 def _dot(a: Sums, b: Sums, extra: Tensor | float) -> Tensor:
