@@ -28,10 +28,11 @@ from mmvim.models.layers import (
     VimMixer,
 )
 from mmvim.models.necks import SimpleFPN
-from mmvim.ops import selective_scan, selective_scan_paths
+from mmvim.ops import bi_wkv, selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
 
 # The ops do not import the registry, so they are registered here.
+FUNCTIONS.register_module(module=bi_wkv)
 FUNCTIONS.register_module(module=selective_scan)
 FUNCTIONS.register_module(module=selective_scan_paths)
 

@@ -12,6 +12,7 @@ from mmvim.ops.triton_host.device import interpreting
 BOUNDARIES = pytest.mark.parametrize('boundary', ['exact', 'published'])
 # 31 to 33 and 64 to 66 tokens: the published kernel's segments grow there. Channels: no, one and several whole vectors.
 SHAPES = [(2, 1, 3), (1, 2, 16), (2, 7, 5), (1, 31, 4), (1, 32, 17), (1, 33, 20), (2, 64, 33), (1, 65, 8), (2, 100, 70)]
+SHORT = 5 if interpreting() else 45  # an interpreted step takes milliseconds
 SHAPES = [(2, 1, 3), (2, 7, 5), (1, 33, 20)] if interpreting() else [*SHAPES, (1, 201, 6), (1, 70, 150)]
 
 
@@ -73,6 +74,55 @@ def test_exact_never_overflows(batch, length, dim, decay, spread, backend, dtype
     assert max(errors(inputs, dtype, 'exact', backend, floors)) < allowed(tolerance)
 
 
+def weights_of(length, decay, bonus, published):
+    """W[t, j] (T, T, C), entry by entry; for decays whose exponentials are numbers."""
+    segment = -(-length // 32)
+    found = torch.empty(length, length, len(decay), dtype=torch.float64)
+    for t in range(length):
+        first = t // segment * segment
+        for j in range(length):
+            inside = first <= j < t if published else j != t
+            found[t, j] = torch.exp(bonus) if j == t else torch.exp(-decay * (abs(t - j) - inside))
+            if published and first < j <= t:
+                found[t, j] += torch.exp(decay * (t - j)) * (1 - torch.exp(decay))
+    return found
+
+
+@BOUNDARIES
+@pytest.mark.parametrize('length', [1, 5, 33, 70])
+def test_the_definition_is_the_weighted_average(length, boundary):
+    w, u, k, v = inputs_of(2, length, 4, 0.1)
+    weights = weights_of(length, w, u, boundary == 'published') * k.exp()[:, None]  # (B, T, T, C)
+    expected = (weights * v[:, None]).sum(2) / weights.sum(2)
+    torch.testing.assert_close(bi_wkv(w, u, k, v, boundary=boundary, backend='reference'), expected)
+
+
+@KINDS
+@pytest.mark.parametrize('decay', [-300.0, -30.0, -1.0])
+def test_the_published_kernel_with_weights_that_only_grow(decay, backend, dtype, tolerance):
+    """All of them are positive then, however large they are."""
+    length = 33 if interpreting() else 70
+    inputs = inputs_of(1, length, 20, decay)
+    floors = [1.0, length**2, length, length, length]
+    assert max(errors(inputs, dtype, 'published', backend, floors)) < allowed(tolerance)
+
+
+@KINDS
+@pytest.mark.parametrize('decay', [0.3, 2.0])
+def test_the_published_kernel_where_weights_cancel(decay, backend, dtype, tolerance):
+    """Its outputs lose as many digits as the sum of its weights does."""
+    length = 33 if interpreting() else 70
+    inputs = [x.to(dtype).double() for x in inputs_of(1, length, 20, decay)]
+    w, u, k, v = inputs
+    weights = weights_of(length, w, u, True) * k.exp()[:, None]  # (1, T, T, C)
+    lost = weights.abs().sum(2) / weights.sum(2).abs()
+    assert lost.max() > (1.2 if decay < 1 else 10)
+    expected = bi_wkv(*inputs, boundary='published', backend='reference')
+    got = bi_wkv(*(x.to(dtype) for x in inputs), boundary='published', backend=backend).double()
+    size = (weights.abs() * v.abs()[:, None]).sum(2) / weights.sum(2).abs() * lost
+    assert ((got - expected).abs() / size.clamp(min=1)).max() < allowed(tolerance)
+
+
 @BACKENDS
 @BOUNDARIES
 def test_keys_of_any_size(boundary, backend):
@@ -91,7 +141,7 @@ def test_keys_of_any_size(boundary, backend):
 @BACKENDS
 def test_many_tokens(backend):
     """In linear time: 100,000 tokens, on a stretch of them compared with the definition of that stretch."""
-    length = 300 if interpreting() else 100_000
+    length = 100_000
     w, u = torch.full((3,), 2.0), torch.zeros(3)
     k, v = randn(1, length, 3).float(), randn(1, length, 3, seed=1).float()
     out = bi_wkv(w, u, k, v, backend=backend)
@@ -108,7 +158,7 @@ def test_many_tokens(backend):
 @BACKENDS
 @BOUNDARIES
 def test_half_precision_and_autocast(boundary, backend):
-    w, u, k, v = (x.float() for x in inputs_of(2, 40, 24, 0.02))
+    w, u, k, v = (x.float() for x in inputs_of(2, SHORT, 24, 0.02))
     expected = bi_wkv(w, u, k.bfloat16().float(), v.bfloat16().float(), boundary=boundary, backend=backend)
     for dtype in (torch.bfloat16, torch.float16):
         got = bi_wkv(w, u, k.bfloat16().to(dtype), v.bfloat16().to(dtype), boundary=boundary, backend=backend)
@@ -125,7 +175,7 @@ def test_half_precision_and_autocast(boundary, backend):
 @BACKENDS
 @BOUNDARIES
 def test_strided_inputs_and_repeated_calls(boundary, backend):
-    w, u, k, v = (x.float() for x in inputs_of(2, 45, 40, 0.02))
+    w, u, k, v = (x.float() for x in inputs_of(2, SHORT, 40, 0.02))
     parts = torch.cat([k, v], dim=-1).chunk(2, dim=-1)
     turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v)]
     found = []

@@ -4,7 +4,7 @@ Names follow the rule in ``mmvim/ops/selective_scan/triton/tiles.py``; k is a ke
 sum is three values: ``a`` over the weights (or gradients), ``b`` over these times v (or the output), and ``e``, its
 exponent: the sums are ``a * exp(e)`` and ``b * exp(e)``. As in ``plain.py``, e is the largest exponent in the sum, and
 rounding it changes nothing. ``own``, ``rest`` and ``grown`` are what a token sees on its near side: of its own segment,
-of the others (with the exponent of ``own``), and with weights that grow. The last two are of the published kernel.
+of the others, and with weights that grow. The last two are of the published kernel.
 """
 
 import triton
@@ -73,50 +73,48 @@ def fall(a, b, e, w, x_a, x_b, x_e):
 
 @triton.jit
 def advance(
-    own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e, w, x_a, x_b, x_e, first, ends, PUBLISHED: tl.constexpr
-):
+    own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e,
+    w, x_a, x_b, x_e, first, ends, PUBLISHED: tl.constexpr,
+):  # fmt: skip
     """Move the near side past a token x; ``first`` of its segment, ``ends`` where the next is in another one."""
-    fallen, lack = plus(e, -w)
-    new = tl.maximum(fallen, x_e)
-    kept, added = kept_by(fallen, lack, new), tl.exp(x_e - new)
-    own_a, own_b = own_a * kept + x_a * added, own_b * kept + x_b * added
+    own_a, own_b, own_e = fall(own_a, own_b, own_e, w, x_a, x_b, x_e)
     if PUBLISHED:
         # At a segment's end all of them are other segments' from now on, and one step further away.
-        joined = tl.maximum(e, new)
+        joined = tl.where(ends, tl.maximum(rest_e, own_e), rest_e)
+        kept, added = tl.exp(rest_e - joined), tl.where(ends, tl.exp(own_e - joined), 0.0)
         fallen, lack = plus(joined, -w)
-        further = tl.maximum(fallen, LOWEST)
-        rest, own, both = tl.exp(e - joined), tl.exp(new - joined), kept_by(fallen, lack, further)
-        rest_a = tl.where(ends, (rest_a * rest + own_a * own) * both, rest_a * kept)
-        rest_b = tl.where(ends, (rest_b * rest + own_b * own) * both, rest_b * kept)
-        own_a, own_b, new = tl.where(ends, 0.0, own_a), tl.where(ends, 0.0, own_b), tl.where(ends, further, new)
-        x_e = tl.where(first, LOWEST, x_e)
-        grown_a, grown_b, grown_e = fall(
-            grown_a, grown_b, grown_e, -w, tl.where(first, 0.0, x_a), tl.where(first, 0.0, x_b), x_e
-        )
+        rest_e = tl.maximum(fallen, LOWEST)
+        factor = kept_by(fallen, lack, rest_e)
+        rest_a = (rest_a * kept + own_a * added) * factor
+        rest_b = (rest_b * kept + own_b * added) * factor
+        own_a, own_b, own_e = tl.where(ends, 0.0, own_a), tl.where(ends, 0.0, own_b), tl.where(ends, LOWEST, own_e)
+        x_a, x_b, x_e = tl.where(first, 0.0, x_a), tl.where(first, 0.0, x_b), tl.where(first, LOWEST, x_e)
+        grown_a, grown_b, grown_e = fall(grown_a, grown_b, grown_e, -w, x_a, x_b, x_e)
         grown_a, grown_b = tl.where(ends, 0.0, grown_a), tl.where(ends, 0.0, grown_b)
         grown_e = tl.where(ends, LOWEST, grown_e)
-    return own_a, own_b, new, rest_a, rest_b, grown_a, grown_b, grown_e
+    return own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e
 
 
 @triton.jit
 def total(
-    own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e,
+    own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e,
     far_a, far_b, far_e, w, u, c, x_a, x_b, x_e, first, PUBLISHED: tl.constexpr,
 ):  # fmt: skip
     """Return all that a token x sees, itself included; c is 1 - exp(w)."""
     if PUBLISHED:
         inner_e, grown_e = tl.where(first, LOWEST, x_e), tl.where(first, LOWEST, grown_e)
-        top = tl.maximum(tl.maximum(e, x_e + u), tl.maximum(far_e - w, tl.maximum(inner_e, grown_e + w)))
-        near, far, x = tl.exp(e - top), tl.exp(far_e - top - w), tl.exp(x_e - top + u)
+        top = tl.maximum(tl.maximum(far_e - w, x_e + u), tl.maximum(inner_e, grown_e + w))
+        top = tl.maximum(top, tl.maximum(own_e, rest_e))
+        own, rest, far, x = tl.exp(own_e - top), tl.exp(rest_e - top), tl.exp(far_e - top - w), tl.exp(x_e - top + u)
         x += tl.where(first, 0.0, c * tl.exp(inner_e - top))
         grown = tl.where(first, 0.0, c * tl.exp(grown_e - top + w))
-        a = (own_a + rest_a) * near + far_a * far + x_a * x + grown_a * grown
-        b = (own_b + rest_b) * near + far_b * far + x_b * x + grown_b * grown
+        a = own_a * own + rest_a * rest + far_a * far + x_a * x + grown_a * grown
+        b = own_b * own + rest_b * rest + far_b * far + x_b * x + grown_b * grown
     else:
-        top = tl.maximum(tl.maximum(e, far_e), x_e + u)
-        near, far, x = tl.exp(e - top), tl.exp(far_e - top), tl.exp(x_e - top + u)
-        a = own_a * near + far_a * far + x_a * x
-        b = own_b * near + far_b * far + x_b * x
+        top = tl.maximum(tl.maximum(own_e, far_e), x_e + u)
+        own, far, x = tl.exp(own_e - top), tl.exp(far_e - top), tl.exp(x_e - top + u)
+        a = own_a * own + far_a * far + x_a * x
+        b = own_b * own + far_b * far + x_b * x
     return a, b, top
 
 
@@ -162,8 +160,8 @@ def wkv_forward(
     tl.debug_barrier()
     own_a = tl.zeros_like(w)
     own_b, rest_a, rest_b, grown_a, grown_b = own_a, own_a, own_a, own_a, own_a
-    e = own_a + LOWEST
-    grown_e = e
+    own_e = own_a + LOWEST
+    rest_e, grown_e = own_e, own_e
     place = 0  # in the segment
     for i in range(0, length):
         t = row + i
@@ -171,12 +169,12 @@ def wkv_forward(
         far_a, far_b, far_e = load_sum(scratch_ptr, t * 3 * dim + d, dim, lanes)
         one, first, ends = tl.zeros_like(v) + 1.0, place == 0, place + 1 == segment
         all_a, all_b, _ = total(
-            own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e,
+            own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e,
             far_a, far_b, far_e, w, u, c, one, v, k, first, PUBLISHED,
         )  # fmt: skip
         tl.store(out_ptr + t * dim + d, all_b / all_a, mask=lanes)  # (BLOCK_D,)
-        own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e = advance(
-            own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e, w, one, v, k, first, ends, PUBLISHED
+        own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e = advance(
+            own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e, w, one, v, k, first, ends, PUBLISHED
         )
         place = tl.where(ends, 0, place + 1)
 
@@ -190,7 +188,7 @@ def wkv_backward(
     """Compute dk and dv (B, T, C), and shares of ddecay and dbonus (B, C); scratch (B, T, PLANES, C) float32.
 
     The planes of scratch are, three each, the sums behind a token, later those of the gradients before it; the
-    gradient r; ``own`` before it; and, if published, ``grown`` and two of ``rest``.
+    gradient r; ``own`` before it; and, if published, ``grown`` and ``rest``.
     """
     d, batch = locate(dim, BLOCK_D)
     lanes, row = d < dim, batch * length
@@ -203,9 +201,9 @@ def wkv_backward(
     # Forward, for the gradients r: that of the output by its denominator, and its product with the output.
     own_a = tl.zeros_like(w)
     own_b, rest_a, rest_b, grown_a, grown_b = own_a, own_a, own_a, own_a, own_a
-    e = own_a + LOWEST
-    grown_e = e
-    before_a, before_b, before_e = own_a, own_a, e
+    own_e = own_a + LOWEST
+    rest_e, grown_e = own_e, own_e
+    before_a, before_b, before_e = own_a, own_a, own_e
     place = 0  # in the segment
     for i in range(0, length):
         t = row + i
@@ -214,20 +212,19 @@ def wkv_backward(
         far_a, far_b, far_e = load_sum(scratch_ptr, offset, dim, lanes)
         one, first, ends = tl.zeros_like(v) + 1.0, place == 0, place + 1 == segment
         all_a, all_b, all_e = total(
-            own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e,
+            own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e,
             far_a, far_b, far_e, w, u, c, one, v, k, first, PUBLISHED,
         )  # fmt: skip
         r_a = tl.load(dout_ptr + t * dim + d, mask=lanes, other=0.0).to(tl.float32) / all_a  # (BLOCK_D,)
         r_b = r_a * (all_b / all_a)
         store_sum(scratch_ptr, offset, dim, lanes, before_a, before_b, before_e)
         store_sum(scratch_ptr, offset + 3 * dim, dim, lanes, r_a, r_b, -all_e)
-        store_sum(scratch_ptr, offset + 6 * dim, dim, lanes, own_a, own_b, e)
+        store_sum(scratch_ptr, offset + 6 * dim, dim, lanes, own_a, own_b, own_e)
         if PUBLISHED:
             store_sum(scratch_ptr, offset + 9 * dim, dim, lanes, grown_a, grown_b, grown_e)
-            tl.store(scratch_ptr + offset + 12 * dim, rest_a, mask=lanes)  # (BLOCK_D,)
-            tl.store(scratch_ptr + offset + 13 * dim, rest_b, mask=lanes)  # (BLOCK_D,)
-        own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e = advance(
-            own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e, w, one, v, k, first, ends, PUBLISHED
+            store_sum(scratch_ptr, offset + 12 * dim, dim, lanes, rest_a, rest_b, rest_e)
+        own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e = advance(
+            own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e, w, one, v, k, first, ends, PUBLISHED
         )
         before_a, before_b, before_e = fall(before_a, before_b, before_e, w, r_a, r_b, -all_e)
         place = tl.where(ends, 0, place + 1)
@@ -236,9 +233,9 @@ def wkv_backward(
     # Backward, for the rest: the near side of the gradients is behind a token, the far side before it.
     own_a = tl.zeros_like(w)
     own_b, rest_a, rest_b, grown_a, grown_b = own_a, own_a, own_a, own_a, own_a
-    e = own_a + LOWEST
-    grown_e = e
-    far_a, far_b, far_e = own_a, own_a, e
+    own_e = own_a + LOWEST
+    rest_e, grown_e = own_e, own_e
+    far_a, far_b, far_e = own_a, own_a, own_e
     ddecay, dbonus = own_a, own_a
     for i in range(0, length):
         t = row + (length - 1 - i)
@@ -250,7 +247,7 @@ def wkv_backward(
         x_a, x_b, x_e = load_sum(scratch_ptr, offset + 6 * dim, dim, lanes)
         one = tl.zeros_like(v) + 1.0
         all_a, all_b, all_e = total(
-            own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e,
+            own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e,
             before_a, before_b, before_e, w, u, c, r_a, r_b, r_e, first, PUBLISHED,
         )  # fmt: skip
         weight = tl.exp(k + all_e)
@@ -260,21 +257,35 @@ def wkv_backward(
         dbonus += meet(r_a, r_b, r_e, one, v, k, u)
         if PUBLISHED:
             z_a, z_b, z_e = load_sum(scratch_ptr, offset + 9 * dim, dim, lanes)
-            y_a = tl.load(scratch_ptr + offset + 12 * dim, mask=lanes, other=0.0)  # (BLOCK_D,)
-            y_b = tl.load(scratch_ptr + offset + 13 * dim, mask=lanes, other=0.0)  # (BLOCK_D,)
-            ddecay -= meet(own_a + rest_a, own_b + rest_b, e, x_a, x_b, x_e, -w)
-            ddecay -= meet(own_a, own_b, e, y_a, y_b, x_e, -w) + meet(rest_a, rest_b, e, y_a, y_b, x_e, 0.0)
+            y_a, y_b, y_e = load_sum(scratch_ptr, offset + 12 * dim, dim, lanes)
+            ddecay -= meet(own_a, own_b, own_e, x_a, x_b, x_e, -w) + meet(rest_a, rest_b, rest_e, x_a, x_b, x_e, -w)
+            ddecay -= meet(own_a, own_b, own_e, y_a, y_b, y_e, -w) + meet(rest_a, rest_b, rest_e, y_a, y_b, y_e, 0.0)
             ddecay -= meet(before_a, before_b, before_e, far_a, far_b, far_e, -2 * w)
-            ddecay -= meet(r_a, r_b, r_e, y_a, y_b, x_e, 0.0) + meet(r_a, r_b, r_e, far_a, far_b, far_e, -w)
+            ddecay -= meet(r_a, r_b, r_e, y_a, y_b, y_e, 0.0) + meet(r_a, r_b, r_e, far_a, far_b, far_e, -w)
             growing = c * meet(grown_a, grown_b, grown_e, z_a, z_b, z_e, 2 * w)
             growing += c * meet(r_a, r_b, r_e, z_a, z_b, z_e, w) - meet(r_a, r_b, r_e, z_a, z_b, z_e, 2 * w)
             ddecay += tl.where(first, 0.0, growing - meet(r_a, r_b, r_e, one, v, k, w))
         else:
-            ddecay -= meet(own_a, own_b, e, x_a, x_b, x_e, -w)
+            ddecay -= meet(own_a, own_b, own_e, x_a, x_b, x_e, -w)
             ddecay -= meet(before_a, before_b, before_e, far_a, far_b, far_e, -w)
         far_a, far_b, far_e = fall(far_a, far_b, far_e, w, one, v, k)
-        own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e = advance(
-            own_a, own_b, e, rest_a, rest_b, grown_a, grown_b, grown_e, w, r_a, r_b, r_e, first, first, PUBLISHED
+        own_a, own_b, own_e, rest_a, rest_b, rest_e, grown_a, grown_b, grown_e = advance(
+            own_a,
+            own_b,
+            own_e,
+            rest_a,
+            rest_b,
+            rest_e,
+            grown_a,
+            grown_b,
+            grown_e,
+            w,
+            r_a,
+            r_b,
+            r_e,
+            first,
+            first,
+            PUBLISHED,
         )
     tl.store(ddecay_ptr + batch * dim + d, ddecay, mask=lanes)  # (BLOCK_D,)
     tl.store(dbonus_ptr + batch * dim + d, dbonus, mask=lanes)  # (BLOCK_D,)

@@ -7,16 +7,16 @@ scale only labels the values: rounding it changes nothing, as long as the values
 Tokens are cut into segments, which take their steps together: (B, T, C) becomes (B, S, n, C). Sums are ``values``
 (K, B, S, n, C) with ``scale`` (B, S, n, C): of the weights alone, and of the weights times v. At each token there are
 
-- near: over the tokens before it. The published kernel keeps those of its own segment apart, so K doubles.
+- near: over the tokens before it; for the published kernel those of its own segment alone.
 - far: over the tokens after it.
-- grown: with a growing weight, over the tokens before it in its segment. Only the published kernel has it.
+- others: over the tokens before it in other segments, and grown: with a growing weight, over those before it in its
+  own. Only the published kernel has them.
 
 The gradient needs the same sums over the gradients, with "before" and "after" exchanged.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ class Mixed(NamedTuple):
 
     near: Sums
     far: Sums
+    others: Sums | None
     grown: Sums | None
     total: Sums
 
@@ -85,28 +86,32 @@ def _nothing(x: Sums, axis: int = -2) -> Sums:
     return Sums(torch.zeros_like(x.values.select(axis, 0)), torch.full_like(x.scale.select(axis, 0), LOWEST))
 
 
-def _across(x: Sums, decay: Tensor, back: bool, apart: bool) -> Sums:
-    """Sum over all tokens before each one (after it, if back): (K, B, S, n, C).
-
-    Apart: K of the token's own segment, then K of the others, which are one step further away than they are.
-    """
+def _across(x: Sums, decay: Tensor, back: bool) -> Sums:
+    """Sum over all tokens before each one (after it, if back): (K, B, S, n, C)."""
     one = _product(decay, 1)
     _, ends = _sweep(x, one, _nothing(x), back)  # (K, B, S, C)
     start, _ = _sweep(ends, _product(decay, x.scale.shape[-2]), _nothing(ends), back)
-    if apart:
-        start = _step(start, torch.zeros_like(start.values), torch.full_like(start.scale, LOWEST), *one)
-        start = Sums(torch.cat([torch.zeros_like(start.values), start.values]), start.scale)
-        x = Sums(torch.cat([x.values, torch.zeros_like(x.values)]), x.scale)
     return _sweep(x, one, start, back)[0]
+
+
+def _apart(x: Sums, decay: Tensor, back: bool) -> tuple[Sums, Sums]:
+    """Sum over the tokens before each one in its segment, and over those in others, as if one step further away."""
+    one = _product(decay, 1)
+    own, ends = _sweep(x, one, _nothing(x), back)  # (K, B, S, n, C), (K, B, S, C)
+    start, _ = _sweep(ends, _product(decay, x.scale.shape[-2]), _nothing(ends), back)
+    empty = Sums(torch.zeros_like(x.values), torch.full_like(x.scale, LOWEST))
+    start = _step(start, *_nothing(empty), *one)
+    return own, _sweep(empty, one, start, back)[0]
 
 
 def _add(*terms: tuple[Sums, Tensor | float]) -> Sums:
     """Add sums, each times ``exp(extra)``."""
     scales = [_plus(sums.scale, extra) for sums, extra in terms]
     top = torch.stack([scale for scale, _ in scales]).amax(0)
-    factors = [torch.exp((scale - top) + lack) for scale, lack in scales]
-    parts = [sums.values * factor for (sums, _), factor in zip(terms, factors, strict=True)]
-    return Sums(functools.reduce(torch.add, parts), top)
+    total = torch.zeros_like(terms[0][0].values)
+    for (sums, _), (scale, lack) in zip(terms, scales, strict=True):
+        total += sums.values * torch.exp((scale - top) + lack)
+    return Sums(total, top)
 
 
 def _dot(a: Sums, b: Sums, extra: Tensor | float) -> Tensor:
@@ -139,30 +144,27 @@ class Problem:
 
     def mix(self, x: Sums, back: bool) -> Mixed:
         """Sum ``x`` (K, B, S, n, C) with all weights; back, with those of W transposed."""
-        near = _across(x, self.decay, back, self.published)
-        far = _across(x, self.decay, not back, False)
+        far = _across(x, self.decay, not back)
         if not self.published:
-            return Mixed(near, far, None, _add((near, 0.0), (far, 0.0), (x, self.bonus)))
+            near = _across(x, self.decay, back)
+            return Mixed(near, far, None, None, _add((near, 0.0), (far, 0.0), (x, self.bonus)))
+        near, others = _apart(x, self.decay, back)
         inner = Sums(x.values * self.inner, x.scale)
         grown = _sweep(inner, _product(-self.decay, 1), _nothing(inner), back)[0]
         grown = Sums(grown.values * self.inner, grown.scale)
         total = _add(
-            (self.both(near), 0.0),
+            (near, 0.0),
+            (others, 0.0),
             (far, -self.decay),
             (x, self.bonus),
             (self.growing(grown), self.decay),
             (self.growing(inner), 0.0),
         )
-        return Mixed(near, far, grown, total)
+        return Mixed(near, far, others, grown, total)
 
     def growing(self, x: Sums) -> Sums:
         """Return a sum times 1 - exp(decay)."""
         return Sums(x.values * -torch.expm1(self.decay), x.scale)
-
-    @staticmethod
-    def both(x: Sums) -> Sums:
-        """Return the sum of what :func:`_across` keeps apart."""
-        return Sums(torch.add(*x.values.chunk(2)), x.scale)
 
     def slope(self, r: Sums, grads: Mixed, x: Sums, sums: Mixed) -> Tensor:
         """Return the gradient of decay, (C,).
@@ -173,12 +175,10 @@ class Problem:
         w = self.decay
         if not self.published:
             return -_dot(grads.near, sums.near, -w) - _dot(grads.far, sums.far, -w)
-        own, others = (Sums(values, sums.near.scale) for values in sums.near.values.chunk(2))
-        own_grads, other_grads = (Sums(values, grads.near.scale) for values in grads.near.values.chunk(2))
-        inner = Sums(x.values * self.inner, x.scale)
-        assert sums.grown is not None and grads.grown is not None
-        total = _dot(self.both(grads.near), own, -w) + _dot(own_grads, others, -w)
-        total = total + _dot(other_grads, others, 0.0) + _dot(r, others, 0.0)
+        near, others, inner = sums.near, sums.others, Sums(x.values * self.inner, x.scale)
+        assert others and grads.others and sums.grown and grads.grown
+        total = _dot(grads.near, near, -w) + _dot(grads.others, near, -w) + _dot(grads.near, others, -w)
+        total = total + _dot(grads.others, others, 0.0) + _dot(r, others, 0.0)
         total = total + _dot(grads.far, sums.far, -2 * w) + _dot(r, sums.far, -w)
         total = total - _dot(self.growing(grads.grown), sums.grown, 2 * w) - _dot(self.growing(r), sums.grown, w)
         return -total - _dot(r, sums.grown, 2 * w) - _dot(r, inner, w)

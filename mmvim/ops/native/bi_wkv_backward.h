@@ -34,7 +34,7 @@ struct KeptGrads {
     to_decay = to_bonus = vf{};
   }
   template <bool Wide>
-  MMVIM_STEP Sum at(int64_t t, vf top) const {
+  WKV_INLINE Sum at(int64_t t, vf top) const {
     return {r[t], r_out[t], Wide ? e[t] : -top};
   }
   void widen(Kept& kept, int64_t chunk, int64_t steps) {
@@ -74,14 +74,14 @@ inline void walk_grads_forward(const Problem& p, const Kept& kept, KeptGrads& gr
 
 // Where sums of gradients meet sums of inputs, times a factor.
 template <bool Wide>
-MMVIM_STEP vf meet(const Sum& r, const Sum& x, const Factor& f) {
+WKV_INLINE vf meet(const Sum& r, const Sum& x, const Factor& f) {
   const vf product = r.a * x.b - r.b * x.a;
   return Wide ? times_exp2(product * f.m, r.e + x.e + f.e) : product * f.plain;
 }
 
 // The gradient of decay at one token: near, far, x are its inputs' sums and itself, the others the gradients'.
 template <bool P, bool Wide>
-MMVIM_STEP vf to_decay(const Near& grad_near, const Sum& grad_far, const Sum& r, const Near& near, const Sum& far, const Sum& x,
+WKV_INLINE vf to_decay(const Near& grad_near, const Sum& grad_far, const Sum& r, const Near& near, const Sum& far, const Sum& x,
                    const Channel& c, bool first) {
   vf sum = -meet<Wide>(grad_near.own, near.own, c.q);
   if constexpr (!P) return sum - meet<Wide>(grad_far, far, c.q);

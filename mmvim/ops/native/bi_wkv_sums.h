@@ -8,7 +8,7 @@
 namespace mmvim::wkv {
 
 // What a step calls: a call would take its sums through memory.
-#define MMVIM_STEP __attribute__((always_inline)) inline
+#define WKV_INLINE __attribute__((always_inline)) inline
 
 constexpr int64_t STRIDE = 8;                      // steps after which the rounding of q is made up for
 constexpr float EMPTY = -1e38f;                    // the exponent of nothing
@@ -78,7 +78,7 @@ Channel make_channel(const float* decay, const float* bonus, int lanes) {
 
 // Lets a sum fall off by a factor, and adds x.
 template <bool Wide>
-MMVIM_STEP void fall(Sum& s, const Factor& q, const Sum& x) {
+WKV_INLINE void fall(Sum& s, const Factor& q, const Sum& x) {
   if constexpr (Wide) {
     const vf fallen = s.e + q.e, top = max(fallen, x.e), kept = times_exp2(q.m, fallen - top);
     const vf added = times_exp2(splat(1.f), x.e - top);
@@ -88,21 +88,21 @@ MMVIM_STEP void fall(Sum& s, const Factor& q, const Sum& x) {
   }
 }
 template <bool Wide>
-MMVIM_STEP void fall(Sum& s, const Factor& q) {
+WKV_INLINE void fall(Sum& s, const Factor& q) {
   if constexpr (Wide) s.a *= q.m, s.b *= q.m, s.e += q.e;
   else s.a *= q.plain, s.b *= q.plain;
 }
-MMVIM_STEP Sum rescaled(const Sum& s, vf e) { return {times_exp2(s.a, s.e - e), times_exp2(s.b, s.e - e), e}; }
+WKV_INLINE Sum rescaled(const Sum& s, vf e) { return {times_exp2(s.a, s.e - e), times_exp2(s.b, s.e - e), e}; }
 // The same sum with numbers near 1, so that many steps cannot carry them out of range.
-MMVIM_STEP Sum normalised(const Sum& s) {
+WKV_INLINE Sum normalised(const Sum& s) {
   const vf size = max(abs(s.a), abs(s.b)), e = s.e + exponent_of(size);
   return rescaled(s, size > 0.f ? e : splat(EMPTY));
 }
 
 // Makes up for the rounding of q in STRIDE steps, on the way forward and back. Over many steps it would add up.
-MMVIM_STEP void correct(Sum& s, vf rest) { s.a += s.a * rest, s.b += s.b * rest; }
-MMVIM_STEP bool due(int64_t t) { return t % STRIDE == STRIDE - 1; }
-MMVIM_STEP bool due_back(int64_t t) { return t % STRIDE == 0; }
+WKV_INLINE void correct(Sum& s, vf rest) { s.a += s.a * rest, s.b += s.b * rest; }
+WKV_INLINE bool due(int64_t t) { return t % STRIDE == STRIDE - 1; }
+WKV_INLINE bool due_back(int64_t t) { return t % STRIDE == 0; }
 
 // The sums on one side of a token: of its own segment, of the others, and with weights that grow. The last two only if P,
 // which says that the published kernel is meant.
@@ -111,7 +111,7 @@ struct Near {
 };
 // Moves on from a token. `ends`: the next one is in another segment. `first`: this one is the first of its segment.
 template <bool P, bool Wide>
-MMVIM_STEP void advance(Near& near, const Sum& x, const Channel& c, bool ends, bool first) {
+WKV_INLINE void advance(Near& near, const Sum& x, const Channel& c, bool ends, bool first) {
   fall<Wide>(near.own, c.q, x);
   if constexpr (P) {
     fall<Wide>(near.others, c.q);
@@ -128,7 +128,7 @@ MMVIM_STEP void advance(Near& near, const Sum& x, const Channel& c, bool ends, b
 }
 
 template <bool P>
-MMVIM_STEP void correct(Near& near, const Channel& c) {
+WKV_INLINE void correct(Near& near, const Channel& c) {
   correct(near.own, c.q_rest);
   if constexpr (P) correct(near.others, c.q_rest), correct(near.grown, c.z_rest);
 }
@@ -138,7 +138,7 @@ struct Term {
   const Factor* f;  // null is 1
 };
 template <size_t N>
-MMVIM_STEP Sum add_wide(const Term (&terms)[N]) {
+WKV_INLINE Sum add_wide(const Term (&terms)[N]) {
   auto exponent = [](const Term& t) { return t.f ? t.s.e + t.f->e : t.s.e; };
   Sum sum{vf{}, vf{}, exponent(terms[0])};
   for (size_t i = 1; i < N; ++i) sum.e = max(sum.e, exponent(terms[i]));
@@ -150,7 +150,7 @@ MMVIM_STEP Sum add_wide(const Term (&terms)[N]) {
 }
 // All that a token sees: the sums on both sides of it, and itself.
 template <bool P, bool Wide>
-MMVIM_STEP Sum total(const Near& near, const Sum& far, const Sum& x, const Channel& c, bool first) {
+WKV_INLINE Sum total(const Near& near, const Sum& far, const Sum& x, const Channel& c, bool first) {
   if constexpr (Wide) {
     if constexpr (!P) return add_wide({{near.own, nullptr}, {far, nullptr}, {x, &c.u}});
     if (first) return add_wide({{near.own, nullptr}, {near.others, nullptr}, {far, &c.q}, {x, &c.u}});
