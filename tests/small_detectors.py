@@ -92,6 +92,7 @@ def shrink(cfg: Config, data_root: Path, work_dir: Path, train: int = 2, val: in
         cfg.train_cfg.max_epochs = 1
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # needs a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'
+        cfg.optim_wrapper.pop('loss_scale', None)
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = work_dir.name
     return cfg

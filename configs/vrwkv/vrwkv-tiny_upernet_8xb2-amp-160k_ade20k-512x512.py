@@ -23,6 +23,7 @@ model = dict(
 
 optim_wrapper = dict(
     type='AmpOptimWrapper',  # float16
+    loss_scale=dict(init_scale=512),  # to begin with; it adapts
     optimizer=dict(lr=1.2e-4),
     paramwise_cfg=dict(layer_decay_rate=0.95))  # 0.95 ** 13 = 0.513 at the patch embedding
 

@@ -110,6 +110,7 @@ def shrink_config(cfg: Config, work_dir: Path) -> Config:
     cfg.train_cfg.update(max_iters=1, val_interval=10)
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # needs a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'
+        cfg.optim_wrapper.pop('loss_scale', None)
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = Path(work_dir).name
     return cfg

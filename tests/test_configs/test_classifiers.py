@@ -95,6 +95,7 @@ def small(cfg, folder):
         hook.begin_epoch = 0
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':  # needs a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'
+        cfg.optim_wrapper.pop('loss_scale', None)
     cfg.work_dir, cfg.experiment_name = str(folder / 'work'), folder.name
     return cfg
 
