@@ -89,7 +89,8 @@ def test_heads_of_another_type(write):
     neck = {f'neck.{kind}_convs.0.conv.weight': torch.zeros(8, 8, 1, 1) for kind in ('fpn', 'lateral')}
     rpn = {'rpn_head.rpn_conv.weight': torch.zeros(8, 8, 3, 3)}
     for more, lost in (
-        ({**neck, 'bbox_head.retina_cls.weight': torch.zeros(1)}, 'rpn_head.rpn_conv.weight'),
+        ({**neck, 'bbox_head.conv_cls.weight': torch.zeros(1)}, 'rpn_head.rpn_conv.weight'),
+        ({**neck, 'bbox_head.retina_cls.weight': torch.zeros(1)}, 'bbox_head.retina_reg.weight'),
         ({**neck, **rpn, 'roi_head.bbox_head.fc.weight': torch.zeros(1)}, 'roi_head.bbox_head.fc_cls.weight'),
         ({'rpn_head.rpn_conv.0.conv.weight': torch.zeros(1)}, 'neck.fpn_convs.0.conv.weight'),
     ):

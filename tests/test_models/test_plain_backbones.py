@@ -8,7 +8,7 @@ from adapters import EACH, PLAIN, outputs_and_gradients
 from families import ADAPTERS
 from test_backbones import image
 
-from mmvim.models.backbones.base import PlainBackbone
+from mmvim.models.backbones.plain import PlainBackbone
 from mmvim.registry import MODELS
 
 

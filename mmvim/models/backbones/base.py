@@ -1,12 +1,10 @@
-"""The base classes of mmvim's backbones: MMEngine modules that read publishers' files as they are."""
+"""The base class of mmvim's backbones: MMEngine modules that read publishers' files as they are."""
 
 import functools
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import initialize
-from torch import Tensor
 
 from mmvim.models.layers.recompute import recompute
 
@@ -80,72 +78,3 @@ class Backbone(BaseModule):
         finally:
             self.init_cfg = given
         initialize(self, files)
-
-
-class PlainBackbone(Backbone):
-    """A backbone whose tokens keep one resolution, and whose blocks can be run a few at a time.
-
-    This is what an adapter (:class:`mmvim.ViTAdapter`) asks of the backbone that it stands around: it embeds the
-    image, and between groups of blocks it reads and changes the tokens of the patches.
-
-    Attributes:
-        embed_dims: Channels C of a token.
-        depth: Number of blocks.
-        bare: Arguments with which the backbone is embeddings and blocks alone: all blocks are built, and nothing that
-            only its own outputs need.
-
-    Examples:
-        >>> import torch
-        >>> from mmvim.models import Vim
-        >>> model = Vim({'embed_dims': 16, 'depth': 4}, img_size=64, **Vim.bare).eval()
-        >>> image = torch.randn(1, 3, 64, 96)
-        >>> tokens, grid = model.embed(image)
-        >>> tokens.shape, grid, model.patch_stride
-        (torch.Size([1, 24, 16]), (4, 6), (16, 16))
-        >>> tokens = model.run_blocks(model.run_blocks(tokens, grid, 0, 1), grid, 1, 4)
-        >>> torch.allclose(tokens.transpose(1, 2).unflatten(2, grid), model(image)[0], atol=1e-5)
-        True
-    """
-
-    embed_dims: int
-    depth: int
-    bare: ClassVar[dict[str, Any]] = {}
-
-    @property
-    @abstractmethod
-    def patch_stride(self) -> tuple[int, int]:
-        """Distance of neighbouring patches in pixels, down and across."""
-
-    @abstractmethod
-    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Make the tokens that the first block gets, positions included.
-
-        Args:
-            images: (B, in_channels, H, W), any H and W.
-
-        Returns:
-            Tokens (B, L, C), those of the patches in raster order; and the grid of patches (h, w). L is h * w, and
-            more if there are class tokens.
-        """
-
-    @abstractmethod
-    def run_blocks(self, tokens: Tensor, grid: tuple[int, int], first: int, stop: int) -> Tensor:
-        """Run the blocks ``first`` to ``stop - 1``.
-
-        Args:
-            tokens: The stream (B, L, C) before block ``first``, from :meth:`embed` or from this method.
-            grid: Rows and columns of patches.
-            first: The first block.
-            stop: One more than the last block.
-
-        Returns:
-            The stream (B, L, C) after block ``stop - 1``, stochastic depth applied, without any norm.
-        """
-
-    def patches_of(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return the tokens of the patches (B, h * w, C) among tokens (B, L, C)."""
-        return tokens
-
-    def with_patches(self, tokens: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return tokens (B, L, C) whose patches are replaced by ``patches`` (B, h * w, C)."""
-        return patches

@@ -20,14 +20,13 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmvim.models.backbones.base import PlainBackbone
 from mmvim.models.backbones.common import (
     block_drop_path_rates,
     fit_stored_positions,
-    freeze,
     normalize_out_indices,
     resolve_arch,
 )
+from mmvim.models.backbones.plain import PlainBackbone
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.plain_layout import PlainLayout
 from mmvim.models.layers.plain_mamba_mixer import PlainMambaMixer
@@ -289,33 +288,3 @@ class PlainMamba(PlainBackbone):
             if index in self.out_indices:
                 outputs.append(self._output(x, index))
         return tuple(outputs)
-
-    def _freeze(self) -> None:
-        if self.frozen_stages >= 0:
-            freeze(self.patch_embed, self.pos_embed, *self.layers[: self.frozen_stages])
-        if self.needed < self.depth:
-            freeze(*self.layers[self.needed :], self.ln1)
-
-    def train(self, mode: bool = True) -> 'PlainMamba':
-        """Set the training mode; frozen parts stay in eval mode."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Return a parameter's depth for layer-wise learning rates: stem and positions 0, block i at i + 1, norms last.
-
-        Args:
-            param_name: Full name of the parameter.
-            prefix: What stands before this backbone's own names. Defaults to ''.
-
-        Returns:
-            The parameter's depth, and the number of depths (blocks + 2).
-        """
-        depths = self.depth + 2
-        name = param_name[len(prefix) :] if param_name.startswith(prefix) else ''
-        if name.startswith(('patch_embed.', 'pos_embed')):
-            return 0, depths
-        if name.startswith('layers.'):
-            return int(name.split('.')[1]) + 1, depths
-        return depths - 1, depths

@@ -16,8 +16,8 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmvim.models.backbones.base import PlainBackbone
-from mmvim.models.backbones.common import block_drop_path_rates, freeze, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.common import block_drop_path_rates, normalize_out_indices, resolve_arch
+from mmvim.models.backbones.plain import PlainBackbone
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.patch_embed import PatchEmbed
 from mmvim.models.layers.plain_layers import dtype_of
@@ -99,6 +99,7 @@ class Vim(PlainBackbone):
     }
     arch_defaults: ClassVar[dict] = {'d_state': 16, 'd_conv': 4, 'expand': 2, 'dt_rank': 'auto'}
     bare: ClassVar[dict] = {'out_indices': -1, 'feature': 'residual', 'out_type': 'featmap', 'final_norm': False}
+    last_norm: ClassVar[str] = 'norm_f'
 
     def __init__(
         self,
@@ -333,35 +334,6 @@ class Vim(PlainBackbone):
     def _rotate(x: Tensor, tables: tuple[Tensor, Tensor] | None, apply: bool = True) -> Tensor:
         return x if tables is None or not apply else rotate(x, *tables)
 
-    def _freeze(self) -> None:
-        if self.frozen_stages >= 0:
-            embeddings = (getattr(self, name) for name in (*CLASS_TOKENS[self.cls_token_type], 'pos_embed'))
-            freeze(self.patch_embed, *embeddings, *self.layers[: self.frozen_stages])
-        if self.needed < self.depth:
-            freeze(*self.layers[self.needed :], self.norm_f)
-
-    def train(self, mode: bool = True) -> 'Vim':
-        """Set the training mode; frozen parts stay in eval mode."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Return a parameter's depth for layer-wise learning rates: embeddings 0, block i at i + 1, final norm last.
-
-        Args:
-            param_name: Full name of the parameter.
-            prefix: What stands before this backbone's own names. Defaults to ''.
-
-        Returns:
-            The parameter's depth, and the number of depths (blocks + 2).
-        """
-        depths = self.depth + 2
-        if not param_name.startswith(prefix):
-            return depths - 1, depths
-        name = param_name[len(prefix) :]
-        if name.startswith(('patch_embed.', 'pos_embed', 'cls_token')):
-            return 0, depths
-        if name.startswith('layers.'):
-            return int(name.split('.')[1]) + 1, depths
-        return depths - 1, depths
+    def embeddings(self) -> tuple[str, ...]:
+        """See the base class."""
+        return ('patch_embed', *CLASS_TOKENS[self.cls_token_type], 'pos_embed')

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from mmvim.models.backbones.base import Backbone, PlainBackbone
+from mmvim.models.backbones.base import Backbone
 from mmvim.models.backbones.common import normalize_out_indices
+from mmvim.models.backbones.plain import PlainBackbone
 from mmvim.models.layers.adapter_layers import (
     Extractor,
     Geometry,
@@ -65,9 +66,9 @@ class ViTAdapter(Backbone):
     features of the patches into the pyramid, both by deformable attention. Class tokens, which the backbone may have,
     pass the adapter by.
 
-    Any backbone of mmvim serves that is a :class:`mmvim.models.backbones.base.PlainBackbone` with patches of stride 16.
-    It is built without norms of outputs and of its end, which the adapter does not have either. "Patches after a group"
-    are its stream there: with :class:`mmvim.Vim`, the sum of the stream and the last mixer's output.
+    Any backbone of mmvim serves that is a :class:`mmvim.models.backbones.plain.PlainBackbone` with patches of stride
+    16. It is built without norms of outputs and of its end, which the adapter does not have either. "Patches after a
+    group" are its stream there: with :class:`mmvim.Vim`, the sum of the stream and the last mixer's output.
 
     Images are padded with zeros at their bottom and right to sides that 32 divides, and the outputs are cropped. Where
     32 divides the sides, the outputs are those of the authors' models.

@@ -26,14 +26,13 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmvim.models.backbones.base import PlainBackbone
 from mmvim.models.backbones.common import (
     block_drop_path_rates,
     fit_stored_positions,
-    freeze,
     normalize_out_indices,
     resolve_arch,
 )
+from mmvim.models.backbones.plain import PlainBackbone
 from mmvim.models.layers.pos_embed import resize_grid
 from mmvim.models.layers.recompute import recompute
 from mmvim.models.layers.vrwkv_layers import ChannelMix, SpatialMix
@@ -274,33 +273,3 @@ class VRWKV(PlainBackbone):
             y = tokens if self.ln1 is None or done < self.depth else self.ln1(tokens)
             outputs.append(y.transpose(1, 2).unflatten(2, grid).contiguous())  # (B, h * w, C) -> (B, C, h, w)
         return tuple(outputs)
-
-    def _freeze(self) -> None:
-        if self.frozen_stages >= 0:
-            freeze(self.patch_embed, self.pos_embed, *self.layers[: self.frozen_stages])
-        if self.needed < self.depth:
-            freeze(*self.layers[self.needed :], self.ln1)
-
-    def train(self, mode: bool = True) -> 'VRWKV':
-        """Set the training mode; frozen parts stay in eval mode."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Return a parameter's depth for layer-wise learning rates: embeddings 0, block i at i + 1, the last norm last.
-
-        Args:
-            param_name: Full name of the parameter.
-            prefix: What stands before this backbone's own names. Defaults to ''.
-
-        Returns:
-            The parameter's depth, and the number of depths (blocks + 2).
-        """
-        depths = self.depth + 2
-        name = param_name[len(prefix) :] if param_name.startswith(prefix) else ''
-        if name.startswith(('patch_embed.', 'pos_embed')):
-            return 0, depths
-        if name.startswith('layers.'):
-            return int(name.split('.')[1]) + 1, depths
-        return depths - 1, depths
