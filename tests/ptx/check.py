@@ -4,7 +4,9 @@
   memory. (That it lies in the *right* one of these tensors is not checked.)
 - Alignment: a vector lies at a multiple of its size; GPUs demand it, CPUs do not.
 - Races in one program: threads read or write what another one has written, or write what another one has read, without a
-  barrier between. That a warp's threads run in step here is not relied on. In a warp a shuffle orders a write after a
+  barrier between. Two that write the same value are none; nor are
+  two that write copies of an element to shared memory in one instruction, which the compiler makes, though the copies may
+  differ in their last bits where a sum over lanes was rounded. That a warp's threads run in step here is not relied on. In a warp a shuffle orders a write after a
   read, too: a thread takes part in it with what it has read. It does not order a read after a write.
 - Races between programs: two touch the same bytes, and one of them writes. No order of programs is ever guaranteed.
 - Divergent branches, which the machine cannot follow, divisions by zero, and loops without an end.
@@ -109,7 +111,8 @@ def describe(kernel: Kernel, findings: Sequence[Finding], extents: Sequence[Exte
             other = kernel.instructions[one.other]
             line += f'; thread {one.other_thread} was there at {other.source} ({other.opcode}, line {other.line})'
         if one.address:
-            line += f'; address {one.address:#x}{_nearest(one.address, extents)}'
+            shared = '.shared' in here.opcode
+            line += f'; address {one.address:#x}{" of shared memory" if shared else _nearest(one.address, extents)}'
         lines.append(line)
     return '\n'.join(lines)
 

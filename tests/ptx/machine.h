@@ -35,7 +35,7 @@ typedef struct {
 
 /* Of GRANULE bytes: who wrote them last, and who has read them since. Programs count from 1, 0 is nobody. */
 typedef struct {
-    uint32_t writer, write_barriers, write_warp_barriers, write_instruction;
+    uint32_t writer, write_barriers, write_warp_barriers, write_instruction, write_step;
     uint32_t reader, read_barriers, read_warp_barriers, read_meetings, read_instruction;
     int16_t write_thread, read_thread, read_warp, unused; /* read_thread, read_warp: SEVERAL. */
 } Trace;
@@ -124,12 +124,13 @@ static void trace_read(Machine *m, const Instruction *i, Trace *t, int thread, u
     t->read_instruction = (uint32_t)(i - m->instructions);
 }
 
-static void trace_write(Machine *m, const Instruction *i, Trace *t, int thread, uint64_t address) {
+/* same: What is written is there already; then it does not matter which of two writes comes last. */
+static void trace_write(Machine *m, const Instruction *i, Trace *t, int thread, uint64_t address, int same) {
     uint32_t program = (uint32_t)m->program + 1;
     int warp = thread / 32;
     if (t->writer && t->writer != program)
         find(m, BETWEEN_PROGRAMS, i, t->write_instruction, thread, t->write_thread, address);
-    else if (t->writer && !is_ordered(m, t->write_barriers, t->write_warp_barriers, thread, t->write_thread))
+    else if (t->writer && !same && !is_ordered(m, t->write_barriers, t->write_warp_barriers, thread, t->write_thread))
         find(m, WRITE_AFTER_WRITE, i, t->write_instruction, thread, t->write_thread, address);
     if (t->reader && t->reader != program)
         find(m, BETWEEN_PROGRAMS, i, t->read_instruction, thread, t->read_thread, address);
@@ -144,15 +145,26 @@ static void trace_write(Machine *m, const Instruction *i, Trace *t, int thread, 
     t->write_barriers = m->barriers;
     t->write_warp_barriers = m->warp_barriers[warp];
     t->write_instruction = (uint32_t)(i - m->instructions);
+    t->write_step = (uint32_t)m->steps;
 }
 
-static inline void trace(Machine *m, const Instruction *i, Trace *traces, uint64_t offset, int bytes, int thread, int write, uint64_t address) {
+/* data: What is written to the place, or null. */
+static void trace(Machine *m, const Instruction *i, Trace *traces, uint64_t offset, int bytes, int thread,
+                  const void *data, const void *place, uint64_t address) {
+    int equal = data && !memcmp(data, place, (size_t)bytes);
     for (uint64_t k = offset / GRANULE; k < (offset + bytes + GRANULE - 1) / GRANULE; ++k)
-        (write ? trace_write : trace_read)(m, i, traces + k, thread, address);
+        if (!data) {
+            trace_read(m, i, traces + k, thread, address);
+        } else {
+            /* The compiler lets several threads write copies of one element to shared memory at once, and these may
+               have been rounded in different orders: one of them stays. */
+            int copy = traces == m->shared_traces && traces[k].write_step == (uint32_t)m->steps;
+            trace_write(m, i, traces + k, thread, address, equal || copy);
+        }
 }
 
-/* Return where an access of a thread to global memory goes, after looking at it. */
-static uint8_t *reach_global(Machine *m, const Instruction *i, uint64_t address, int bytes, int thread, int write) {
+/* Return where an access of a thread to global memory goes, after looking at it. data: What it will write, or null. */
+static uint8_t *reach_global(Machine *m, const Instruction *i, uint64_t address, int bytes, int thread, const void *data) {
     if (address % bytes) find(m, MISALIGNED, i, -1, thread, -1, address);
     const Extent *e = m->extents + m->last_extent;
     if (!m->extent_count || address < e->low || address + bytes > e->high) {
@@ -166,19 +178,21 @@ static uint8_t *reach_global(Machine *m, const Instruction *i, uint64_t address,
         m->last_extent = k;
         e = m->extents + k;
     }
-    if (e->traces) trace(m, i, e->traces, address - e->low / GRANULE * GRANULE, bytes, thread, write, address);
-    return (uint8_t *)(uintptr_t)address;
+    uint8_t *place = (uint8_t *)(uintptr_t)address;
+    if (e->traces) trace(m, i, e->traces, address - e->low / GRANULE * GRANULE, bytes, thread, data, place, address);
+    return place;
 }
 
-static uint8_t *reach_shared(Machine *m, const Instruction *i, uint64_t address, int bytes, int thread, int write) {
+static uint8_t *reach_shared(Machine *m, const Instruction *i, uint64_t address, int bytes, int thread, const void *data) {
     if (address % bytes) find(m, MISALIGNED, i, -1, thread, -1, address);
     if (address + bytes > (uint64_t)m->shared_size) {
         find(m, OUT_OF_BOUNDS, i, -1, thread, -1, address);
         memset(m->outside, 0xff, sizeof m->outside);
         return m->outside;
     }
-    if (m->check_races) trace(m, i, m->shared_traces, address, bytes, thread, write, address);
-    return m->shared + address;
+    uint8_t *place = m->shared + address;
+    if (m->check_races) trace(m, i, m->shared_traces, address, bytes, thread, data, place, address);
+    return place;
 }
 
 #define ACTIVE(i, l) (!(i)->guard || (i)->guard[l] != (i)->negated)
@@ -203,13 +217,11 @@ static uint8_t *reach_shared(Machine *m, const Instruction *i, uint64_t address,
         const ADDRESS *base = i->operand[i->count];                                                    \
         for (int l = 0; l < m->threads; ++l)                                                           \
             if (ACTIVE(i, l)) {                                                                        \
-                int size = (int)sizeof(ELEMENT);                                                       \
-                uint8_t *to =                                                                          \
-                    reach_##SPACE(m, i, (ADDRESS)(base[l] + (ADDRESS)i->number), size * i->count, l, 1); \
-                for (int e = 0; e < i->count; ++e) {                                                   \
-                    ELEMENT x = (ELEMENT)((const REGISTER *)i->operand[e])[l];                         \
-                    memcpy(to + e * size, &x, sizeof x);                                               \
-                }                                                                                      \
+                ELEMENT data[8];                                                                       \
+                for (int e = 0; e < i->count; ++e) data[e] = (ELEMENT)((const REGISTER *)i->operand[e])[l]; \
+                int bytes = (int)sizeof(ELEMENT) * i->count;                                           \
+                uint64_t address = (ADDRESS)(base[l] + (ADDRESS)i->number);                            \
+                memcpy(reach_##SPACE(m, i, address, bytes, l, data), data, (size_t)bytes);             \
             }                                                                                          \
     }
 
@@ -237,8 +249,8 @@ static void move_matrix(Machine *m, const Instruction *i, int write, int transpo
             int q = l % 32, warp = l - q;
             for (int h = 0; h < 2; ++h) {
                 int row = transposed ? 2 * (q % 4) + h : q / 4, column = transposed ? q / 4 : 2 * (q % 4) + h;
-                uint8_t *at = reach_shared(m, i, rows[warp + 8 * e + row] + 2 * column, 2, l, write);
                 uint16_t x = (uint16_t)(lanes[l] >> (16 * h));
+                uint8_t *at = reach_shared(m, i, rows[warp + 8 * e + row] + 2 * column, 2, l, write ? &x : 0);
                 if (write) {
                     memcpy(at, &x, 2);
                 } else {
