@@ -10,8 +10,6 @@
   read, too: a thread takes part in it with what it has read. It does not order a read after a write.
 - Races between programs: two touch the same bytes, and one of them writes. No order of programs is ever guaranteed.
 - Divergent branches, which the machine cannot follow, divisions by zero, and loops without an end.
-
-Bytes are looked at in pairs, as no element of a tensor is smaller.
 """
 
 from collections.abc import Iterable, Sequence

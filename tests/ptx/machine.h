@@ -9,7 +9,7 @@ memory, crosses lanes or changes the order of instructions is here. machine.py h
 
 #include "numbers.h"
 
-enum { MOST_OPERANDS = 10, MOST_FINDINGS = 32, MOST_THREADS = 1024, GRANULE = 2 };
+enum { MOST_OPERANDS = 10, MOST_FINDINGS = 32, MOST_THREADS = 1024 };
 enum { BRANCH = -1, RETURN = -2, BARRIER = -3, WARP_BARRIER = -4 };
 enum {
     OUT_OF_BOUNDS = 1,
@@ -33,7 +33,7 @@ typedef struct {
     void *operand[MOST_OPERANDS];
 } Instruction;
 
-/* Of GRANULE bytes: who wrote them last, and who has read them since. Programs count from 1, 0 is nobody. */
+/* Of a byte: who wrote it last, and who has read it since. Programs count from 1, 0 is nobody. */
 typedef struct {
     uint32_t writer, write_barriers, write_warp_barriers, write_instruction, write_step;
     uint32_t reader, read_barriers, read_warp_barriers, read_meetings, read_instruction;
@@ -152,7 +152,7 @@ static void trace_write(Machine *m, const Instruction *i, Trace *t, int thread, 
 static void trace(Machine *m, const Instruction *i, Trace *traces, uint64_t offset, int bytes, int thread,
                   const void *data, const void *place, uint64_t address) {
     int equal = data && !memcmp(data, place, (size_t)bytes);
-    for (uint64_t k = offset / GRANULE; k < (offset + bytes + GRANULE - 1) / GRANULE; ++k)
+    for (uint64_t k = offset; k < offset + bytes; ++k)
         if (!data) {
             trace_read(m, i, traces + k, thread, address);
         } else {
@@ -179,7 +179,7 @@ static uint8_t *reach_global(Machine *m, const Instruction *i, uint64_t address,
         e = m->extents + k;
     }
     uint8_t *place = (uint8_t *)(uintptr_t)address;
-    if (e->traces) trace(m, i, e->traces, address - e->low / GRANULE * GRANULE, bytes, thread, data, place, address);
+    if (e->traces) trace(m, i, e->traces, address - e->low, bytes, thread, data, place, address);
     return place;
 }
 
@@ -198,8 +198,8 @@ static uint8_t *reach_shared(Machine *m, const Instruction *i, uint64_t address,
 #define ACTIVE(i, l) (!(i)->guard || (i)->guard[l] != (i)->negated)
 
 /* Operands: the vector's registers, then the address. ELEMENT: in memory; REGISTER: in a register. */
-#define LOAD_AND_STORE(SPACE, BITS, ELEMENT, REGISTER, ADDRESS)                                        \
-    static void ld_##SPACE##_b##BITS(Machine *m, const Instruction *i) {                               \
+#define LOAD_AND_STORE(SPACE, BITS, WIDTH, ELEMENT, REGISTER, ADDRESS)                                 \
+    static void ld_##SPACE##_##BITS##_##WIDTH(Machine *m, const Instruction *i) {                      \
         const ADDRESS *base = i->operand[i->count];                                                    \
         for (int l = 0; l < m->threads; ++l)                                                           \
             if (ACTIVE(i, l)) {                                                                        \
@@ -213,7 +213,7 @@ static uint8_t *reach_shared(Machine *m, const Instruction *i, uint64_t address,
                 }                                                                                      \
             }                                                                                          \
     }                                                                                                  \
-    static void st_##SPACE##_b##BITS(Machine *m, const Instruction *i) {                               \
+    static void st_##SPACE##_##BITS##_##WIDTH(Machine *m, const Instruction *i) {                      \
         const ADDRESS *base = i->operand[i->count];                                                    \
         for (int l = 0; l < m->threads; ++l)                                                           \
             if (ACTIVE(i, l)) {                                                                        \
@@ -225,14 +225,20 @@ static uint8_t *reach_shared(Machine *m, const Instruction *i, uint64_t address,
             }                                                                                          \
     }
 
-LOAD_AND_STORE(global, 8, uint8_t, uint16_t, uint64_t)
-LOAD_AND_STORE(global, 16, uint16_t, uint16_t, uint64_t)
-LOAD_AND_STORE(global, 32, uint32_t, uint32_t, uint64_t)
-LOAD_AND_STORE(global, 64, uint64_t, uint64_t, uint64_t)
-LOAD_AND_STORE(shared, 8, uint8_t, uint16_t, uint32_t)
-LOAD_AND_STORE(shared, 16, uint16_t, uint16_t, uint32_t)
-LOAD_AND_STORE(shared, 32, uint32_t, uint32_t, uint32_t)
-LOAD_AND_STORE(shared, 64, uint64_t, uint64_t, uint32_t)
+/* A register may be wider than an element, and has zeros above it then. */
+#define EVERY_WIDTH(SPACE, ADDRESS)                             \
+    LOAD_AND_STORE(SPACE, 8, 16, uint8_t, uint16_t, ADDRESS)   \
+    LOAD_AND_STORE(SPACE, 8, 32, uint8_t, uint32_t, ADDRESS)   \
+    LOAD_AND_STORE(SPACE, 8, 64, uint8_t, uint64_t, ADDRESS)   \
+    LOAD_AND_STORE(SPACE, 16, 16, uint16_t, uint16_t, ADDRESS) \
+    LOAD_AND_STORE(SPACE, 16, 32, uint16_t, uint32_t, ADDRESS) \
+    LOAD_AND_STORE(SPACE, 16, 64, uint16_t, uint64_t, ADDRESS) \
+    LOAD_AND_STORE(SPACE, 32, 32, uint32_t, uint32_t, ADDRESS) \
+    LOAD_AND_STORE(SPACE, 32, 64, uint32_t, uint64_t, ADDRESS) \
+    LOAD_AND_STORE(SPACE, 64, 64, uint64_t, uint64_t, ADDRESS)
+
+EVERY_WIDTH(global, uint64_t)
+EVERY_WIDTH(shared, uint32_t)
 
 /* ldmatrix, stmatrix: lane 8k + r of a warp has the address of row r of matrix k, 8 x 8 numbers of 16 bits. Lane q has
    numbers (q / 4, 2 (q % 4)) and the next; transposed, (2 (q % 4), q / 4) and the one below. */
@@ -341,7 +347,7 @@ static void run_program(Machine *m, const Operation *operations) {
     }
 }
 
-static size_t traces_size(const Extent *e) { return ((e->high - e->low) / GRANULE + 2) * sizeof(Trace); }
+static size_t traces_size(const Extent *e) { return (e->high - e->low) * sizeof(Trace); }
 
 /* Run the programs of a launch; 1 if there is no address space for the traces. */
 static int run_programs(Machine *m, const Operation *operations) {
@@ -356,7 +362,7 @@ static int run_programs(Machine *m, const Operation *operations) {
         if (found == MAP_FAILED) failed = 1;
         else e->traces = found;
     }
-    if (m->check_races) m->shared_traces = malloc((size_t)(m->shared_size / GRANULE + 2) * sizeof(Trace));
+    if (m->check_races) m->shared_traces = malloc((size_t)(m->shared_size + 1) * sizeof(Trace));
     for (int64_t k = 0; k < m->program_count && !failed; ++k) {
         uint32_t id = (uint32_t)m->programs[k];
         m->program = (int32_t)id;
@@ -365,7 +371,7 @@ static int run_programs(Machine *m, const Operation *operations) {
         memset(m->meetings, 0, sizeof m->meetings);
         memset(m->registers, 0xff, (size_t)m->registers_size);
         memset(m->shared, 0xff, (size_t)m->shared_size);
-        if (m->shared_traces) memset(m->shared_traces, 0, (size_t)(m->shared_size / GRANULE + 2) * sizeof(Trace));
+        if (m->shared_traces) memset(m->shared_traces, 0, (size_t)(m->shared_size + 1) * sizeof(Trace));
         for (int l = 0; l < m->threads; ++l) {
             m->program_id[0][l] = id % m->grid[0];
             m->program_id[1][l] = id / m->grid[0] % m->grid[1];

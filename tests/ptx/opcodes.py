@@ -192,7 +192,14 @@ _comparisons()
 _conversions()
 _moves()
 
-MEMORY = {f'{way}_{space}_b{bits}' for way in ('ld', 'st') for space in ('global', 'shared') for bits in (8, 16, 32, 64)}
+# Bits of an element in memory, and of the registers that may hold it.
+WIDTHS = {8: (16, 32, 64), 16: (16, 32, 64), 32: (32, 64), 64: (64,)}
+MEMORY = {
+    f'{way}_{space}_{bits}_{width}'
+    for way, space in product(('ld', 'st'), ('global', 'shared'))
+    for bits, widths in WIDTHS.items()
+    for width in widths
+}
 MATRICES = {'ldmatrix', 'ldmatrix_trans', 'stmatrix', 'stmatrix_trans'}
 SHUFFLES = {'shfl_up', 'shfl_down', 'shfl_bfly', 'shfl_idx'}
 # mov between a register and a vector of narrower ones: how many, and bits of each.

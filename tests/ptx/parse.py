@@ -8,12 +8,12 @@ import re
 from dataclasses import dataclass, field
 
 _ENTRY = re.compile(r'^\.visible \.entry (?P<name>[\w$]+)\(\n(?P<parameters>.*?)\)(?P<directives>[^{]*)\{', re.S | re.M)
-_PARAMETER = re.compile(r'\.param \.(\w+)(?: \.ptr(?: \.\w+)?(?: \.align \d+)?)? ([\w$]+)')
+_PARAMETER = re.compile(r'\.param \.([busf]\d+)(?: \.ptr(?: \.\w+)?(?: \.align \d+)?)? ([\w$]+)')
 _REGISTERS = re.compile(r'\.reg \.(\w+)\s+%([a-zA-Z]+)<(\d+)>')
 _SHARED = re.compile(r'^\.extern \.shared \.align \d+ \.b8 ([\w$]+)\[\];', re.M)
 _LABEL = re.compile(r'^([\w$]+):\s*')
 _STATEMENT = re.compile(r'^(?:@(?P<negated>!?)%(?P<guard>\w+)\s+)?(?P<opcode>[a-z][\w.:]*)(?:\s+(?P<operands>.*))?$', re.S)
-_IGNORED = ('.loc', '.pragma')
+_IGNORED = re.compile(r'\.(loc|pragma)\b')
 _WIDTHS = {'pred': 'pred', 'b16': 'b16', 'b32': 'b32', 'b64': 'b64', 'f32': 'b32', 'f64': 'b64'}
 
 
@@ -104,7 +104,7 @@ def _parse_body(kernel: Kernel, text: str, first: int) -> None:
             return
         code, _, comment = raw.partition('//')
         code = code.strip()
-        if code.startswith('.loc'):
+        if re.match(r'\.loc\b', code):
             source = brief_source(comment)
         while label := _LABEL.match(code):
             kernel.labels[label[1]] = len(kernel.instructions)
@@ -114,7 +114,7 @@ def _parse_body(kernel: Kernel, text: str, first: int) -> None:
             if found is None or found[1] not in _WIDTHS:
                 raise Unknown(f'line {number}: registers {code!r}')
             kernel.registers[found[2]] = _WIDTHS[found[1]], int(found[3])
-        elif not code.startswith(_IGNORED):
+        elif not _IGNORED.match(code):
             kernel.instructions += [_parse_statement(x.strip(), number, source) for x in code.split(';') if x.strip()]
     raise Unknown(f'{kernel.name}: no end')
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ptx.opcodes import ARITHMETIC, MATRICES, OPERATIONS, TYPES, function_name
+from ptx.opcodes import ARITHMETIC, MATRICES, MEMORY, OPERATIONS, TYPES, function_name
 from ptx.parse import Instruction, Kernel, Unknown
 
 BRANCH, RETURN, BARRIER, WARP_BARRIER = -1, -2, -3, -4
@@ -27,7 +27,7 @@ _ARRAYS = {'pred': np.uint8, 'b16': np.uint16, 'b32': np.uint32, 'b64': np.uint6
 _NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
 _ADDRESS = re.compile(r'^\[\s*(%?[\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]$')
 _PARAMETER = re.compile(r'^ld\.param\.([busf])(16|32|64)$')
-_MEMORY = re.compile(r'^(ld|st)\.(global|shared)(?:\.v([248]))?\.([buf])(8|16|32|64)$')
+_MEMORY = re.compile(r'^(ld|st)\.(global|shared)(?:\.v([248]))?\.[bu](8|16|32|64)$')
 _MATRIX = re.compile(r'^(ldmatrix|stmatrix)\.sync\.aligned\.m8n8\.x([124])(\.trans)?\.shared\.b16$')
 _SHUFFLE = re.compile(r'^shfl\.sync\.(up|down|bfly|idx)\.b32$')
 _ALL_LANES = {'-1', '0xffffffff', '0xFFFFFFFF', '4294967295'}
@@ -150,15 +150,19 @@ class Program:
         found = _MEMORY.match(opcode)
         if not found:
             return False
-        way, space, count, _, bits = found.groups()
+        way, space, count, bits = found.groups()
         value, address = operands if way == 'ld' else operands[::-1]
-        names, kind = _elements(value), 'b16' if bits == '8' else f'b{bits}'
+        names = _elements(value)
         if len(names) != int(count or 1):
             raise Unknown('a vector of another length')
+        # The registers' own width; constants have the element's.
+        kind = next((self._places[x][0] for x in names if x in self._places), f'b{max(int(bits), 16)}')
+        if f'{way}_{space}_{bits}_{kind[1:]}' not in MEMORY:
+            raise Unknown(f'{value} is {kind}')
         arrays = [self._target(x, kind) if way == 'ld' else self._source(x, kind) for x in names]
         register, number = self._address(address)
         base = self._source(register, 'b64' if space == 'global' else 'b32')
-        return self._set(code, f'{way}_{space}_b{bits}', [*arrays, base], len(arrays), number)
+        return self._set(code, f'{way}_{space}_{bits}_{kind[1:]}', [*arrays, base], len(arrays), number)
 
     def _lanes(self, code: np.void, instruction: Instruction) -> bool:
         opcode, operands = instruction.opcode, instruction.operands
@@ -209,6 +213,8 @@ class Program:
         target, *sources = instruction.operands
         arrays = [self._target(target, TYPES[known.result].register)]
         for name, kind in zip(sources, known.sources, strict=True):
+            if kind in ('f32', 'f64') and name[0] not in '%0':
+                raise Unknown(f'{name} is no constant of {kind}')
             arrays.append(self._source(name, TYPES[kind].register))
         return self._set(code, function_name(instruction.opcode), arrays)
 
