@@ -59,7 +59,9 @@ typedef struct {
     Instruction *instructions;
     int64_t instruction_count, steps, most_steps;
     int32_t threads, check_races;
-    uint8_t *registers; /* Filled with ones before each program, so that what is read before it is written shows. */
+    /* Filled with ones, NaN, before each program. A kernel may read what it has not written: the compiler packs a half
+       that it does not need from any register. Where it matters it shows. */
+    uint8_t *registers;
     int64_t registers_size;
     uint32_t *program_id[3], grid[3];
     int64_t *programs, program_count;

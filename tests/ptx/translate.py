@@ -78,13 +78,9 @@ class Program:
         self.program_id = [self._array('b32') for _ in range(3)]
         self.programs = [self._array('b32') for _ in range(3)]
         self.parameters = {name: self._array(f'b{kind[1:]}') for name, kind in kernel.parameters.items()}
-        self._read: set[str] = set()
-        self._written: set[str] = set()
         self.code = np.zeros(len(kernel.instructions), INSTRUCTION)
         for place, instruction in enumerate(kernel.instructions):
             self._translate(self.code[place], instruction)
-        if never := self._read - self._written:
-            raise Unknown(f'{kernel.name} reads registers that nothing writes: {sorted(never)}')
 
     @property
     def opcodes(self) -> set[str]:
@@ -228,13 +224,11 @@ class Program:
         """Return the address of the array that an instruction writes."""
         if name == '_':
             return self._constant(kind, 'sink', 0)
-        self._written.add(name)
         return self._register(name, kind)
 
     def _source(self, name: str, kind: str) -> int:
         """Return the address of the array that an instruction reads."""
         if name in self._places:
-            self._read.add(name)
             return self._register(name, kind)
         if name in _FIXED:
             return self._constant(_must_be(kind, 'b32', name), name, _FIXED[name](self.kernel.threads))

@@ -1,0 +1,58 @@
+"""The suite that runs in Triton's interpreter, once more on compiled kernels (``tests/ptx``)."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from emulated import ARCHITECTURES, EVERY, NEEDS_EMULATOR, compiled  # noqa: F401 (a fixture)
+from test_triton import INTERPRETED
+
+FOLDER = Path(__file__).parent
+# By default some tests on one architecture.
+FEW = {
+    'interpreted_triton.py': 'equal_bits or extremes or compile or (half_precision and False) or goes_to_torch',
+    'interpreted_fused.py': 'sum_alone or wide_stream or opcheck',
+    'interpreted_models.py': '',
+}
+
+
+@NEEDS_EMULATOR
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
+@pytest.mark.parametrize('file', INTERPRETED)
+def test_emulated(file, arch, compiled):  # noqa: F811
+    """A process of its own, because tests ask on import which backends there are."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pytest',
+            '-q',
+            '-x',
+            '-W',
+            'ignore',
+            '-p',
+            'no:cacheprovider',
+            '-p',
+            'ptx.plugin',
+            '--rootdir',
+            FOLDER,
+            FOLDER / file,
+            '-k',
+            INTERPRETED[file] if EVERY else FEW[file],
+        ],
+        env={
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join([str(FOLDER.parent), os.environ.get('PYTHONPATH', '')]),
+            'PTX_ARCH': str(arch),
+            'PTX_FOLDER': str(compiled),
+        },
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    assert int(re.search(r'emulated (\d+) launches on sm_' + str(arch), result.stdout)[1]) > 0
