@@ -5,7 +5,6 @@ MMVIM_TEST_EVERY_KERNEL=1. What the emulator finds (accesses out of bounds, race
 """
 
 import re
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from emulated import ARCHITECTURES, EVERY, NEEDS_EMULATOR, compiled  # noqa: F401 (a fixture)
 from helpers import randn, worst_errors
-from triton_cases import CASES, CROSS, LONG, PARTIAL, Case, errors_of
+from triton_cases import CASES, LONG, PARTIAL, Case, errors_of
 
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
@@ -81,7 +80,7 @@ def test_architectures(arch, name, dtype, emulate, monkeypatch):
 def test_segments(emulate, monkeypatch):
     monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
     with emulate(90) as emulation:
-        assert_close(errors_of(BY_NAME['segments, windows'], torch.float16), torch.float16)
+        assert_close(errors_of(BY_NAME['segments'], torch.float32), torch.float32)
     assert emulation.launches.count('segment_ends') == emulation.launches.count('chain_segments') == 2
 
 
@@ -154,7 +153,7 @@ def move_off(tensors, offset):
 
 @pytest.mark.parametrize('offset', [1, 4] if EVERY else [1])
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
-@pytest.mark.parametrize('name', BY_NAME if EVERY else ['cross scan', 'left out, 17 states'])
+@pytest.mark.parametrize('name', BY_NAME if EVERY else ['one with a gate'])
 def test_unaligned_pointers(arch, offset, name, emulate, monkeypatch):
     """No tensor at a multiple of 16 bytes, as slices of wider ones may be: the compiler must not have relied on it."""
     run, launched = Launch.run, []
@@ -194,7 +193,7 @@ def test_channels_that_are_no_multiple_of_16(case, dtype, arch, emulate):
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
-@pytest.mark.parametrize('d_state', STATES if EVERY else (16,))
+@pytest.mark.parametrize('d_state', STATES if EVERY else (8,))
 def test_states(d_state, arch, emulate, monkeypatch):
     """Each row of the table of block sizes, which has others for long rows than these; with and without a gate."""
     monkeypatch.setattr(
@@ -210,45 +209,23 @@ def test_states(d_state, arch, emulate, monkeypatch):
             assert_close(errors_of(case, dtype), dtype)
 
 
-def test_all_shapes_of_models(emulate):
-    """Paths along maps over a grid that all paths share, as VMamba has it; by default this alone has 100 channels."""
-    case = replace(BY_NAME['cross scan'], dim=100, paths=CROSS)
-    with emulate(120):
-        assert_close(errors_of(case, torch.bfloat16), torch.bfloat16)
-
-
 def without_barriers(text):
-    edited, count = re.subn(r'bar\.sync\s+0;', '', text)
-    without_barriers.removed += count
-    return edited
+    """The text of a kernel without its barriers."""
+    return re.sub(r'bar\.sync\s+0;', '', text)
 
 
-without_barriers.removed = 0
-
-
-@pytest.mark.parametrize(
-    ('case', 'expected'),
-    [
-        (Case('no multiple of 16', 1, 70, 5, 2), 'scan_backward: read after write'),
-        (Case('multiple of 16', 1, 64, 5, 2), None),
-    ],
-    ids=lambda case: getattr(case, 'name', ''),
-)
-def test_barriers_are_seen_to_be_missing(case, expected, emulate):
-    """Without its barriers the backward kernel reads what other threads store, but only where their layouts differ."""
+def test_missing_barriers_are_seen(emulate):
+    """Without its barriers the backward kernel reads what other threads have stored."""
     from ptx.check import Faults
 
-    without_barriers.removed = 0
-    with emulate(90, edit=without_barriers):
-        if expected is None:
-            errors_of(replace(case, d_state=2), torch.float32)
-        else:
-            with pytest.raises(Faults, match=expected):
-                errors_of(case, torch.float32)
-    assert without_barriers.removed > 1
+    def edit(text):
+        return without_barriers(text) if 'scan_backward' in text else text
+
+    with emulate(90, edit=edit), pytest.raises(Faults, match='scan_backward: read after write.* backward.py'):
+        errors_of(BY_NAME['channels of two blocks'], torch.float32)
 
 
-def test_barriers_between_warps_are_seen_to_be_missing(emulate):
+def test_missing_barriers_between_warps_are_seen(emulate):
     from ptx.check import Faults
 
     x = randn(2, 37, 35).float()
@@ -265,7 +242,7 @@ def test_overruns_are_seen(what, emulate):
         return re.sub(rf'@!?%p\d+ ({what}\.global)', r'\1', text)
 
     with emulate(90, edit=unmask), pytest.raises(Faults, match='out of bounds'):
-        errors_of(Case('channels of a block and a bit', 1, 70, 5, 2), torch.float32)
+        errors_of(BY_NAME['channels of two blocks'], torch.float32)
 
 
 def test_a_step_too_many_is_seen(emulate, monkeypatch):
