@@ -208,6 +208,12 @@ def _integers() -> None:
     _define('prmt.b32', 'b32', 'b32 b32 b32', _permute)
 
 
+def _lower_bits(a: int, kind: str) -> int:
+    bits = int(kind[1:])
+    a %= 1 << bits
+    return a - (1 << bits) if kind[0] == 's' and a >> (bits - 1) else a
+
+
 def _divide(a: int, b: int) -> int:
     return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
 
@@ -280,6 +286,9 @@ def _rest() -> None:
     integers = [f'{sign}{bits}' for sign in 'us' for bits in (16, 32, 64)]
     for to, of in product(integers, ['u8', 's8', *integers]):
         _define(f'cvt.{to}.{of}', to, of, lambda a: a)
+        for width in (32, 64):
+            if width > max(int(of[1:]), 16):  # of a wider register
+                _define(f'cvt.{to}.{of}/{width}', to, f'b{width}', lambda a, of=of: _lower_bits(a, of))
     for of in ('s32', 'u32', 's64', 'u64'):
         _define(f'cvt.rn.f32.{of}', 'f32', of, lambda a: rounded(Fraction(a), 'f32'))
 

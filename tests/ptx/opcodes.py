@@ -171,6 +171,11 @@ def _comparisons() -> None:
 def _conversions() -> None:
     for to, of in product(('s16', 'u16', 's32', 'u32', 's64', 'u64'), ('s8', 'u8', 's16', 'u16', 's32', 'u32', 's64', 'u64')):
         _add(f'cvt.{to}.{of}', to, of, f'({TYPES[to].stored})a')
+        # A source may be the lower bits of a wider register; such opcodes have its width in their names here.
+        for width in (32, 64):
+            if width > max(int(of[1:]), 16):
+                sign = 'int' if of[0] == 's' else 'uint'
+                _add(f'cvt.{to}.{of}/{width}', to, f'b{width}', f'({TYPES[to].stored})({sign}{of[1:]}_t)a')
     for half in ('f16', 'bf16'):
         rounded = f'to_{"half" if half == "f16" else "bfloat"}'
         _add(f'cvt.f32.{half}', 'f32', half, 'a')
@@ -241,7 +246,7 @@ static void un{name}(Machine *m, const Instruction *i) {{
 
 def function_name(opcode: str) -> str:
     """Return the name of the C function of an opcode of ``ARITHMETIC``."""
-    return 'op_' + opcode.replace('.', '_')
+    return 'op_' + opcode.replace('.', '_').replace('/', '_of_')
 
 
 OPERATIONS = [

@@ -97,7 +97,7 @@ def kernel_of(opcode, result, sources):
         names.append(name)
     prefix, bits = REGISTERS[result]
     target = f'%{prefix}15'
-    lines.append(f'{opcode} {"%p15" if result == "pred" else target}, {", ".join(names)};')
+    lines.append(f'{opcode.partition("/")[0]} {"%p15" if result == "pred" else target}, {", ".join(names)};')
     if result == 'pred':
         lines.append(f'selp.b16 {target}, 1, 0, %p15;')
     lines += [f'mad.wide.s32 %rd20, %r0, {bits // 8}, %rd{len(sources)};', f'st.global.b{bits} [%rd20], {target};']

@@ -201,7 +201,11 @@ class Program:
         return self._set(code, name, arrays)
 
     def _arithmetic(self, code: np.void, instruction: Instruction) -> bool:
-        known = ARITHMETIC.get(instruction.opcode)
+        opcode = instruction.opcode
+        if opcode.startswith('cvt.') and instruction.operands[-1] in self._places:
+            wider = f'{opcode}/{self._places[instruction.operands[-1]][0][1:]}'
+            opcode = wider if wider in ARITHMETIC else opcode
+        known = ARITHMETIC.get(opcode)
         if known is None:
             return False
         if len(instruction.operands) != 1 + len(known.sources):
@@ -212,7 +216,7 @@ class Program:
             if kind in ('f32', 'f64') and name[0] not in '%0':
                 raise Unknown(f'{name} is no constant of {kind}')
             arrays.append(self._source(name, TYPES[kind].register))
-        return self._set(code, function_name(instruction.opcode), arrays)
+        return self._set(code, function_name(opcode), arrays)
 
     def _address(self, text: str) -> tuple[str, int]:
         found = _ADDRESS.match(text)
