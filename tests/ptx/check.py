@@ -1,13 +1,13 @@
 """What the machine looks at while it runs a kernel, and what it says about it.
 
-- Bounds: each access lies in one of the tensors that were passed, as far as their strides reach, or in the program's shared
-  memory. (That it lies in the *right* one of these tensors is not checked.)
+- Bounds: each access lies in one of the tensors that were passed, as far as their strides reach, or in the program's
+  shared memory. (That it lies in the *right* one of these tensors is not checked.)
 - Alignment: a vector lies at a multiple of its size; GPUs demand it, CPUs do not.
-- Races in one program: threads read or write what another one has written, or write what another one has read, without a
-  barrier between. Two that write the same value are none; nor are
-  two that write copies of an element to shared memory in one instruction, which the compiler makes, though the copies may
-  differ in their last bits where a sum over lanes was rounded. That a warp's threads run in step here is not relied on. In a warp a shuffle orders a write after a
-  read, too: a thread takes part in it with what it has read. It does not order a read after a write.
+- Races in one program: a thread reads or writes what another one has written, or writes what another one has read,
+  without a barrier between; that a warp's threads run in step here is not relied on. In a warp a shuffle, too, orders a
+  write after a read, because a thread takes part in it with what it has read; it does not order a read after a write.
+- Two writes of the same value are no race. Nor are two to shared memory by one instruction at once: the compiler lets
+  threads store copies of an element there, which may differ in their last bits where sums over lanes were rounded.
 - Races between programs: two touch the same bytes, and one of them writes. No order of programs is ever guaranteed.
 - Divergent branches, which the machine cannot follow, divisions by zero, and loops without an end.
 """
@@ -103,7 +103,8 @@ def describe(kernel: Kernel, findings: Sequence[Finding], extents: Sequence[Exte
     lines = []
     for one in findings:
         here = kernel.instructions[one.instruction]
-        line = f'{kernel.name}: {KINDS[one.kind]}, {one.times} times, first by thread {one.thread} of program {one.program}'
+        line = f'{kernel.name}: {KINDS[one.kind]}, {one.times} times, '
+        line += f'first by thread {one.thread} of program {one.program}'
         line += f' at {here.source} ({here.opcode}, line {here.line} of the PTX)'
         if one.other >= 0:
             other = kernel.instructions[one.other]

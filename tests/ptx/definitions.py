@@ -1,7 +1,8 @@
-"""What each opcode of ``opcodes.ARITHMETIC`` computes, once more: in Python, with integers and fractions without rounding.
+"""What each opcode of ``opcodes.ARITHMETIC`` computes, once more: in Python, with integers and exact fractions.
 
-The source is NVIDIA's "Parallel Thread Execution ISA". ``DEFINITIONS`` gives the type of an opcode's result, those of its
-sources, and a function of numbers: signed for 's', bits for 'b', floats for 'f16', 'bf16' and 'f32', truth for 'pred'.
+The source is NVIDIA's "Parallel Thread Execution ISA". ``DEFINITIONS`` gives the type of an opcode's result, those of
+its sources, and a function of numbers: signed for 's', bits for 'b', floats for 'f16', 'bf16' and 'f32', truth for
+'pred'.
 """
 
 import math

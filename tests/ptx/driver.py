@@ -1,8 +1,8 @@
 """Triton's launches on CPU tensors: the emulator in the place of the CUDA driver.
 
-Within :func:`emulate` Triton believes that the current device is an NVIDIA GPU. It looks at the arguments, specialises on
-what it finds (a 1, a multiple of 16, an aligned pointer), compiles to PTX and hands over the arguments, all by its own
-code. Only the last step of the compilation is left out, the assembler's, and what is launched runs on the machine.
+Within :func:`emulate` Triton believes that the current device is an NVIDIA GPU. It looks at the arguments, specialises
+on what it finds (a 1, a multiple of 16, an aligned pointer), compiles to PTX and hands over the arguments, all by its
+own code. Only the last step of the compilation is left out, the assembler's, and what is launched runs on the machine.
 """
 
 import contextlib

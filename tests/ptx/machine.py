@@ -79,9 +79,20 @@ def library(folder: Path | None = None) -> ctypes.CDLL:
             (Path(temporary) / 'machine.c').write_text(source)
             built = Path(temporary) / 'built.so'
             # Contracted to fused operations, sums would be other than PTX says.
-            options = ['-O1', '-std=gnu11', '-ffp-contract=off', '-fno-strict-aliasing', '-shared', '-fPIC', f'-I{_FOLDER}']
+            options = [
+                '-O1',
+                '-std=gnu11',
+                '-ffp-contract=off',
+                '-fno-strict-aliasing',
+                '-shared',
+                '-fPIC',
+                f'-I{_FOLDER}',
+            ]
             result = subprocess.run(
-                [compiler(), *options, '-o', built, Path(temporary) / 'machine.c', '-lm'], capture_output=True, text=True, check=False
+                [compiler(), *options, '-o', built, Path(temporary) / 'machine.c', '-lm'],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if result.returncode:
                 raise RuntimeError(f'the library of the emulator does not compile:\n{result.stderr[:4000]}')

@@ -4,8 +4,8 @@ An opcode is here with all its modifiers, and one that is not here is an error: 
 ``ARITHMETIC`` has what each thread does for itself; the rest names functions of ``machine.h``. In an expression
 ``a``, ``b`` and ``c`` are the sources, and ``l`` is the number of the thread.
 
-Approximations of the hardware (``ex2.approx``, ``div.full``, ``sqrt.approx``, ...) are computed exactly and rounded once:
-what PTX promises of them, an error of about two units in the last place, is the one thing that no table can repeat.
+Approximations of the hardware (``ex2.approx``, ``div.full``, ``sqrt.approx``, ...) are computed exactly and rounded
+once: PTX promises no bits of them, only that their error is about two units in the last place.
 """
 
 from itertools import product
@@ -84,9 +84,14 @@ def _integers() -> None:
             _add(f'mad.lo.{kind}', b, f'{b} {b} {b}', 'a * b + c')
             _add(f'min.{kind}', kind, f'{kind} {kind}', 'a < b ? a : b')
             _add(f'max.{kind}', kind, f'{kind} {kind}', 'a > b ? a : b')
-            _add(f'shr.{kind}', kind, f'{kind} u32', f'a >> (b < {bits} ? b : {bits - 1})' if kind == s else f'b < {bits} ? a >> b : 0')
+            _add(
+                f'shr.{kind}',
+                kind,
+                f'{kind} u32',
+                f'a >> (b < {bits} ? b : {bits - 1})' if kind == s else f'b < {bits} ? a >> b : 0',
+            )
         _add(f'neg.{s}', b, b, '0 - a')
-        _add(f'abs.{s}', b, s, f'a < 0 ? 0 - (uint64_t)a : (uint64_t)a')
+        _add(f'abs.{s}', b, s, 'a < 0 ? 0 - (uint64_t)a : (uint64_t)a')
         _add(f'shl.{b}', b, f'{b} u32', f'b < {bits} ? a << b : 0')
     for kind, bits in product('us', (16, 32)):
         number, wide = f'{kind}{bits}', f'{kind}{2 * bits}'
@@ -123,7 +128,9 @@ def _floats() -> None:
             _add(f'{name}.{kind}', 'b64', 'b64 b64', packed)
     _add('fma.rn.f32', 'f32', 'f32 f32 f32', 'fmaf(a, b, c)')
     fused = 'fmaf({0}(a), {0}(b), {0}(c))'
-    _add('fma.rn.f32x2', 'b64', 'b64 b64 b64', f'pack_floats({fused.format("low_float")}, {fused.format("high_float")})')
+    _add(
+        'fma.rn.f32x2', 'b64', 'b64 b64 b64', f'pack_floats({fused.format("low_float")}, {fused.format("high_float")})'
+    )
     for half in ('f16', 'bf16'):  # of Blackwell: halves taken into float32
         _add(f'add.rn.f32.{half}', 'f32', f'{half} f32', 'a + b')
         _add(f'sub.rn.f32.{half}', 'f32', f'{half} f32', 'a - b')
@@ -169,7 +176,9 @@ def _comparisons() -> None:
 
 
 def _conversions() -> None:
-    for to, of in product(('s16', 'u16', 's32', 'u32', 's64', 'u64'), ('s8', 'u8', 's16', 'u16', 's32', 'u32', 's64', 'u64')):
+    for to, of in product(
+        ('s16', 'u16', 's32', 'u32', 's64', 'u64'), ('s8', 'u8', 's16', 'u16', 's32', 'u32', 's64', 'u64')
+    ):
         _add(f'cvt.{to}.{of}', to, of, f'({TYPES[to].stored})a')
         # A source may be the lower bits of a wider register; such opcodes have its width in their names here.
         for width in (32, 64):
@@ -213,7 +222,10 @@ PACKS = {'pack_2_16': (2, 16), 'pack_2_32': (2, 32), 'pack_4_16': (4, 16)}
 
 def _arithmetic_function(name: str, opcode: Opcode) -> str:
     result = TYPES[opcode.result]
-    lines = [f'static void {function_name(name)}(Machine *m, const Instruction *i) {{', f'{result.stored} *d = i->operand[0];']
+    lines = [
+        f'static void {function_name(name)}(Machine *m, const Instruction *i) {{',
+        f'{result.stored} *d = i->operand[0];',
+    ]
     reads = []
     for place, (letter, kind) in enumerate(zip('abc', opcode.sources, strict=False), start=1):
         source = TYPES[kind]

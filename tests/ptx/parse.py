@@ -12,7 +12,9 @@ _PARAMETER = re.compile(r'\.param \.([busf]\d+)(?: \.ptr(?: \.\w+)?(?: \.align \
 _REGISTERS = re.compile(r'\.reg \.(\w+)\s+%([a-zA-Z]+)<(\d+)>')
 _SHARED = re.compile(r'^\.extern \.shared \.align \d+ \.b8 ([\w$]+)\[\];', re.M)
 _LABEL = re.compile(r'^([\w$]+):\s*')
-_STATEMENT = re.compile(r'^(?:@(?P<negated>!?)%(?P<guard>\w+)\s+)?(?P<opcode>[a-z][\w.:]*)(?:\s+(?P<operands>.*))?$', re.S)
+_STATEMENT = re.compile(
+    r'^(?:@(?P<negated>!?)%(?P<guard>\w+)\s+)?(?P<opcode>[a-z][\w.:]*)(?:\s+(?P<operands>.*))?$', re.S
+)
 _IGNORED = re.compile(r'\.(loc|pragma)\b')
 _WIDTHS = {'pred': 'pred', 'b16': 'b16', 'b32': 'b32', 'b64': 'b64', 'f32': 'b32', 'f64': 'b64'}
 

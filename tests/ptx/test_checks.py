@@ -174,6 +174,8 @@ def test_texts_that_are_no_kernel():
     with pytest.raises(Unknown, match='whole warps'):
         Program(parse(text.replace('.reqntid 32', '.reqntid 40')))
     with pytest.raises(Unknown, match='no number or pointer'):
-        parse(text.replace('.param .u64 .ptr .global .align 1 kernel_param_0', '.param .align 64 .b8 kernel_param_0[128]'))
+        parse(
+            text.replace('.param .u64 .ptr .global .align 1 kernel_param_0', '.param .align 64 .b8 kernel_param_0[128]')
+        )
     with pytest.raises(Unknown, match='no end'):
         parse(text[: text.rindex('}')])

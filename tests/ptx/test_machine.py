@@ -29,8 +29,8 @@ def braces(names):
 def test_what_is_tested_is_all():
     spaces = ('ld_global', 'st_global', 'ld_shared', 'st_shared')
     assert {f'{space}_{bits}_{width}' for space in spaces for bits, x in WIDTHS.items() for width in x} == MEMORY
-    assert MATRICES == {'ldmatrix', 'ldmatrix_trans', 'stmatrix', 'stmatrix_trans'}
-    assert SHUFFLES == {'shfl_up', 'shfl_down', 'shfl_bfly', 'shfl_idx'}
+    assert {'ldmatrix', 'ldmatrix_trans', 'stmatrix', 'stmatrix_trans'} == MATRICES
+    assert {'shfl_up', 'shfl_down', 'shfl_bfly', 'shfl_idx'} == SHUFFLES
     assert set(PACKS) == {'pack_2_16', 'pack_2_32', 'pack_4_16'}
 
 
@@ -71,13 +71,21 @@ def test_matrices(count, transposed, store):
     # The registers lie in an array (lane, count), shared memory, (matrices of all warps, 8, 8), in another one.
     move = [f'mad.wide.s32 %rd5, %r0, {4 * count}, %rd0;', f'mad.wide.s32 %rd6, %r0, {4 * count}, %rd1;']
     share = ['shr.u32 %r3, %r0, 5;', f'mul.lo.s32 %r3, %r3, {128 * count};', 'and.b32 %r4, %r0, 31;']
-    share += [f'and.b32 %r4, %r4, {8 * count - 1};', 'mad.lo.s32 %r3, %r4, 16, %r3;', f'mul.lo.s32 %r5, %r0, {4 * count};']
+    share += [
+        f'and.b32 %r4, %r4, {8 * count - 1};',
+        'mad.lo.s32 %r3, %r4, 16, %r3;',
+        f'mul.lo.s32 %r5, %r0, {4 * count};',
+    ]
     for e, name in enumerate(names):
         if store:
             move += [f'ld.global.b32 {name}, [%rd5+{4 * e}];']
         else:
             share += [f'ld.global.b32 %r6, [%rd5+{4 * e}];', f'st.shared.b32 [%r5+{4 * e}], %r6;']
-    share += ['bar.sync 0;', f'{opcode} [%r3], {registers};' if store else f'{opcode} {registers}, [%r3];', 'bar.sync 0;']
+    share += [
+        'bar.sync 0;',
+        f'{opcode} [%r3], {registers};' if store else f'{opcode} {registers}, [%r3];',
+        'bar.sync 0;',
+    ]
     for e, name in enumerate(names):
         if store:
             share += [f'ld.shared.b32 %r6, [%r5+{4 * e}];', f'st.global.b32 [%rd6+{4 * e}], %r6;']
@@ -85,7 +93,9 @@ def test_matrices(count, transposed, store):
             share += [f'st.global.b32 [%rd6+{4 * e}], {name};']
     given = numbers(THREADS * 2 * count, 16)
     found = np.zeros_like(given)
-    run_text(write('\n'.join(move + share), 2, THREADS), [given, found], shared=128 * count * (THREADS // 32), races=True)
+    run_text(
+        write('\n'.join(move + share), 2, THREADS), [given, found], shared=128 * count * (THREADS // 32), races=True
+    )
     registers, matrices = (found, given) if not store else (given, found)
     registers = registers.reshape(THREADS // 32, 32, count, 2).transpose(0, 2, 1, 3).reshape(-1, 8, 8)
     matrices = matrices.reshape(-1, 8, 8)

@@ -16,7 +16,7 @@ from ptx.writing import run_text, write
 pytestmark = pytest.mark.skipif(compiler() is None, reason='no C compiler')
 
 # Register prefix and width in memory of each type.
-REGISTERS = {'pred': ('rs', 16), **{kind: ('rs', 16) for kind in ('f16', 'bf16', 's8', 'u8')}, 'f32': ('r', 32)}
+REGISTERS = {'pred': ('rs', 16), **dict.fromkeys(('f16', 'bf16', 's8', 'u8'), ('rs', 16)), 'f32': ('r', 32)}
 REGISTERS |= {f'{sign}{bits}': (prefix, bits) for bits, prefix in ((16, 'rs'), (32, 'r'), (64, 'rd')) for sign in 'bsu'}
 ARRAYS = {16: np.uint16, 32: np.uint32, 64: np.uint64}
 EDGES = {16: (0, 1, 7, 0x7FFF, 0x8000, 0xFFFF), 32: (0, 1, 31, 32, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)}
@@ -106,7 +106,9 @@ def kernel_of(opcode, result, sources):
 
 def compute(opcode, result, sources, values):
     """The results of an opcode, as bits, for tuples of bits."""
-    arrays = [np.array(x, ARRAYS[REGISTERS[kind][1]]) for x, kind in zip(zip(*values, strict=True), sources, strict=True)]
+    arrays = [
+        np.array(x, ARRAYS[REGISTERS[kind][1]]) for x, kind in zip(zip(*values, strict=True), sources, strict=True)
+    ]
     arrays.append(np.zeros(len(values), ARRAYS[REGISTERS[result][1]]))
     run_text(kernel_of(opcode, result, sources), arrays, len(values) // 32)
     return arrays[-1].tolist()
@@ -146,7 +148,10 @@ def test_arithmetic(opcode):
 @pytest.mark.parametrize(
     ('opcode', 'other'),
     [
-        *((name.format('s'), name.format('u')) for name in ('shr.{}32', 'min.{}64', 'mul.hi.{}32', 'bfe.{}32', 'div.{}64')),
+        *(
+            (name.format('s'), name.format('u'))
+            for name in ('shr.{}32', 'min.{}64', 'mul.hi.{}32', 'bfe.{}32', 'div.{}64')
+        ),
         ('cvt.s64.s32', 'cvt.u64.u32'),
         ('cvt.u32.u8', 'cvt.u32.u16'),
         ('setp.ne.f32', 'setp.neu.f32'),

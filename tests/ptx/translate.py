@@ -142,7 +142,9 @@ class Program:
                 name, kind = f'cvt.{found[1]}{register[1:]}.{found[1]}{found[2]}', register
             if name not in ARITHMETIC:
                 raise Unknown(f'{operands[0]} is {register}')
-            return self._set(code, function_name(name), [self._target(operands[0], kind), self.parameters[address].ctypes.data])
+            return self._set(
+                code, function_name(name), [self._target(operands[0], kind), self.parameters[address].ctypes.data]
+            )
         found = _MEMORY.match(opcode)
         if not found:
             return False

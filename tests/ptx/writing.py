@@ -58,6 +58,8 @@ def run_text(text: str, arrays: Sequence[np.ndarray], programs: int = 1, **optio
         options: As of :func:`ptx.machine.run`.
     """
     extents = [
-        Extent(x.ctypes.data, x.ctypes.data + x.nbytes, f'array {number}') for number, x in enumerate(arrays) if x.nbytes
+        Extent(x.ctypes.data, x.ctypes.data + x.nbytes, f'array {number}')
+        for number, x in enumerate(arrays)
+        if x.nbytes
     ]
     run(Program(parse(text)), (programs, 1, 1), [x.ctypes.data for x in arrays], extents, **options)

@@ -1,4 +1,4 @@
-"""What the tests on the emulator of ``tests/ptx`` share: where it runs, and how far by default."""
+"""Where the emulator of ``tests/ptx`` runs, and how much of it by default."""
 
 import os
 
@@ -20,9 +20,3 @@ def why_no_emulator() -> str:
 
 
 NEEDS_EMULATOR = pytest.mark.skipif(bool(why_no_emulator()), reason=why_no_emulator())
-
-
-@pytest.fixture(scope='session')
-def compiled(tmp_path_factory):
-    """A folder for what is compiled."""
-    return tmp_path_factory.mktemp('ptx')

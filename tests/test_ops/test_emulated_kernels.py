@@ -1,7 +1,7 @@
 """The Triton kernels as compiled for NVIDIA's GPUs, run by the emulator of ``tests/ptx`` on the CPU.
 
-A few cases for each architecture by default, all of them, in about an hour of an idle core, with
-MMVIM_TEST_EVERY_KERNEL=1. What the emulator finds (accesses out of bounds, races, ...) raises ``ptx.check.Faults``.
+A few cases for each architecture by default, all of them with MMVIM_TEST_EVERY_KERNEL=1. What the emulator finds, such
+as accesses out of bounds and races, raises ``ptx.check.Faults``.
 """
 
 import re
@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from emulated import ARCHITECTURES, EVERY, NEEDS_EMULATOR, compiled  # noqa: F401 (a fixture)
+from emulated import ARCHITECTURES, EVERY, NEEDS_EMULATOR
 from helpers import randn, worst_errors
 from triton_cases import CASES, LONG, PARTIAL, Case, errors_of
 
@@ -49,14 +49,6 @@ ONES = (
     Case('one step', 1, 5, 1, 3, paths=VIM),
     Case('one batch element, one group', 1, 40, 3, 1, optional=False),
 )
-
-
-@pytest.fixture
-def emulate(compiled):  # noqa: F811
-    """Start the emulator for an architecture, with races looked for."""
-    from ptx.driver import emulate
-
-    return lambda arch, **options: emulate(arch, **{'races': True, 'folder': compiled, **options})
 
 
 def assert_close(errors, dtype):
@@ -123,7 +115,9 @@ def test_convolution(arch, dtype, dim, emulate):
     """Two filters over part of a wider tensor, with more tokens than a program has."""
     inputs = [randn(2, 37, 2 * dim)[..., :dim], randn(2, dim, 4), randn(2, dim)]
     with emulate(arch) as emulation:
-        found = worst_errors(convolve, lambda *x: convolve(*x, backend=''), inputs, (dtype, torch.float32, torch.float32))
+        found = worst_errors(
+            convolve, lambda *x: convolve(*x, backend=''), inputs, (dtype, torch.float32, torch.float32)
+        )
     assert max(found) < TOLERANCES[dtype]
     assert emulation.launches == ['conv_forward', 'conv_backward', 'conv_transposed']
 
@@ -160,7 +154,9 @@ def test_unaligned_pointers(arch, offset, name, emulate, monkeypatch):
 
     def run_unaligned(launch):
         aligned = launch.arguments
-        offset_of = {k: x for k, x in aligned.items() if isinstance(x, torch.Tensor) and x.numel() and x.dtype != torch.int64}
+        offset_of = {
+            k: x for k, x in aligned.items() if isinstance(x, torch.Tensor) and x.numel() and x.dtype != torch.int64
+        }
         moved, copy_back = move_off(offset_of, offset)
         launch.arguments = {**aligned, **moved}
         run(launch)
@@ -200,7 +196,11 @@ def test_states(d_state, arch, emulate, monkeypatch):
         sizes.Sizes,
         'blocks',
         lambda self, kernel: fit_blocks(
-            blocks_for(kernel, d_state, 1024, self.args.u.dtype, arch), kernel, self.dim, self.group_dim, self.args.partial
+            blocks_for(kernel, d_state, 1024, self.args.u.dtype, arch),
+            kernel,
+            self.dim,
+            self.group_dim,
+            self.args.partial,
         ),
     )
     case = Case('states', 1, 80, 5, d_state, paths=('reverse',) if d_state % 2 else None)
@@ -221,7 +221,7 @@ def test_missing_barriers_are_seen(emulate):
     def edit(text):
         return without_barriers(text) if 'scan_backward' in text else text
 
-    with emulate(90, edit=edit), pytest.raises(Faults, match='scan_backward: read after write.* backward.py'):
+    with emulate(90, edit=edit), pytest.raises(Faults, match=r'scan_backward: read after write.* backward\.py'):
         errors_of(BY_NAME['channels of two blocks'], torch.float32)
 
 

@@ -1,7 +1,7 @@
 """Tensors of more than 2^31 elements, on the emulator of ``tests/ptx``: address space without the memory.
 
-Some columns have numbers, wherever 32 bits would not reach them; the rest is zeros that no page stands behind. Of kernels
-that go over all positions only the programs run that have such columns.
+Some columns have numbers, where 32 bits would not reach them, too; the rest is zeros that no page stands behind. Of
+kernels that go over all positions only the programs run that have such columns.
 """
 
 import re
@@ -9,9 +9,10 @@ from math import prod
 
 import pytest
 import torch
-from emulated import NEEDS_EMULATOR, compiled  # noqa: F401 (a fixture)
+from emulated import NEEDS_EMULATOR
 from helpers import randn
 
+from mmvim.ops import selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm_reference
 from mmvim.ops.rms_norm.triton import backward_launch, forward_launch
@@ -55,13 +56,13 @@ def relative(found, expected):
     return ((found.double() - expected).abs().max() / expected.abs().max()).item()
 
 
-def test_scan_over_huge_tensors(compiled, sparse):  # noqa: F811
+def test_scan_over_huge_tensors(emulate, sparse):
     """Two partial paths of few steps over 2^31 numbers a batch element, with sums and a gate; all gradients."""
-    from ptx.driver import emulate
-
     batch, dim, d_state = 2, 40, 2
     length = 2**31 // dim + 1000
-    steps = torch.tensor([[length - 1, 3, length - 20, -1, length - 2, 2**30 // dim], [-1, length - 7, 3, 0, length - 3, -1]])
+    steps = torch.tensor(
+        [[length - 1, 3, length - 20, -1, length - 2, 2**30 // dim], [-1, length - 7, 3, 0, length - 3, -1]]
+    )
     positions = steps.unique()[1:]  # ascending; the first is -1
     columns = len(positions)
     compact = torch.where(steps < 0, -1, torch.searchsorted(positions, steps.clamp(min=0)))
@@ -93,9 +94,14 @@ def test_scan_over_huge_tensors(compiled, sparse):  # noqa: F811
             return range(count)
         blocks, rows = -(-dim // 32), -(-length // 8)
         assert count == batch * rows * blocks
-        return [(b * rows + p) * blocks + d for b in range(batch) for p in {*(positions // 8).tolist()} for d in range(blocks)]
+        return [
+            (b * rows + p) * blocks + d
+            for b in range(batch)
+            for p in {*(positions // 8).tolist()}
+            for d in range(blocks)
+        ]
 
-    with emulate(90, folder=compiled, only=only) as emulation, torch.no_grad():
+    with emulate(90, races=False, only=only) as emulation, torch.no_grad():
         args = arguments(huge, steps, length, A, D, bias)
         out, last_state, saved = IMPLEMENTATION.forward(args, True)
         grads = IMPLEMENTATION.backward(args, huge['dout'].squeeze(1), None, saved)
@@ -138,23 +144,24 @@ def definition(x, maps, A, D, bias):
     return total * torch.nn.functional.silu(x['z']), torch.stack(states, dim=1)
 
 
-def test_rows_far_apart(compiled, sparse):  # noqa: F811
+def test_rows_far_apart(emulate, sparse):
     """Strides between steps of 2^29 elements, in a scan and a convolution."""
-    from ptx.driver import emulate
-
-    from mmvim.ops import selective_scan
-
     gap, length = 2**29 + 16, 6
 
     def far(x):
         """The same numbers, (..., D, L), with their columns far apart."""
         return sparse((*x.shape[:-2], length, gap), x.dtype)[..., : x.shape[-2]].mT.copy_(x).requires_grad_()
 
-    given = [randn(1, 5, length), randn(1, 5, length, seed=1), randn(1, 1, 3, length, seed=2), randn(1, 1, 3, length, seed=3)]
+    given = [
+        randn(1, 5, length),
+        randn(1, 5, length, seed=1),
+        randn(1, 1, 3, length, seed=2),
+        randn(1, 1, 3, length, seed=3),
+    ]
     given = [x.half() for x in (*given, randn(1, 5, length, seed=4))]
     A = -torch.rand(5, 3, generator=torch.Generator().manual_seed(0)) - 0.1
     found = []
-    with emulate(90, folder=compiled):
+    with emulate(90, races=False):
         for backend in ('triton', 'reference'):
             near = [x.double().requires_grad_() for x in given]
             u, delta, B, C, z = leaves = [far(x) for x in given] if backend == 'triton' else near
@@ -167,7 +174,10 @@ def test_rows_far_apart(compiled, sparse):  # noqa: F811
 
         x, weight = randn(1, 5, length).float(), randn(2, 5, 4).float()
         far_x = far(x)
-        inputs = [(far_x.mT, weight.clone().requires_grad_()), (x.mT.double().requires_grad_(), weight.double().requires_grad_())]
+        inputs = [
+            (far_x.mT, weight.clone().requires_grad_()),
+            (x.mT.double().requires_grad_(), weight.double().requires_grad_()),
+        ]
         found = []
         for (tokens, filters), backend in zip(inputs, ('triton', 'reference'), strict=True):
             y = conv1d_silu(tokens, filters, None, (3, 0), backend=backend)
@@ -176,12 +186,9 @@ def test_rows_far_apart(compiled, sparse):  # noqa: F811
             assert relative(got, expected) < 2e-6
 
 
-def test_products_of_32_bits_are_seen(compiled, sparse):  # noqa: F811
+def test_products_of_32_bits_are_seen(emulate, sparse):
     """The control: a kernel whose offsets are cut to 32 bits reads beyond its tensors."""
     from ptx.check import Faults
-    from ptx.driver import emulate
-
-    from mmvim.ops import selective_scan
 
     def cut(text):
         text = text.replace('\t.reg .b64', '\t.reg .b32 \t%cut<1>;\n\t.reg .b64', 1)
@@ -189,14 +196,12 @@ def test_products_of_32_bits_are_seen(compiled, sparse):  # noqa: F811
 
     x = sparse((1, 6, 2**29 + 16), torch.float16)[..., :5].mT
     A, B = -torch.ones(5, 1), torch.ones(1, 1, 6)
-    with emulate(90, folder=compiled, edit=cut), pytest.raises(Faults, match='scan_forward: out of bounds'):
+    with emulate(90, races=False, edit=cut), pytest.raises(Faults, match='scan_forward: out of bounds'):
         selective_scan(x, x, A, B, B, backend='triton')
 
 
-def test_norm_of_huge_tensors(compiled, sparse):  # noqa: F811
+def test_norm_of_huge_tensors(emulate, sparse):
     """More than 2^31 numbers: the first program and the last one of the forward pass, one of the backward pass."""
-    from ptx.driver import emulate
-
     channels = 100
     rows = 2**31 // channels + 1001
     last = slice(rows - 5, rows)
@@ -208,7 +213,7 @@ def test_norm_of_huge_tensors(compiled, sparse):  # noqa: F811
         whole[last] = values
         return whole
 
-    with emulate(90, folder=compiled) as emulation:
+    with emulate(90, races=False) as emulation:
         emulation.only = lambda count: [0, count - 1]
         launch, (y, total, scale) = forward_launch(huge(x), huge(residual), weight, 1e-5, torch.float32)
         launch.run()
