@@ -16,36 +16,25 @@ FEW = {
     'interpreted_triton.py': 'equal_bits or extremes or goes_to_torch',
     'interpreted_fused.py': 'sum_alone or wide_stream or opcheck',
     'interpreted_models.py': 'compile and plainmamba',
-    'test_operators.py': 'opcheck_conv or (opcheck_scan and False)',
+    'test_operators.py': 'opcheck_conv or double_backward',
     'test_partial_paths.py': 'not_read or (chained and partial)',
 }
+
+
+def chosen():
+    """Which tests, in the words of ``-k``."""
+    tests = INTERPRETED if EVERY else {file: FEW.get(file, words) for file, words in INTERPRETED.items()}
+    return ' or '.join(f'({file} and ({words}))' if words else file for file, words in tests.items())
 
 
 @NEEDS_EMULATOR
 @pytest.mark.slow
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
-@pytest.mark.parametrize('file', INTERPRETED)
-def test_emulated(file, arch, compiled):
+def test_emulated(arch, compiled):
     """A process of its own, because tests ask on import which backends there are."""
+    options = ['-q', '-x', '-W', 'ignore', '-p', 'no:cacheprovider', '-p', 'ptx.plugin', '--rootdir', FOLDER]
     result = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'pytest',
-            '-q',
-            '-x',
-            '-W',
-            'ignore',
-            '-p',
-            'no:cacheprovider',
-            '-p',
-            'ptx.plugin',
-            '--rootdir',
-            FOLDER,
-            FOLDER / file,
-            '-k',
-            INTERPRETED[file] if EVERY else FEW.get(file, INTERPRETED[file]),
-        ],
+        [sys.executable, '-m', 'pytest', *options, *(FOLDER / file for file in INTERPRETED), '-k', chosen()],
         env={
             **os.environ,
             'PYTHONPATH': os.pathsep.join([str(FOLDER.parent), os.environ.get('PYTHONPATH', '')]),
@@ -57,4 +46,4 @@ def test_emulated(file, arch, compiled):
         check=False,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
-    assert int(re.search(r'emulated (\d+) launches on sm_' + str(arch), result.stdout)[1]) > 0
+    assert int(re.search(rf'emulated (\d+) launches on sm_{arch}', result.stdout)[1]) > 30
