@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 _ENTRY = re.compile(r'^\.visible \.entry (?P<name>[\w$]+)\(\n(?P<parameters>.*?)\)(?P<directives>[^{]*)\{', re.S | re.M)
-_PARAMETER = re.compile(r'\.param \.([busf]\d+)(?: \.ptr(?: \.\w+)?(?: \.align \d+)?)? ([\w$]+)')
+_PARAMETER = re.compile(r'\.param \.([busf](?:16|32|64))(?: \.ptr(?: \.\w+)?(?: \.align \d+)?)? ([\w$]+)')
 _REGISTERS = re.compile(r'\.reg \.(\w+)\s+%([a-zA-Z]+)<(\d+)>')
 _SHARED = re.compile(r'^\.extern \.shared \.align \d+ \.b8 ([\w$]+)\[\];', re.M)
 _LABEL = re.compile(r'^([\w$]+):\s*')

@@ -141,6 +141,7 @@ def test_endless(monkeypatch):
         'add.s32 %r1, %r1;',
         'add.f32 %r1, %r1, 1;',
         'mov.b16 %rs1, 65536;',
+        'mov.b32 %r1, 017;',
         'mov.u32 %r1, %smid;',
         'mov.b32 %r1, unknown;',
         'mov.b32 %r1, %r99;',
@@ -177,5 +178,7 @@ def test_texts_that_are_no_kernel():
         parse(
             text.replace('.param .u64 .ptr .global .align 1 kernel_param_0', '.param .align 64 .b8 kernel_param_0[128]')
         )
+    with pytest.raises(Unknown, match='no number or pointer'):
+        parse(text.replace('.param .u64 .ptr .global .align 1 kernel_param_0', '.param .u8 kernel_param_0'))
     with pytest.raises(Unknown, match='no end'):
         parse(text[: text.rindex('}')])

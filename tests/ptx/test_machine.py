@@ -228,3 +228,19 @@ def test_wider_registers(bits, width):
     given, found = numbers(32, bits), numbers(32, width, 1)
     run_text(write(body, 2), [given, found])
     assert np.array_equal(found, given)
+
+
+def test_constants():
+    """Signed, hexadecimal, unsigned, of a float, a name in shared memory."""
+    constants = {
+        'b32': ('-3', '0x1F', '0xFFFFFFFFU', '7U', '0f3F800000', 'global_smem'),
+        'b64': ('-1', '0d4000000000000000'),
+    }
+    numbers_ = (2**32 - 3, 31, 2**32 - 1, 7, 0x3F800000, 0, 2**64 - 1, 0x4000000000000000)
+    body = 'mad.wide.s32 %rd2, %r0, 64, %rd0;\n'
+    for place, (kind, text) in enumerate((kind, text) for kind, texts in constants.items() for text in texts):
+        register = '%r5' if kind == 'b32' else '%rd5'
+        body += f'mov.{kind} {register}, {text};\nst.global.{kind} [%rd2+{8 * place}], {register};\n'
+    found = np.zeros((32, 8), np.uint64)
+    run_text(write(body), [found])
+    assert found.tolist() == [list(numbers_)] * 32

@@ -279,9 +279,9 @@ def _literal(text: str, kind: str) -> int:
             return int(int(text) != 0)
     elif (kind, text[:2]) in (('b32', '0f'), ('b64', '0d')):
         return int(text[2:], 16)
-    elif re.fullmatch(r'-?(\d+|0x[0-9a-fA-F]+)', text):
+    elif re.fullmatch(r'-?(0|[1-9]\d*|0x[0-9a-fA-F]+)U?', text):
         bits = 8 * _BYTES[kind]
-        value = int(text, 0)
+        value = int(text.rstrip('U'), 0)
         if not -(1 << bits - 1) <= value < 1 << bits:
             raise Unknown(f'{text} has more than {bits} bits')
         return value % (1 << bits)

@@ -76,7 +76,7 @@ def test_segments(emulate, monkeypatch):
     assert emulation.launches.count('segment_ends') == emulation.launches.count('chain_segments') == 2
 
 
-@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (75, 100))
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (75, 100, 120))
 @pytest.mark.parametrize('dtype', TOLERANCES if EVERY else (torch.bfloat16,), ids=str)
 def test_norm(arch, dtype, emulate):
     """A residual of another dtype, channels that are a power of two or not, rows for part of a program."""
@@ -108,7 +108,7 @@ def convolve(x, weight, bias=None, left=(3, 0), backend='triton'):
     return (F.silu(torch.stack(outputs, dim=1)),)
 
 
-@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (80, 100))
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (80, 100, 120))
 @pytest.mark.parametrize('dtype', TOLERANCES if EVERY else (torch.float16,), ids=str)
 @pytest.mark.parametrize('dim', [35, 64] if EVERY else [35])
 def test_convolution(arch, dtype, dim, emulate):
