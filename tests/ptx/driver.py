@@ -31,7 +31,10 @@ from ptx.translate import Program
 
 # Shared memory that a program of each compute capability may take, in bytes.
 MOST_SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
-_NUMBERS = {f'{sign}{bits}' for sign in 'iu' for bits in (1, 8, 16, 32, 64)} | {'fp32', 'fp64'}
+# The type of the parameter that a number becomes, by Triton's name of its type.
+_NUMBERS = {f'{sign}{bits}': f'u{bits}' for sign in 'iu' for bits in (16, 32, 64)} | {'fp32': 'f32', 'fp64': 'f64'}
+# Parameters that Triton adds: pointers to scratch memory, for which these kernels do not ask.
+_ADDED = ['u64', 'u64']
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Launcher:
     def __init__(self, source: Any, metadata: Any):
         self.types = dict(source.signature)
         self.shared = metadata.shared
+        self.scratch = metadata.global_scratch_size + metadata.profile_scratch_size
 
     def __call__(
         self,
@@ -80,19 +84,23 @@ class Launcher:
         emulation = triton_driver.active.emulation
         text = emulation.edit(function) if emulation.edit else function
         program = translate(text)
-        arguments, tensors = [], []
+        arguments, tensors, types = [], [], []
         for (name, kind), value in zip(self.types.items(), values, strict=True):
             if kind == 'constexpr':
                 continue
             if str(kind).startswith('*'):
                 arguments.append(value.data_ptr())
                 tensors.append((name, value))
+                types.append('u64')
             elif kind in _NUMBERS:
                 arguments.append(value)
+                types.append(_NUMBERS[kind])
             else:
                 raise TypeError(f'{name} is {kind}: the emulator passes pointers and numbers')
-        # What Triton adds are pointers to scratch memory, which these kernels do not ask for.
-        arguments += [0] * (len(program.parameters) - len(arguments))
+        found = list(program.kernel.parameters.values())
+        if found != types + _ADDED or self.scratch:
+            raise TypeError(f'{program.kernel.name} takes {found} and {self.scratch} bytes of scratch, not {types}')
+        arguments += [0] * len(_ADDED)
         emulation.launches.append(program.kernel.name)
         emulation.opcodes |= program.opcodes
         only = None if emulation.only is None else emulation.only(x * y * z)
@@ -148,8 +156,8 @@ def why_not() -> str:
         return 'no C compiler: the emulator needs $CC, cc, gcc or clang'
     if sys.platform != 'linux':
         return 'the emulator needs Linux'
-    if tuple(map(int, triton.__version__.split('.')[:2])) < (3, 5):
-        return f'Triton {triton.__version__} talks to its driver in another way; the emulator needs 3.5'
+    if tuple(map(int, triton.__version__.split('.')[:2])) < (3, 7):
+        return f'Triton {triton.__version__} may talk to its driver in another way; the emulator is written for 3.7'
     return ''
 
 
