@@ -123,7 +123,7 @@ def test_convolution(arch, dtype, dim, emulate):
 
 
 def move_off(tensors, distance):
-    """Copies of tensors in the same layouts, so many bytes, or one element, behind an aligned address; and a way back."""
+    """Copies in the same layouts so many bytes, or one element, behind an aligned address; and a way back."""
     moved, backs = {}, []
     for name, x in tensors.items():
         offset = max(distance // x.element_size(), 1)
