@@ -40,8 +40,7 @@ def sparse(monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, new)
     zero = torch.Tensor.zero_
-    huge = torch.Tensor.numel
-    monkeypatch.setattr(torch.Tensor, 'zero_', lambda x: x if huge(x) * x.element_size() >= HUGE else zero(x))
+    monkeypatch.setattr(torch.Tensor, 'zero_', lambda x: x if x.nbytes >= HUGE else zero(x))
     return sparse_zeros
 
 
