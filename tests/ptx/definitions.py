@@ -125,6 +125,10 @@ def _nan(a: float, b: float) -> bool:
     return a != a or b != b
 
 
+def _all_or_nan(choose: Callable, *values: float) -> float:
+    return math.nan if any(x != x for x in values) else choose(choose(*values[:2]), values[2])
+
+
 def _field(signed: bool) -> Callable:
     def compute(x: int, start: int, length: int) -> int:
         """Return the bits one by one; beyond the number and beyond the field is the sign, the field's highest bit."""
@@ -264,6 +268,9 @@ def _floats() -> None:
     _define('max.f32', 'f32', 'f32 f32', _larger)
     _define('min.NaN.f32', 'f32', 'f32 f32', lambda a, b: math.nan if _nan(a, b) else _smaller(a, b))
     _define('max.NaN.f32', 'f32', 'f32 f32', lambda a, b: math.nan if _nan(a, b) else _larger(a, b))
+    for name, choose in (('min', _smaller), ('max', _larger)):
+        _define(f'{name}.f32/3', 'f32', 'f32 f32 f32', lambda a, b, c, f=choose: f(f(a, b), c))
+        _define(f'{name}.NaN.f32/3', 'f32', 'f32 f32 f32', lambda *x, f=choose: _all_or_nan(f, *x))
     for kind in ('f16', 'bf16', 'f32'):
         for name, test in _TESTS.items():
             _define(f'setp.{name}.{kind}', 'pred', f'{kind} {kind}', lambda a, b, t=test: not _nan(a, b) and t(a, b))

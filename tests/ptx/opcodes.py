@@ -153,6 +153,11 @@ def _floats() -> None:
     _add('max.f32', 'f32', 'f32 f32', 'larger(a, b)')
     _add('min.NaN.f32', 'f32', 'f32 f32', 'or_nan(a, b, smaller(a, b))')
     _add('max.NaN.f32', 'f32', 'f32 f32', 'or_nan(a, b, larger(a, b))')
+    # Of three numbers, on Blackwell; such opcodes have the number of sources in their names here.
+    for name, function in (('min', 'smaller'), ('max', 'larger')):
+        of_three = f'{function}({function}(a, b), c)'
+        _add(f'{name}.f32/3', 'f32', 'f32 f32 f32', of_three)
+        _add(f'{name}.NaN.f32/3', 'f32', 'f32 f32 f32', f'or_nan(or_nan(a, b, 0), c, {of_three})')
     for half in ('f16', 'bf16'):
         _add(f'abs.{half}', 'b16', 'b16', 'a & 0x7fff')
         _add(f'neg.{half}', 'b16', 'b16', 'a ^ 0x8000')

@@ -139,6 +139,8 @@ def test_endless(monkeypatch):
         'ld.param.b32 %r1, [kernel_param_0];',
         'add.s32 %r1, %rd0, 1;',
         'add.s32 %r1, %r1;',
+        'add.f32 %r1, %r1, %r1, %r1;',
+        'min.s32 %r1, %r1, %r1, %r1;',
         'add.f32 %r1, %r1, 1;',
         'mov.b16 %rs1, 65536;',
         'mov.b32 %r1, 017;',

@@ -207,6 +207,8 @@ class Program:
         if opcode.startswith('cvt.') and instruction.operands[-1] in self._places:
             wider = f'{opcode}/{self._places[instruction.operands[-1]][0][1:]}'
             opcode = wider if wider in ARITHMETIC else opcode
+        several = f'{opcode}/{len(instruction.operands) - 1}'
+        opcode = several if several in ARITHMETIC else opcode
         known = ARITHMETIC.get(opcode)
         if known is None:
             return False
