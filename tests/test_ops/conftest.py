@@ -1,4 +1,4 @@
-"""Memory that the operators do not initialise is NaN in all of these tests."""
+"""Memory that the operators do not initialise is NaN in all of these tests; and the emulator of compiled kernels."""
 
 import pytest
 
@@ -6,3 +6,17 @@ import pytest
 @pytest.fixture(autouse=True)
 def _poisoned(poisoned_memory):
     """A module that wants none overrides the root's fixture."""
+
+
+@pytest.fixture(scope='session')
+def compiled(tmp_path_factory):
+    """A folder for what the emulator's tests compile."""
+    return tmp_path_factory.mktemp('ptx')
+
+
+@pytest.fixture
+def emulate(compiled):
+    """Start the emulator (``ptx.driver.emulate``) for an architecture, with races looked for."""
+    from ptx.driver import emulate
+
+    return lambda arch, **options: emulate(arch, **{'races': True, 'folder': compiled, **options})

@@ -1,0 +1,259 @@
+"""The Triton kernels as compiled for NVIDIA's GPUs, run by the emulator of ``tests/ptx`` on the CPU.
+
+A few cases for each architecture by default, all of them with MMVIM_TEST_EVERY_KERNEL=1. What the emulator finds, such
+as accesses out of bounds and races, raises ``ptx.check.Faults``.
+"""
+
+import re
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from emulated import ARCHITECTURES, EVERY, NEEDS_EMULATOR
+from helpers import randn, worst_errors
+from triton_cases import CASES, LONG, PARTIAL, Case, errors_of
+
+from mmvim.ops.conv_silu import conv1d_silu
+from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
+from mmvim.ops.selective_scan.triton import sizes
+from mmvim.ops.selective_scan.triton.blocks import blocks_for, fit_blocks
+from mmvim.ops.triton_host.launch import Launch
+
+pytestmark = [NEEDS_EMULATOR, pytest.mark.slow]
+
+TOLERANCES = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+VIM = ('forward', 'reverse')
+BY_NAME = {case.name: case for case in (*CASES, *PARTIAL, *LONG)}
+FEW = [
+    (75, 'Vim', torch.bfloat16),
+    (80, 'windows and rows', torch.float16),
+    (90, 'two groups across a chunk', torch.float32),
+    (100, 'cross scan, stacked, gated', torch.float16),
+    (100, 'in the order of the steps', torch.bfloat16),
+    (120, '17 states', torch.float32),
+]
+# Numbers of states: each of those between which the table of block sizes changes, and all up to 17.
+STATES = (*range(1, 18), 20, 24, 31, 32, 33, 40, 48, 63, 64)
+# Channels that are no multiple of 16, of 8 or of 2, in one block and in several; the last is wider than a block of 128.
+UNEVEN = (
+    Case('24 channels', 2, 24, 5, 2),
+    Case('72 channels', 1, 72, 5, 2, paths=VIM, shared=('u',)),
+    Case('33 channels of two groups', 1, 66, 3, 3, groups=2, reverse=True),
+    Case('392 channels', 1, 392, 3, 2, optional=False),
+)
+# Arguments of 1 become constants of the compiled kernel.
+ONES = (
+    Case('one of everything', 1, 1, 1, 1),
+    Case('one channel', 2, 1, 9, 3),
+    Case('one step', 1, 5, 1, 3, paths=VIM),
+    Case('one batch element, one group', 1, 40, 3, 1, optional=False),
+)
+
+
+def assert_close(errors, dtype):
+    assert all(error < TOLERANCES[dtype] for error in errors.values()), errors
+
+
+def all_cases():
+    return list(product(ARCHITECTURES, BY_NAME, TOLERANCES)) if EVERY else FEW
+
+
+@pytest.mark.parametrize(('arch', 'name', 'dtype'), all_cases(), ids=str)
+def test_architectures(arch, name, dtype, emulate, monkeypatch):
+    if BY_NAME[name] in LONG:
+        monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
+    with emulate(arch) as emulation:
+        assert_close(errors_of(BY_NAME[name], dtype), dtype)
+    assert {'scan_forward', 'scan_backward'} <= set(emulation.launches)
+    assert (BY_NAME[name] in LONG) == ('segment_ends' in emulation.launches)
+
+
+def test_segments(emulate, monkeypatch):
+    monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
+    with emulate(90) as emulation:
+        assert_close(errors_of(BY_NAME['segments'], torch.float32), torch.float32)
+    assert emulation.launches.count('segment_ends') == emulation.launches.count('chain_segments') == 2
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (75, 100, 120))
+@pytest.mark.parametrize('dtype', TOLERANCES if EVERY else (torch.bfloat16,), ids=str)
+def test_norm(arch, dtype, emulate):
+    """A residual of another dtype, channels that are a power of two or not, rows for part of a program."""
+    for shape in ((5, 3, 12), (70, 16)) if EVERY else ((5, 3, 12),):
+        with emulate(arch) as emulation:
+            found = worst_errors(
+                lambda *x: add_rms_norm(*x, 1e-5, 'triton'),
+                lambda *x: add_rms_norm_reference(*x, 1e-5),
+                (randn(*shape), randn(*shape, seed=1), randn(shape[-1], seed=2)),
+                (dtype, torch.float32, torch.float32),
+            )
+        assert max(found) < TOLERANCES[dtype]
+        assert emulation.launches == ['norm_forward', 'norm_backward']
+
+
+def convolve(x, weight, bias=None, left=(3, 0), backend='triton'):
+    """The convolutions, or their definition."""
+    if backend == 'triton':
+        return (conv1d_silu(x, weight, bias, left, backend='triton'),)
+    outputs = [
+        F.conv1d(
+            F.pad(x.mT, (n, weight.shape[2] - 1 - n)),
+            weight[k, :, None],
+            None if bias is None else bias[k],
+            groups=x.shape[2],
+        ).mT
+        for k, n in enumerate(left)
+    ]
+    return (F.silu(torch.stack(outputs, dim=1)),)
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (80, 100, 120))
+@pytest.mark.parametrize('dtype', TOLERANCES if EVERY else (torch.float16,), ids=str)
+@pytest.mark.parametrize('dim', [35, 64] if EVERY else [35])
+def test_convolution(arch, dtype, dim, emulate):
+    """Two filters over part of a wider tensor, with more tokens than a program has."""
+    inputs = [randn(2, 37, 2 * dim)[..., :dim], randn(2, dim, 4), randn(2, dim)]
+    with emulate(arch) as emulation:
+        found = worst_errors(
+            convolve, lambda *x: convolve(*x, backend=''), inputs, (dtype, torch.float32, torch.float32)
+        )
+    assert max(found) < TOLERANCES[dtype]
+    assert emulation.launches == ['conv_forward', 'conv_backward', 'conv_transposed']
+
+
+def move_off(tensors, distance):
+    """Copies in the same layouts so many bytes, or one element, behind an aligned address; and a way back."""
+    moved, backs = {}, []
+    for name, x in tensors.items():
+        offset = max(distance // x.element_size(), 1)
+        size = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1
+        old = x.as_strided((size,), (1,))
+        buffer = torch.zeros(size + offset, dtype=x.dtype)
+        assert buffer.data_ptr() % 64 == 0
+        new = buffer[offset:]
+        new.copy_(old)
+        before = new.clone()
+        moved[name] = new.as_strided(x.shape, x.stride(), offset)
+        assert moved[name].data_ptr() % 16
+        backs.append((old, new, before))
+
+    def copy_back():
+        for old, new, before in backs:
+            if not torch.equal(new.view(torch.uint8), before.view(torch.uint8)):
+                old.copy_(new)
+
+    return moved, copy_back
+
+
+@pytest.mark.parametrize('distance', [1, 8] if EVERY else [1])
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
+@pytest.mark.parametrize('name', BY_NAME if EVERY else ['one with a gate'])
+def test_unaligned_pointers(arch, distance, name, emulate, monkeypatch):
+    """No tensor at a multiple of 16 bytes, as slices of wider ones may be: the compiler must not have relied on it."""
+    run, launched = Launch.run, []
+
+    def run_unaligned(launch):
+        aligned = launch.arguments
+        tensors = {k: x for k, x in aligned.items() if isinstance(x, torch.Tensor) and x.numel()}
+        floats = {k: x for k, x in tensors.items() if x.is_floating_point()}
+        moved, copy_back = move_off(floats, distance)
+        launch.arguments = {**aligned, **moved}
+        run(launch)
+        launch.arguments = aligned
+        copy_back()
+        launched.append(len(moved))
+
+    monkeypatch.setattr(Launch, 'run', run_unaligned)
+    if BY_NAME[name] in LONG:
+        monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
+    dtype = torch.float16 if distance == 8 else torch.float32
+    with emulate(arch) as emulation:
+        assert_close(errors_of(BY_NAME[name], dtype), dtype)
+    assert len(launched) == len(emulation.launches) > 3 and min(launched) > 1
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
+@pytest.mark.parametrize('case', ONES if EVERY else ONES[:1], ids=lambda case: case.name)
+def test_arguments_of_one(case, arch, emulate):
+    with emulate(arch):
+        assert_close(errors_of(case, torch.float32), torch.float32)
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
+@pytest.mark.parametrize('dtype', TOLERANCES if EVERY else (torch.float16,), ids=str)
+@pytest.mark.parametrize('case', UNEVEN if EVERY else UNEVEN[1:2], ids=lambda case: case.name)
+def test_channels_that_are_no_multiple_of_16(case, dtype, arch, emulate):
+    with emulate(arch):
+        assert_close(errors_of(case, dtype), dtype)
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
+@pytest.mark.parametrize('d_state', STATES if EVERY else (8,))
+def test_states(d_state, arch, emulate, monkeypatch):
+    """Each row of the table of block sizes, which has others for long rows than these; with and without a gate."""
+    monkeypatch.setattr(
+        sizes.Sizes,
+        'blocks',
+        lambda self, kernel: fit_blocks(
+            blocks_for(kernel, d_state, 1024, self.args.u.dtype, arch),
+            kernel,
+            self.dim,
+            self.group_dim,
+            self.args.partial,
+        ),
+    )
+    case = Case('states', 1, 80, 5, d_state, paths=('reverse',) if d_state % 2 else None)
+    for dtype in (torch.float32, torch.float16) if EVERY else (torch.float16,):
+        with emulate(arch):
+            assert_close(errors_of(case, dtype), dtype)
+
+
+def without_barriers(text):
+    """The text of a kernel without its barriers."""
+    return re.sub(r'bar\.sync\s+0;', '', text)
+
+
+def test_missing_barriers_are_seen(emulate):
+    """Without its barriers the backward kernel reads what other threads have stored."""
+    from ptx.check import Faults
+
+    def edit(text):
+        return without_barriers(text) if 'scan_backward' in text else text
+
+    with emulate(90, edit=edit), pytest.raises(Faults, match=r'scan_backward: read after write.* backward\.py'):
+        errors_of(BY_NAME['channels of two blocks'], torch.float32)
+
+
+def test_missing_barriers_between_warps_are_seen(emulate):
+    from ptx.check import Faults
+
+    x = randn(2, 37, 35).float()
+    with emulate(90, edit=without_barriers), pytest.raises(Faults, match='norm_forward: read after write'):
+        add_rms_norm(x, x, randn(35).float(), 1e-5, 'triton')
+
+
+@pytest.mark.parametrize('what', ['ld', 'st'])
+def test_overruns_are_seen(what, emulate):
+    """Loads or stores whose masks are taken away reach beyond a tensor."""
+    from ptx.check import Faults
+
+    def unmask(text):
+        return re.sub(rf'@!?%p\d+ ({what}\.global)', r'\1', text)
+
+    with emulate(90, edit=unmask), pytest.raises(Faults, match='out of bounds'):
+        errors_of(BY_NAME['channels of two blocks'], torch.float32)
+
+
+def test_a_step_too_many_is_seen(emulate, monkeypatch):
+    from ptx.check import Faults
+
+    run = Launch.run
+
+    def run_longer(launch):
+        launch.arguments['num_steps'] += 1
+        run(launch)
+
+    monkeypatch.setattr(Launch, 'run', run_longer)
+    with emulate(90), pytest.raises(Faults, match=r'scan_forward: out of bounds.*tiles\.py'):
+        errors_of(BY_NAME['one state, plain, reverse'], torch.float32)
