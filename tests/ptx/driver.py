@@ -198,7 +198,8 @@ def _answer(name: str, value: Any) -> Iterator[None]:
     import mmvim.ops
 
     for found in pkgutil.walk_packages(mmvim.ops.__path__, 'mmvim.ops.'):
-        importlib.import_module(found.name)
+        if not found.name.startswith('mmvim.ops.native.mmvim_native_'):  # the compiled library is no module
+            importlib.import_module(found.name)
     function = getattr(sys.modules['mmvim.ops.triton_host.device'], name)
     answer = torch.compiler.assume_constant_result(lambda *_: value)
     with contextlib.ExitStack() as stack:
