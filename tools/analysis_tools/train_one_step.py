@@ -104,7 +104,7 @@ def train(recipe: str, most: int) -> bool:
         told = f'told: {str(error).split("; ", 1)[-1]}'
         cfg.train_dataloader.batch_size = 2
         check_first_step(cfg, model)
-    batch, size = min(cfg.train_dataloader.batch_size, max(most, 2 if told else 1)), picture_size(cfg)
+    batch, size = min(cfg.train_dataloader.batch_size, most), picture_size(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     start = time.perf_counter()
     model.train()
@@ -142,6 +142,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         sys.exit(0 if train(args.worker, args.most) else 1)
+    if args.most < 2:
+        parser.error('--most must be at least 2: a batch norm after pooling to 1 x 1 needs two pictures')
     found = recipes(args.match)
     if not found:
         parser.error(f'no recipe in configs/ matches {args.match!r}')
