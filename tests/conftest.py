@@ -6,6 +6,23 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at `-m`
+def pytest_collection_modifyitems(items):
+    """Mark as ``full`` what ``covering`` leaves to ``make test-all``."""
+    from covering import cover
+
+    tests = {}
+    for item in items:
+        mark = item.get_closest_marker('covering')
+        skipped = any(skip.args[0] for skip in item.iter_markers('skipif'))
+        if mark and not skipped and hasattr(item, 'callspec'):
+            tests.setdefault((item.parent.nodeid, item.originalname, *mark.args), []).append(item)
+    for (*_, strength), cases in tests.items():
+        chosen = cover([case.callspec.indices for case in cases], strength)
+        for case in [case for i, case in enumerate(cases) if i not in chosen]:
+            case.add_marker('full')
+
+
 @pytest.fixture(autouse=True)
 def no_globals_of_runners():
     """Leave none of MMEngine's globals behind: a logger that a test silenced would be silent in the next one."""
