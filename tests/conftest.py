@@ -9,18 +9,9 @@ from mmengine.visualization import Visualizer
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at `-m`
 def pytest_collection_modifyitems(items):
     """Mark as ``full`` what ``covering`` leaves to ``make test-all``."""
-    from covering import cover
+    from covering import leave_to_full
 
-    tests = {}
-    for item in items:
-        mark = item.get_closest_marker('covering')
-        skipped = any(skip.args[0] for skip in item.iter_markers('skipif'))
-        if mark and not skipped and hasattr(item, 'callspec'):
-            tests.setdefault((item.parent.nodeid, item.originalname, *mark.args), []).append(item)
-    for (*_, strength), cases in tests.items():
-        chosen = cover([case.callspec.indices for case in cases], strength)
-        for case in [case for i, case in enumerate(cases) if i not in chosen]:
-            case.add_marker('full')
+    leave_to_full(items)
 
 
 @pytest.fixture(autouse=True)

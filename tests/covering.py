@@ -7,6 +7,7 @@ marked ``full``: ``make test-all`` runs them.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 
 def cover(rows: Sequence[Mapping[str, int]], strength: int) -> list[int]:
@@ -34,3 +35,21 @@ def cover(rows: Sequence[Mapping[str, int]], strength: int) -> list[int]:
         chosen.append(best)
         missing -= held[best]
     return sorted(chosen)
+
+
+def leave_to_full(items: Sequence[Any]) -> None:
+    """Mark as ``full`` those of the collected tests marked ``covering(n)`` that an ordinary run need not take.
+
+    What is skipped anyway takes no other's place.
+    """
+    tests: dict[tuple, list] = {}
+    for item in items:
+        mark = item.get_closest_marker('covering')
+        skipped = any(skip.args[0] for skip in item.iter_markers('skipif'))
+        if mark and not skipped:
+            tests.setdefault((item.parent.nodeid, item.originalname, *mark.args), []).append(item)
+    for (*_, strength), cases in tests.items():
+        # one value is one object, whichever combination it is in
+        chosen = cover([{name: id(x) for name, x in case.callspec.params.items()} for case in cases], strength)
+        for i in {*range(len(cases))} - {*chosen}:
+            cases[i].add_marker('full')

@@ -33,7 +33,7 @@ check() { # compiler flags, then environment variables for the tests
   local flags=$1
   shift
   env MMVIM_NATIVE_FLAGS="$flags" "$@" "$python" -m pytest -q --durations=0 --durations-min=60 -p no:cacheprovider \
-    tests/test_ops -k native --ignore tests/test_ops/test_native_build.py
+    tests/test_ops -m 'not full' -k native --ignore tests/test_ops/test_native_build.py
 }
 
 for build in "$@"; do

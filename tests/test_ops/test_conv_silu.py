@@ -17,6 +17,7 @@ def definition(x, weight, bias, left):
     return torch.nn.functional.silu(torch.stack(outputs, dim=1))
 
 
+@pytest.mark.covering(2)
 @KINDS
 @pytest.mark.parametrize(
     ('batch', 'length', 'dim', 'taps', 'left'),

@@ -35,6 +35,7 @@ def on(threads, scan):
     return run
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize(
     ('batch', 'dim', 'length', 'd_state', 'groups'),
     [(2, 5, 7, 16, 1), (1, 34, 65, 8, 2), (3, 16, 33, 1, 1), (2, 24, 70, 7, 4), (1, 20, 1, 3, 1), (1, 6, 700, 16, 1)],
@@ -58,6 +59,7 @@ def test_padding_steps(combine, follow, threads):
     compare(on(threads, scan), inputs, 'native', torch.float32, TOLERANCE)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('follow', [('u', 'delta', 'B', 'C'), ('u',)], ids=['all', 'u'])
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])

@@ -116,6 +116,7 @@ def layouts(results):
     return [(x.shape, x.dtype, x.stride() if x.numel() else None) for x in results]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
 @pytest.mark.parametrize('stack', [False, True], ids=['sum', 'stack'])

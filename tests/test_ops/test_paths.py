@@ -26,6 +26,7 @@ def orders(kind):
     return [torch.tensor(raster(name, H, W)) for name in names]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('kind', PATHS)
 @pytest.mark.parametrize(
     'follow', [('u', 'delta', 'B', 'C'), ('u',), ('u', 'delta'), ('C',), ()], ids=lambda f: '-'.join(f) or 'none'
@@ -39,6 +40,7 @@ def test_against_the_definition(kind, follow, combine, shared, backend, dtype, t
     compare(scan, inputs, backend, dtype, tolerance)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('kind', PATHS)
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
 @KINDS

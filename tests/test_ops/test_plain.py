@@ -29,12 +29,14 @@ def cut(request, monkeypatch):
     set_cut(monkeypatch, *request.param)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 @pytest.mark.parametrize('d_state', [1, 4])
 def test_one_path(cut, reverse, d_state):
     compare(scan_of(reverse), inputs_of(2, 6, 53, d_state, 2, True), 'torch', torch.float64, 1e-12)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('d_state', [1, 3])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_four_paths(cut, d_state, shared, follow, combine):
         compare(scan_paths_of(paths=paths, follow=follow, combine=combine), inputs, 'torch', torch.float64, 1e-12)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize('d_state', [1, 3])
 def test_equal_bits_each_time(cut, d_state, dtype):
@@ -64,6 +67,7 @@ def test_equal_bits_each_time(cut, d_state, dtype):
     assert all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again, strict=True))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('length', [0, 1, 2, 7, 49, 63, 196, 197, 3136])
 def test_a_cut_covers_every_step_once(cut, length):
     args = single_path(*arguments(3, 10, length, 4, 2), None, None, None, None, True, False, None)

@@ -54,6 +54,7 @@ def test_windows_of_every_size_on_maps_of_every_size(suffix):
         assert scan_paths(f'window{w}{suffix}', H, W)[0].order().tolist() == order, (H, W, w)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize('name', WHOLE)
 @pytest.mark.parametrize(('H', 'W'), [(4, 5), (3, 4), (1, 6), (5, 1)])
 @DEFINED

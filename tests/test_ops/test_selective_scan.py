@@ -23,6 +23,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('shape', SHAPES, ids='B{0[0]}-D{0[1]}-L{0[2]}-N{0[3]}-G{0[4]}'.format)
 @pytest.mark.parametrize('optional', [False, True], ids=['plain', 'all'])
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
