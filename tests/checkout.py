@@ -4,11 +4,13 @@ import copy
 import functools
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
 import mmengine
+import pytest
 from mmengine.config import Config
 
 import mmvim  # noqa: F401  (makes `mmseg::`, `mmdet::` and `mmvim::` bases resolve)
@@ -47,6 +49,19 @@ def recipes() -> list[str]:
 def box_detectors() -> list[str]:
     """Those of detectors that predict boxes and masks."""
     return [f for f in recipes() if is_detector(f) and not any(kind in f for kind in ('panoptic', 'retinanet'))]
+
+
+def one_of_each_kind(files: Sequence[str | Path]) -> list:
+    """Return configs as parameters of which one of each kind is ordinary and the others are ``full``.
+
+    Of one kind are those of a folder whose names differ in the size of the backbone alone: a word for the size, and the
+    rest of the name alike. A tiny one is taken where there is one.
+    """
+    chosen: dict[tuple[str, int, str], str | Path] = {}
+    for file in sorted(files, key=lambda file: ('tiny' not in str(file), str(file))):
+        backbone, _, rest = Path(file).name.partition('_')
+        chosen.setdefault((str(Path(file).parent), len(backbone.split('-')), rest), file)
+    return [pytest.param(file, marks=() if file in chosen.values() else pytest.mark.full) for file in files]
 
 
 _read_once = functools.cache(mmengine.load)

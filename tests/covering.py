@@ -1,8 +1,8 @@
 """Which of a test's parameters' combinations an ordinary run takes: as few as have every two values together.
 
-A test of five parameters is run hundreds of times if every combination is. Faults that take three values at once are rare
-beside those that take one or two, and such a test marked ``covering(2)`` still meets every pair of values. The others are
-marked ``full``: ``make test-all`` runs them.
+A test of five parameters is run hundreds of times if every combination is. Faults that take three values at once are
+rare beside those that take one or two, and such a test marked ``covering(2)`` still meets every pair of values, and one
+marked ``covering(1)`` every value. The others are marked ``full``: ``make test-all`` runs them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from itertools import combinations
 from typing import Any
 
 
-def cover(rows: Sequence[Mapping[str, int]], strength: int) -> list[int]:
+def cover(rows: Sequence[Mapping[str, Any]], strength: int) -> list[int]:
     """Choose rows, greedily, that have each combination of ``strength`` values that any row has.
 
     Args:
-        rows: The number of each parameter's value, by the parameter's name.
+        rows: What tells each parameter's value from its others, by the parameter's name.
         strength: How many values; 1 for every value by itself.
 
     Returns:
@@ -37,19 +37,29 @@ def cover(rows: Sequence[Mapping[str, int]], strength: int) -> list[int]:
     return sorted(chosen)
 
 
+def _row(item: Any) -> dict[str, Any]:
+    """A test's values, those that come from one ``parametrize`` as one; a value is known by its identity."""
+    params = dict(item.callspec.params)
+    row = {}
+    for mark in item.iter_markers('parametrize'):
+        names = mark.args[0]
+        names = [name.strip() for name in names.split(',')] if isinstance(names, str) else names
+        row['-'.join(names)] = tuple(id(params.pop(name)) for name in names)
+    return row | {name: id(value) for name, value in params.items()}
+
+
 def leave_to_full(items: Sequence[Any]) -> None:
     """Mark as ``full`` those of the collected tests marked ``covering(n)`` that an ordinary run need not take.
 
-    What is skipped anyway takes no other's place.
+    What is skipped or full anyway takes no other's place.
     """
     tests: dict[tuple, list] = {}
     for item in items:
         mark = item.get_closest_marker('covering')
-        skipped = any(skip.args[0] for skip in item.iter_markers('skipif'))
+        skipped = any(skip.args[0] for skip in item.iter_markers('skipif')) or item.get_closest_marker('full')
         if mark and not skipped:
             tests.setdefault((item.parent.nodeid, item.originalname, *mark.args), []).append(item)
     for (*_, strength), cases in tests.items():
-        # one value is one object, whichever combination it is in
-        chosen = cover([{name: id(x) for name, x in case.callspec.params.items()} for case in cases], strength)
+        chosen = cover([_row(case) for case in cases], strength)
         for i in {*range(len(cases))} - {*chosen}:
             cases[i].add_marker('full')

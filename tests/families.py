@@ -4,6 +4,7 @@ What holds for every family is tested for each entry; what one family alone does
 backbone without an entry fails a test.
 """
 
+import pytest
 from family_cases.base import FamilyCase
 from family_cases.efficientvmamba import EFFICIENTVMAMBA
 from family_cases.localvim import LOCALVIM
@@ -47,6 +48,12 @@ def family_of(backbone: dict) -> FamilyCase:
 def each(field: str) -> list[tuple[str, str]]:
     """Return (name of a family, key) for every key of a field of every family, to parametrise a test."""
     return [(name, key) for name, case in FAMILY_CASES.items() for key in getattr(case, field)]
+
+
+def one_of_each(field: str) -> list:
+    """Return the same as parameters of which each family's first is ordinary and the others are ``full``."""
+    firsts = {(name, next(iter(getattr(case, field)), None)) for name, case in FAMILY_CASES.items()}
+    return [pytest.param(*pair, marks=() if pair in firsts else pytest.mark.full) for pair in each(field)]
 
 
 def narrow_backbone(backbone: dict, ratio: float, shallow: bool = False) -> list[int]:

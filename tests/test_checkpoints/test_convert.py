@@ -35,6 +35,7 @@ def same(a, b):
     return list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize('container', [c for c in ALL if c != 'safetensors'])
 @pytest.mark.parametrize(('family', 'file'), FILES)
 def test_round_trip(family, file, container, write, tmp_path):

@@ -38,6 +38,7 @@ def build(found):
     return model.eval()
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize('container', ALL)
 @pytest.mark.parametrize(('family', 'name'), GOLDEN)
 def test_accounting(family, name, container, tensors, write):

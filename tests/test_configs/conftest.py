@@ -11,7 +11,17 @@ import cv2
 import mmengine
 import numpy as np
 import pytest
-from checkout import CONFIGS, ROOT, box_detectors, config_files, full_named, is_classifier, is_detector, recipes
+from checkout import (
+    CONFIGS,
+    ROOT,
+    box_detectors,
+    config_files,
+    full_named,
+    is_classifier,
+    is_detector,
+    one_of_each_kind,
+    recipes,
+)
 from families import narrow_backbone, plain
 from family_cases.base import scaled
 from mmengine.config import Config
@@ -26,10 +36,11 @@ def pytest_generate_tests(metafunc):
     choices = {
         'config_file': files,
         'full_config': full,
-        'segmentor_config': [f for f in full if not is_detector(f)],
+        'segmentor_config': one_of_each_kind([f for f in full if not is_detector(f)]),
         'classifier_config': [f for f in files if is_classifier(f)],  # of MMPreTrain, with tests of their own
         'entry': sorted(set(files) - set(full_named(files))),
         'recipe': recipes(),
+        'recipe_to_start': one_of_each_kind(recipes()),
         'segmentor_recipe': [f for f in recipes() if not is_detector(f)],
         'detector_recipe': [f for f in recipes() if is_detector(f)],
         'box_detector_recipe': box_detectors(),
@@ -146,7 +157,9 @@ def installed(tmp_path_factory):
 def read_as_installed(tmp_path_factory, installed):
     """Read configs in a new process in which mmvim looks installed, and return them as dicts."""
     script = (
-        f'import pickle, sys; import mmvim; from mmengine.config import Config; out, *files = sys.argv[1:]; '
+        'import functools, pickle, sys; import mmengine.config.utils as utils, mmvim; '
+        'from mmengine.config import Config; out, *files = sys.argv[1:]; '
+        'utils.load = functools.cache(utils.load); '  # MMSegmentation's fifty metafiles, for each `mmseg::`
         f'assert mmvim.__file__.startswith({str(installed)!r}), mmvim.__file__; '
         f'pickle.dump([Config.fromfile(f).to_dict() for f in files], open(out, "wb"))'
     )

@@ -8,8 +8,9 @@ from mmvim.cli import UserError, build_model
 from mmvim.cli.first_step import check_first_step
 
 
-def test_first_step_of_every_recipe(recipe, narrow):
+def test_first_step_of_every_recipe(recipe_to_start, narrow):
     """Batch and size of the pictures are as written; the backbone is narrow, heads and norms are there."""
+    recipe = recipe_to_start
     cfg = load_config(recipe)
     cfg.launcher = 'none'
     if 'roi_head' in cfg.model:

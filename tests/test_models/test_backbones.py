@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import ADAPTERS, FAMILY_CASES, each
+from families import ADAPTERS, FAMILY_CASES, each, one_of_each
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS as MMSEG_MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +15,7 @@ from mmvim.registry import FUNCTIONS, MODELS
 MIXERS = {cfg['type'] for case in FAMILY_CASES.values() for cfg in case.mixers}
 # Every family in every shape it comes in.
 VARIANTS = pytest.mark.parametrize(('family', 'variant'), each('variants'))
+FIRST_VARIANTS = pytest.mark.parametrize(('family', 'variant'), one_of_each('variants'))  # for what takes seconds
 
 
 def build(family, variant, **changes):

@@ -7,6 +7,7 @@ from families import FAMILY_CASES
 pytestmark = pytest.mark.slow  # compilations
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize('family', FAMILY_CASES)
 @pytest.mark.parametrize('backend', [None, 'torch'], ids=['auto', 'torch'])
 def test_one_graph(family, backend):

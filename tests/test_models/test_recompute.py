@@ -4,9 +4,19 @@ import copy
 
 import pytest
 import torch
-from test_backbones import VARIANTS, build, image
+from families import each
+from test_backbones import FIRST_VARIANTS, VARIANTS, build, image
 from test_wrapped import assert_same, outputs_and_gradients
 from torch import nn
+
+# A plain backbone and a pyramid with batch norms: a compilation takes ten seconds, and all recompute by one function.
+COMPILED = pytest.mark.parametrize(
+    ('family', 'variant'),
+    [
+        pytest.param(*pair, marks=() if pair in (('vim', 'two'), ('mambavision', 'plain')) else pytest.mark.full)
+        for pair in each('variants')
+    ],
+)
 
 
 @VARIANTS
@@ -53,7 +63,7 @@ def test_recomputation_of_a_block_with_state_of_its_own():
 
 
 @pytest.mark.slow
-@VARIANTS
+@COMPILED
 def test_recomputation_in_a_compiled_graph(family, variant):
     x, results = image(2, 3, 64, 48), []
     for compiled in (False, True):
@@ -67,7 +77,7 @@ def test_recomputation_in_a_compiled_graph(family, variant):
         torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@VARIANTS
+@FIRST_VARIANTS
 def test_activation_checkpointing_of_mmengine(family, variant):
     """Its option names modules by their place in the model; its own form of checkpointing loses every gradient."""
     from mmengine.runner import turn_on_activation_checkpointing

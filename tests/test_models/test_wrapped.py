@@ -6,8 +6,8 @@ import functools
 import adapters
 import pytest
 import torch
-from families import FAMILY_CASES, each
-from test_backbones import VARIANTS, build, image
+from families import FAMILY_CASES, one_of_each
+from test_backbones import FIRST_VARIANTS, build, image
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -67,11 +67,10 @@ def assert_same(got, wanted):
 
 
 @pytest.fixture(
-    params=[*each('variants'), *range(len(MIXERS)), *ADAPTED],
-    ids=[
-        *map('-'.join, each('variants')),
-        *(f'{cfg["type"]}-{i}' for i, cfg in enumerate(MIXERS)),
-        *(f'ViTAdapter-{plain}' for plain in ADAPTED),
+    params=[
+        *(pytest.param(p.values, marks=p.marks, id='-'.join(p.values)) for p in one_of_each('variants')),
+        *(pytest.param(i, id=f'{cfg["type"]}-{i}') for i, cfg in enumerate(MIXERS)),
+        *(pytest.param(plain, id=f'ViTAdapter-{plain}') for plain in ADAPTED),
     ],
 )
 def anything(request):
@@ -302,8 +301,9 @@ def one_process(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize('every', ['layer', 'block'])
-@VARIANTS
+@FIRST_VARIANTS
 def test_fully_sharded(family, variant, every, one_process):
     """FSDP2: parameters are shards, whole only while the module that it wraps runs."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -339,8 +339,9 @@ def test_fully_sharded_adapter(plain, every, one_process):
     assert_same((got[0], {name: grad.full_tensor() for name, grad in got[1].items()}), wanted)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize('original', [True, False], ids=['original parameters', 'flat parameters'])
-@VARIANTS
+@FIRST_VARIANTS
 def test_fully_sharded_by_the_first_version(family, variant, original, one_process):
     """FSDP1 around every layer: its wrapper is a module of another class, and the weights are flat outside of it."""
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -359,7 +360,7 @@ def test_fully_sharded_by_the_first_version(family, variant, original, one_proce
     assert all(p.grad is not None for p in sharded.parameters() if p.requires_grad and p.numel())
 
 
-@VARIANTS
+@FIRST_VARIANTS
 def test_data_parallel_needs_no_search_for_unused_parameters(family, variant, one_process):
     model = build(family, variant, drop_path_rate=0.0).train()
     parallel = nn.parallel.DistributedDataParallel(model)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools'
 
@@ -34,8 +35,6 @@ def test_what_differs_is_an_error(benchmark, monkeypatch):
 
 
 def test_the_limit_takes_an_exponential_a_key(benchmark, monkeypatch):
-    import torch
-
     counted, real = [], torch.exp
     monkeypatch.setattr(torch, 'exp', lambda x, out: counted.append(x.numel()) or real(x, out=out))
     shape = benchmark.Shape(1, 100, 70)
@@ -43,17 +42,26 @@ def test_the_limit_takes_an_exponential_a_key(benchmark, monkeypatch):
     assert sum(counted) == 100 * 70
 
 
+def test_calls_take_and_return_what_the_op_does(benchmark):
+    inputs = [x.requires_grad_() for x in benchmark.make_inputs(benchmark.Shape(2, 7, 5))]
+    y = benchmark.implementation('calls', 'exact')(*inputs)
+    assert y.shape == (2, 7, 5) and y.requires_grad
+    assert [g.shape for g in torch.autograd.grad(y.sum(), inputs)] == [x.shape for x in inputs]
+
+
 def test_tables(benchmark):
-    shape, names = benchmark.Shape(1, 196, 192), ['ours:native', 'quadratic', 'limit']
+    shape, names = benchmark.Shape(1, 196, 192), ['ours:native', 'quadratic', 'calls', 'limit']
     times = {
         ('ours:native', False): 0.5,
         ('ours:native', True): 1.6,
         ('quadratic', False): 40.0,
+        ('calls', False): 0.02,
+        ('calls', True): 0.2,
         ('limit', False): 0.25,
     }
     lines = benchmark.tables({shape: times}, names)
-    assert '| B 1, T 196, C 192 | 0.250 | 0.500 (2.0x limit) | 40.000 (160.0x limit) |' in lines
-    assert '| B 1, T 196, C 192 | 1.600 (3.2x forward) | - |' in lines
+    assert '| B 1, T 196, C 192 | 0.250 | 0.500 (2.0x limit) | 40.000 (160.0x limit) | 0.020 |' in lines
+    assert '| B 1, T 196, C 192 | 1.600 (3.2x forward) | - | 0.200 |' in lines
 
 
 def test_long_rows_of_the_quadratic_formula_are_left_out(benchmark):
@@ -65,13 +73,15 @@ def test_long_rows_of_the_quadratic_formula_are_left_out(benchmark):
 
 @pytest.mark.slow
 def test_a_quick_run(tmp_path):
-    options = ['--quick', '--implementations', 'ours:torch,limit', '--seconds', '0.01']
+    options = ['--quick', '--implementations', 'ours:torch,calls,limit', '--seconds', '0.01']
     outputs = ['--markdown', str(tmp_path / 'table.md'), '--json', str(tmp_path / 'table.json')]
     subprocess.run([sys.executable, TOOLS / 'benchmark_wkv.py', *options, *outputs], check=True, capture_output=True)
     rows = json.loads((tmp_path / 'table.json').read_text())
     assert {(row['implementation'], row['backward']) for row in rows} == {
         ('ours:torch', False),
         ('ours:torch', True),
+        ('calls', False),
+        ('calls', True),
         ('limit', False),
     }
     assert all(row['ms'] > 0 for row in rows)
