@@ -6,6 +6,8 @@
 Implementations, each fed the same numbers:
     ours:NAME   mmvim.ops.bi_wkv with that backend (native and torch, where they can run)
     quadratic   the formula as it is written, a row of weights for each token (up to T 1024, backward up to T 196)
+    calls       an operator of the same arguments and results that computes nothing: what Python, dispatch and autograd
+                take
     limit       the longer of two times, forward only: torch.exp on as many numbers as there are (batch, token,
                 channel), a block in cache at a time, for each key has one exponential and no sum needs another; and a
                 copy of as many bytes as k, v and the output have
@@ -103,8 +105,32 @@ def implementation(name: str, boundary: str) -> Callable:
 
         buffers: dict = {}
         return copy
+    if name == 'calls':
+        op = nothing_op()
+        return lambda *inputs: op(*inputs, boundary == 'published', 'auto')
     backend = 'reference' if name == 'quadratic' else name.removeprefix('ours:')
     return lambda *inputs: bi_wkv(*inputs, boundary=boundary, backend=backend)
+
+
+def nothing_op() -> Callable:
+    """Define an operator with the schema and the derivative of ours that leaves its results as memory has them."""
+    import torch
+
+    from mmvim.ops.bi_wkv import operators
+    from mmvim.ops.define import define_operator, register_derivative
+
+    tensors = 'Tensor decay, Tensor bonus, Tensor k, Tensor v, bool published, str backend'
+    results = '(Tensor, Tensor, Tensor, Tensor)'
+    forward = define_operator(f'benchmark_fwd({tensors}) -> Tensor', operators._fake_forward, operators._fake_forward)
+    backward = define_operator(
+        f'benchmark_bwd(Tensor grad, {tensors}) -> {results}', operators._fake_backward, operators._fake_backward
+    )
+
+    def differentiate(ctx, grad: torch.Tensor) -> tuple:
+        return *backward(grad, *ctx.saved_tensors, ctx.published, ctx.backend), None, None
+
+    register_derivative('benchmark_fwd', differentiate, operators._setup_context)
+    return forward
 
 
 def work(job: dict) -> None:
@@ -145,7 +171,7 @@ def check(names: list[str], boundary: str) -> None:
     inputs = make_inputs(Shape(2, 70, 24))
     expected = implementation('quadratic', boundary)(*inputs)
     for name in names:
-        if name != 'limit':
+        if name not in ('calls', 'limit'):
             torch.testing.assert_close(implementation(name, boundary)(*inputs), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -187,7 +213,7 @@ def available(wanted: str) -> list[str]:
     from mmvim.ops.bi_wkv.operators import BACKENDS
 
     usable = {name for name, (here, _) in BACKENDS.available().items() if here}
-    names = [f'ours:{name}' for name in ('native', 'torch') if name in usable] + ['quadratic', 'limit']
+    names = [f'ours:{name}' for name in ('native', 'torch') if name in usable] + ['quadratic', 'calls', 'limit']
     unknown = sorted(set(wanted.split(',')) - set(names)) if wanted else []
     if unknown:
         raise SystemExit(f'--implementations {",".join(unknown)}: not available; there are {", ".join(names)}')
@@ -197,7 +223,8 @@ def available(wanted: str) -> list[str]:
 def tables(found: dict[Shape, dict[tuple[str, bool], float]], names: list[str]) -> list[str]:
     """Return two Markdown tables with a line for each shape: forward with multiples of the limit, and with backward.
 
-    In brackets behind the time with the backward pass is its multiple of the forward pass alone.
+    In brackets behind the time with the backward pass is its multiple of the forward pass alone. The time of calls has
+    no multiples.
     """
     ours = [name for name in names if name != 'limit']
     lines = []
@@ -211,7 +238,8 @@ def tables(found: dict[Shape, dict[tuple[str, bool], float]], names: list[str]) 
                 cells.append(f'{limit:.3f}')
             for name in ours:
                 time_, base = times.get((name, backward)), times.get((name, False)) if backward else limit
-                ratio = f' ({time_ / base:.1f}x {"forward" if backward else "limit"})' if time_ and base else ''
+                told = time_ and base and name != 'calls'
+                ratio = f' ({time_ / base:.1f}x {"forward" if backward else "limit"})' if told else ''
                 cells.append(f'{time_:.3f}{ratio}' if time_ else '-')
             lines.append('| ' + ' | '.join(cells) + ' |')
         lines.append('')

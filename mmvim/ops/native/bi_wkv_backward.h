@@ -124,8 +124,8 @@ inline void walk_grads_back(const Problem& p, const Kept& kept, KeptGrads& grads
     const Sum x = kept.at<Wide>(t0 + t, top, v.at(t)), r = grads.at<Wide>(t0 + t, top), before = tiles.far.get<Wide>(t, -top);
     const Sum all = total<P, Wide>(grad_near, before, r, c, first);
     const vf weight = Wide ? times_exp2(x.a, x.e + all.e) : x.a, to_v = weight * all.a;
-    v.fetch(t, true), dv.fetch(t, true), dk.fetch(t, true);
-    store(dv.at(t), to_v), store(dk.at(t), value * to_v - weight * all.b);
+    v.fetch(t, true);
+    store_past(dv.at(t), to_v), store_past(dk.at(t), value * to_v - weight * all.b);
     const Near near{tiles.own.get<Wide>(t, top), P ? tiles.others.get<Wide>(t, top) : Sum{},
                     P ? tiles.grown.get<Wide>(t, top) : Sum{}};
     decay += to_decay<P, Wide>(grad_near, before, r, near, far, x, c, first);
@@ -141,7 +141,8 @@ inline void walk_grads_back(const Problem& p, const Kept& kept, KeptGrads& grads
 // ddecay and dbonus are (B, blocks * W), float32.
 template <bool P>
 void backward(const Problem& p, const View& grad, const View& dk, const View& dv, float* ddecay, float* dbonus) {
-  const int64_t run = blocks_of_task(p), runs = (p.blocks + run - 1) / run;
+  // Of narrow tensors one block: a page has several of its rows in any case, and what a task keeps of one block stays in L2.
+  const int64_t run = p.dim <= 512 ? 1 : blocks_of_task(p), runs = (p.blocks + run - 1) / run;
   at::parallel_for(0, p.batch * runs, 1, [&](int64_t begin, int64_t end) {
     std::vector<Kept> kept;
     std::vector<KeptGrads> grads;
@@ -198,12 +199,19 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> bi_wkv_backward(const Tensor& 
                                                                   const Tensor& k, const Tensor& v, bool published) {
   const wkv::Problem p(decay, bonus, k, v, published);
   Tensor dk = at::empty({p.batch, p.length, p.dim}, k.options()), dv = at::empty_like(dk);
-  Tensor ddecay = at::empty({p.batch, p.blocks * W}, k.options().dtype(at::kFloat)), dbonus = at::empty_like(ddecay);
-  float *to_decay = ddecay.data_ptr<float>(), *to_bonus = dbonus.data_ptr<float>();
-  if (published) wkv::backward<true>(p, View(grad), View(dk), View(dv), to_decay, to_bonus);
-  else wkv::backward<false>(p, View(grad), View(dk), View(dv), to_decay, to_bonus);
-  // Over the batch, and without the padding: (B, blocks * W) -> (C,)
-  return {ddecay.sum(0).narrow(0, 0, p.dim).contiguous(), dbonus.sum(0).narrow(0, 0, p.dim).contiguous(), dk, dv};
+  std::vector<float> decays(p.batch * p.blocks * W), bonuses(decays.size());  // (B, blocks * W) each
+  if (published) wkv::backward<true>(p, View(grad), View(dk), View(dv), decays.data(), bonuses.data());
+  else wkv::backward<false>(p, View(grad), View(dk), View(dv), decays.data(), bonuses.data());
+  auto over_the_batch = [&](const std::vector<float>& parts) {  // and without the padding: (B, blocks * W) -> (C,)
+    Tensor sum = at::empty({p.dim}, k.options().dtype(at::kFloat));
+    float* to = sum.data_ptr<float>();
+    for (int64_t i = 0; i < p.dim; ++i) {
+      to[i] = 0;
+      for (int64_t b = 0; b < p.batch; ++b) to[i] += parts[b * p.blocks * W + i];
+    }
+    return sum;
+  };
+  return {over_the_batch(decays), over_the_batch(bonuses), dk, dv};
 }
 
 }  // namespace mmvim

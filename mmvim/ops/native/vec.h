@@ -34,6 +34,13 @@ static inline vf load(const float* p) {
   return v;
 }
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof(v)); }
+// Writes past the caches, where the processor can and p is aligned: what nobody reads soon need not be fetched to be written.
+static inline void store_past(float* p, vf v) {
+#if defined(MMVIM_AVX512)
+  if ((reinterpret_cast<uintptr_t>(p) & 63) == 0) return _mm512_stream_ps(p, (__m512)v);
+#endif
+  store(p, v);
+}
 // (W,) neighbouring bfloat16, the upper halves of floats. Rounds to the nearest, and to the even one of two equally near.
 static inline vf load_bfloat16(const void* p) {
   vh half;
