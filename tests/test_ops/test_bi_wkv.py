@@ -48,6 +48,7 @@ def allowed(tolerance):
     return 1e-11 if tolerance < 1e-8 else 5e-6
 
 
+@pytest.mark.covering(2)
 @KINDS
 @BOUNDARIES
 @pytest.mark.parametrize(('batch', 'length', 'dim'), SHAPES)
@@ -62,6 +63,7 @@ def test_output_and_gradients(batch, length, dim, decay, spread, boundary, backe
     assert max(errors(inputs, dtype, boundary, backend, floors)) < allowed(tolerance)
 
 
+@pytest.mark.covering(2)
 @KINDS
 @pytest.mark.parametrize(('batch', 'length', 'dim'), SHAPES)
 @pytest.mark.parametrize('decay', [300.0, -300.0, 30.0, -30.0, 1.0, -1.0])

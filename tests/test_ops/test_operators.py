@@ -116,6 +116,7 @@ def layouts(results):
     return [(x.shape, x.dtype, x.stride() if x.numel() else None) for x in results]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
 @pytest.mark.parametrize('stack', [False, True], ids=['sum', 'stack'])
@@ -244,6 +245,7 @@ def test_an_exported_program_can_be_trained_all_the_same(backend, monkeypatch):
         torch.testing.assert_close(gradients[name].grad, parameter.grad)
 
 
+@pytest.mark.covering(2)
 @BACKENDS
 @pytest.mark.parametrize('out_dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

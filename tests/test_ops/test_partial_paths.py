@@ -54,6 +54,7 @@ def scan_of_copies(names, H, W, inputs, follow, combine):
     return torch.stack(outputs, 1) if combine == 'stack' else sum(outputs)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('names', [LOCAL, ATROUS, ('window3_padded',)], ids=['local', 'atrous', 'one'])
 @pytest.mark.parametrize(('H', 'W'), SIZES[:5])
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
@@ -65,6 +66,7 @@ def test_the_definition_equals_scans_of_padded_copies(names, H, W, combine):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('names', [LOCAL, ATROUS, ATROUS[3:]], ids=['local', 'atrous', 'one'])
 @pytest.mark.parametrize(('H', 'W'), SMALL or SIZES)
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
@@ -76,6 +78,7 @@ def test_against_the_definition(names, H, W, combine, shared, backend, dtype, to
     compare(scan_paths_of(paths=paths, combine=combine), inputs, backend, dtype, tolerance)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize('follow', [(), ('u',), ('u', 'B'), FOLLOWERS], ids=lambda names: '-'.join(names) or 'none')
 @pytest.mark.parametrize('name', ['window3_padded', 'window2_padded_col_reverse', 'atrous2_4'])
 @pytest.mark.parametrize('combine', ['sum', 'stack'])
