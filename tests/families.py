@@ -5,6 +5,7 @@ backbone without an entry fails a test.
 """
 
 import pytest
+import torch
 from family_cases.base import FamilyCase
 from family_cases.efficientvmamba import EFFICIENTVMAMBA
 from family_cases.localvim import LOCALVIM
@@ -15,6 +16,7 @@ from family_cases.plainmamba import PLAINMAMBA
 from family_cases.vim import VIM
 from family_cases.vmamba import VMAMBA
 from family_cases.vrwkv import VRWKV
+from torch import Tensor, nn
 
 FAMILY_CASES: dict[str, FamilyCase] = {
     'efficientvmamba': EFFICIENTVMAMBA,
@@ -43,6 +45,13 @@ def family_of(backbone: dict) -> FamilyCase:
     found = [case for case in FAMILY_CASES.values() if case.type == backbone['type']]
     assert found, f'no entry in tests/families.py for {backbone["type"]}'
     return found[0]
+
+
+def build_smallest(family: str) -> tuple[nn.Module, Tensor]:
+    """Build the smallest model of a family, and a picture: 4 x 4 positions at a pyramid's first stage, or 2 x 2."""
+    case = FAMILY_CASES[family]
+    side = 16 if 'depths' in case.tiny['arch'] else 32
+    return case.build_tiny().eval(), torch.randn(1, 3, side, side)
 
 
 def each(field: str) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@
 - Races in one program: a thread reads or writes what another one has written, or writes what another one has read,
   without a barrier between; that a warp's threads run in step here is not relied on. In a warp a shuffle, too, orders a
   write after a read, because a thread takes part in it with what it has read; it does not order a read after a write.
-- Two writes of the same value are no race. Nor are two to shared memory by one instruction at once: the compiler lets
-  threads store copies of an element there, which may differ in their last bits where sums over lanes were rounded.
+- Two writes of the same value are no race: the compiler lets several threads store copies of an element. If copies
+  differ, as where threads have rounded one sum in different ways, it is chance which of them stays.
 - Races between programs: two touch the same bytes, and one of them writes. No order of programs is ever guaranteed.
 - Divergent branches, which the machine cannot follow, divisions by zero, and loops without an end.
 """

@@ -35,7 +35,7 @@ typedef struct {
 
 /* Of a byte: who wrote it last, and who has read it since. Programs count from 1, 0 is nobody. */
 typedef struct {
-    uint32_t writer, write_barriers, write_warp_barriers, write_instruction, write_step;
+    uint32_t writer, write_barriers, write_warp_barriers, write_instruction;
     uint32_t reader, read_barriers, read_warp_barriers, read_meetings, read_instruction;
     int16_t write_thread, read_thread, read_warp, unused; /* read_thread, read_warp: SEVERAL. */
 } Trace;
@@ -147,7 +147,6 @@ static void trace_write(Machine *m, const Instruction *i, Trace *t, int thread, 
     t->write_barriers = m->barriers;
     t->write_warp_barriers = m->warp_barriers[warp];
     t->write_instruction = (uint32_t)(i - m->instructions);
-    t->write_step = (uint32_t)m->steps;
 }
 
 /* data: What is written to the place, or null. */
@@ -158,10 +157,7 @@ static void trace(Machine *m, const Instruction *i, Trace *traces, uint64_t offs
         if (!data) {
             trace_read(m, i, traces + k, thread, address);
         } else {
-            /* The compiler lets several threads write copies of one element to shared memory at once, and these may
-               have been rounded in different orders: one of them stays. */
-            int copy = traces == m->shared_traces && traces[k].write_step == (uint32_t)m->steps;
-            trace_write(m, i, traces + k, thread, address, equal || copy);
+            trace_write(m, i, traces + k, thread, address, equal);
         }
 }
 

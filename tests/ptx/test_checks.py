@@ -76,9 +76,9 @@ def test_the_same_value_twice():
     one = 'mov.b64 %rd2, %rd0;\n'
     assert faults(one + 'st.global.b32 [%rd2], 5;\n') == set()
     assert faults(one + WRITE) == {'write after write'}
-    assert faults('mov.b32 %r3, 0;\n' + shared(WRITE), shared=16) == set()  # copies, written at once
-    twice = 'mov.b32 %r3, 0;\n' + shared(WRITE) + 'add.s32 %r1, %r1, 1;\n' + shared(WRITE)
-    assert faults(twice, shared=16) == {'write after write'}
+    first = 'mov.b32 %r3, 0;\n'
+    assert faults(first + 'st.shared.b32 [%r3], 5;\n', shared=16) == set()  # copies, written at once
+    assert faults(first + shared(WRITE), shared=16) == {'write after write'}  # copies that differ
 
 
 @pytest.mark.parametrize('between', ['', BARRIER])

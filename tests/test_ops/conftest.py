@@ -1,6 +1,17 @@
-"""Memory that the operators do not initialise is NaN in all of these tests; and the emulator of compiled kernels."""
+"""Memory that the operators do not initialise is NaN in all of these tests; and the emulator of compiled kernels.
+
+Where Triton interprets its kernels, it does so in less time.
+"""
 
 import pytest
+from hastened import hasten
+
+from mmvim.ops.triton_host.device import installed, interpreting
+
+if installed() and interpreting():
+    from triton.runtime import interpreter
+
+    hasten(interpreter)
 
 
 @pytest.fixture(autouse=True)

@@ -2,22 +2,21 @@
 
 import pytest
 import torch
-from families import FAMILY_CASES
+from families import FAMILY_CASES, build_smallest
+from hooked import assert_hooks_fire
 
 from mmvim.ops.backends import ENV
 
+FAMILIES = pytest.mark.parametrize('family', FAMILY_CASES)
 
-@pytest.mark.parametrize('family', FAMILY_CASES)
-def test_compile_without_graph_breaks(family, monkeypatch):
-    """Fullgraph raises at the first graph break; what is compiled computes what PyTorch's scan does, gradients too."""
-    monkeypatch.undo()  # torch.compile cannot trace the memory's poisoning
-    model, picture = FAMILY_CASES[family].build_tiny().eval(), torch.randn(1, 3, 32, 32)
+
+def compare(model, run, picture, monkeypatch):
+    """Hold outputs and gradients of ``run``, on Triton, to those of the model on PyTorch's scan."""
     found = []
-    for backend in ('torch', 'triton'):
+    for backend, function in (('torch', model), ('triton', run)):
         monkeypatch.setenv(ENV, backend)
-        run = torch.compile(model, fullgraph=True, backend='aot_eager') if backend == 'triton' else model
         model.zero_grad()
-        outputs = run(picture)
+        outputs = function(picture)
         # Weights, because squares of what a norm has made are nearly constant: their gradients would be rounding alone.
         weights = torch.Generator().manual_seed(0)
         sum((y * torch.randn(y.shape, generator=weights)).mean() for y in outputs).backward()
@@ -27,17 +26,28 @@ def test_compile_without_graph_breaks(family, monkeypatch):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item() + 1e-7)
 
 
-@pytest.mark.parametrize('family', FAMILY_CASES)
-def test_hooks_of_norms_and_projections_fire(family, monkeypatch):
-    """The kernel that adds and normalises must not run in the place of a norm that somebody observes."""
-    monkeypatch.undo()
-    monkeypatch.setenv(ENV, 'triton')
-    model, picture, seen = FAMILY_CASES[family].build_tiny().eval(), torch.randn(1, 3, 32, 32), []
-    plain = model(picture)
-    watched = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.LayerNorm, torch.nn.RMSNorm)
-    names = [name for name, module in model.named_modules() if isinstance(module, watched)]
-    for name in names:
-        model.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
-    for y, expected in zip(model(picture), plain, strict=True):
-        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
-    assert sorted(seen) == sorted(names) and len(names) > 5
+@FAMILIES
+def test_outputs_and_gradients(family, monkeypatch):
+    model, picture = build_smallest(family)
+    compare(model, model, picture, monkeypatch)
+
+
+# One of each op and of its operators; tracing takes longer than all kernels. On other backends all are compiled.
+COMPILED = 'vim', 'mambavision', 'vrwkv'
+
+
+@pytest.mark.parametrize(
+    'family', [pytest.param(name, marks=[pytest.mark.full] * (name not in COMPILED)) for name in FAMILY_CASES]
+)
+def test_compile_without_graph_breaks(family, monkeypatch):
+    """Fullgraph raises at the first graph break."""
+    monkeypatch.undo()  # torch.compile cannot trace the memory's poisoning
+    model, picture = build_smallest(family)
+    compare(model, torch.compile(model, fullgraph=True, backend='aot_eager'), picture, monkeypatch)
+
+
+@FAMILIES
+def test_hooks_fire(family, monkeypatch):
+    """Those of blocks and mixers; and the kernel that adds and normalises must not run where a norm is observed."""
+    model, picture = build_smallest(family)
+    assert_hooks_fire(model, FAMILY_CASES[family].blocks(model), picture, 'triton', monkeypatch)

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 
-from mmvim.ops import backends, selective_scan
+from mmvim.ops import backends, bi_wkv, selective_scan
 from mmvim.ops.backends import ENV, Backends
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm
@@ -32,7 +32,11 @@ def norm(backend=None):
     return add_rms_norm(torch.ones(1, 4), torch.ones(1, 4), torch.ones(4), backend=backend)[0]
 
 
-OPS = pytest.mark.parametrize('op', [scan, convolution, norm])
+def wkv(backend=None):
+    return bi_wkv(torch.ones(2), torch.ones(2), torch.ones(1, 3, 2), torch.ones(1, 3, 2), backend=backend)
+
+
+OPS = pytest.mark.parametrize('op', [scan, convolution, norm, wkv])
 
 
 @pytest.fixture
@@ -100,21 +104,23 @@ def test_no_compiler(op, driver, monkeypatch, tmp_path):
     falls_back(op, 'Failed to find C compiler', monkeypatch)
 
 
-def test_no_python_headers(driver, monkeypatch, tmp_path):
+@OPS
+def test_no_python_headers(op, driver, monkeypatch, tmp_path):
     compiler = tmp_path / 'cc'
     compiler.write_text('#!/bin/sh\necho "fatal error: Python.h: No such file or directory" >&2\nexit 1\n')
     compiler.chmod(0o755)
     monkeypatch.setenv('CC', str(compiler))
     with pytest.raises(subprocess.CalledProcessError):
         Driver().anything()
-    falls_back(scan, 'CalledProcessError', monkeypatch)
+    falls_back(op, 'CalledProcessError', monkeypatch)
 
 
-def test_a_cache_that_cannot_be_written(driver, monkeypatch, tmp_path):
+@OPS
+def test_a_cache_that_cannot_be_written(op, driver, monkeypatch, tmp_path):
     """A file where the folder should be: even the superuser cannot write there."""
     (tmp_path / 'file').touch()
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path / 'file' / 'cache'))
-    falls_back(scan, r'(NotADirectory|Permission)Error', monkeypatch)
+    falls_back(op, r'(NotADirectory|Permission)Error', monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +160,7 @@ def test_a_kernel_that_computes_nonsense(gpu, monkeypatch):
 
     class Silent:
         def __getitem__(self, grid):
-            return lambda number: None
+            return lambda **arguments: None
 
     monkeypatch.setattr(kernels, 'add_one', Silent())
     falls_back(scan, 'adds 1 to 0 gave 0.0', monkeypatch)
@@ -167,9 +173,9 @@ def test_tried_once_where_it_works(gpu, monkeypatch):
 
     class Working:
         def __getitem__(self, grid):
-            def run(number):
+            def run(number_ptr, **options):
                 launches.append(grid)
-                number.add_(1)
+                number_ptr.add_(1)
 
             return run
 

@@ -16,6 +16,7 @@ from triton_cases import CASES, LONG, PARTIAL, Case, errors_of
 
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
+from mmvim.ops.rms_norm.triton import backward_launch, forward_launch
 from mmvim.ops.selective_scan.triton import sizes
 from mmvim.ops.selective_scan.triton.blocks import blocks_for, fit_blocks
 from mmvim.ops.triton_host.launch import Launch
@@ -90,6 +91,31 @@ def test_norm(arch, dtype, emulate):
             )
         assert max(found) < TOLERANCES[dtype]
         assert emulation.launches == ['norm_forward', 'norm_backward']
+
+
+ROWS = {'one channel a thread': 21, 'some of them': 100, 'several': 700}
+
+
+@pytest.mark.parametrize('channels', ROWS.values(), ids=ROWS)
+def test_all_threads_of_a_row_have_one_scale(channels, emulate):
+    """Whichever of them stores it: copies that differ are a race, which the emulator looks for."""
+    x, weight = randn(70, channels).float(), randn(channels, seed=1).float()
+    with emulate(90):
+        forward, (y, _, scale) = forward_launch(x, None, weight, 1e-5, torch.float32)
+        forward.run()
+        assert torch.equal(y, x * scale[:, None] * weight)
+        backward_launch(y, None, x, weight, scale, torch.float32, None)[0].run()
+
+
+def test_scales_that_differ_are_seen(emulate):
+    """The control: products rounded together with sums, as the compiler does unless it is told."""
+    from ptx.check import Faults
+
+    x, weight = randn(70, 21).float(), randn(21, seed=1).float()
+    launch, _ = forward_launch(x, None, weight, 1e-5, torch.float32)
+    launch.fuse = True
+    with emulate(90), pytest.raises(Faults, match='norm_forward: write after write'):
+        launch.run()
 
 
 def convolve(x, weight, bias=None, left=(3, 0), backend='triton'):

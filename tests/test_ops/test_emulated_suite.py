@@ -2,15 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from emulated import ARCHITECTURES, EVERY, NEEDS_EMULATOR
-from test_triton import INTERPRETED
+from test_triton import FOLDER, INTERPRETED, run_apart
 
-FOLDER = Path(__file__).parent
 # Of the longer ones some tests by default, on one architecture.
 FEW = {
     'interpreted_triton.py': 'equal_bits or extremes or goes_to_torch',
@@ -21,29 +17,13 @@ FEW = {
 }
 
 
-def chosen():
-    """Which tests, in the words of ``-k``."""
-    tests = INTERPRETED if EVERY else {file: FEW.get(file, words) for file, words in INTERPRETED.items()}
-    return ' or '.join(f'({file} and ({words}))' if words else file for file, words in tests.items())
-
-
 @NEEDS_EMULATOR
 @pytest.mark.slow
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
 def test_emulated(arch, compiled):
-    """A process of its own, because tests ask on import which backends there are."""
-    options = ['-q', '-x', '-W', 'ignore', '-p', 'no:cacheprovider', '-p', 'ptx.plugin', '--rootdir', FOLDER]
-    result = subprocess.run(
-        [sys.executable, '-m', 'pytest', *options, *(FOLDER / file for file in INTERPRETED), '-k', chosen()],
-        env={
-            **os.environ,
-            'PYTHONPATH': os.pathsep.join([str(FOLDER.parent), os.environ.get('PYTHONPATH', '')]),
-            'PTX_ARCH': str(arch),
-            'PTX_FOLDER': str(compiled),
-        },
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
-    assert int(re.search(rf'emulated (\d+) launches on sm_{arch}', result.stdout)[1]) > 30
+    """Each kernel of the interpreted suite on the emulator, with races looked for."""
+    tests = INTERPRETED if EVERY else {file: FEW.get(file, words) for file, words in INTERPRETED.items()}
+    path = os.pathsep.join([str(FOLDER.parent), os.environ.get('PYTHONPATH', '')])
+    environment = {'PYTHONPATH': path, 'PTX_ARCH': str(arch), 'PTX_FOLDER': str(compiled)}
+    printed = run_apart(tests, environment, '-p', 'ptx.plugin')
+    assert int(re.search(rf'emulated (\d+) launches on sm_{arch}', printed)[1]) > 30

@@ -201,6 +201,34 @@ def test_built_without_file_locks(tiny, monkeypatch):
     assert build.load_library() is None
 
 
+def test_no_file_locks_and_no_build(unlucky, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'fcntl', None)
+    tiny.write_text('this is not C++\n')
+    unlucky('it cannot be compiled')
+
+
+@pytest.mark.full
+def test_the_scan_runs_without_file_locks(source, monkeypatch):
+    """The real one, compiled anew, in a process that has not loaded it."""
+    code = (
+        'import sys; sys.modules["fcntl"] = None; import torch; from mmvim.ops import selective_scan; '
+        'u = torch.rand(1, 2, 3); scan = lambda name: selective_scan(u, u, -u[0, :, :1], u[:, :1], u[:, :1], '
+        'backend=name); torch.testing.assert_close(scan("native"), scan("torch"))'
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), build.FLAGS_ENV: '-O1'}
+    result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and 'compiling the C++ scan' in result.stderr, result.stderr[-2000:]
+
+
+def test_no_headers(unlucky, monkeypatch, tmp_path):
+    """A compiler that finds the headers of nothing."""
+    compiler = tmp_path / 'c++'
+    compiler.write_text('#!/bin/sh\necho "fatal error: torch/library.h: No such file or directory" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CXX', str(compiler))
+    unlucky('it cannot be compiled')
+
+
 def test_whatever_a_build_raises_is_a_reason(tiny, monkeypatch):
     """PyTorch looks at the compiler itself, and lets the errors of subprocess and of its own pass."""
 

@@ -245,6 +245,7 @@ def test_an_exported_program_can_be_trained_all_the_same(backend, monkeypatch):
         torch.testing.assert_close(gradients[name].grad, parameter.grad)
 
 
+@pytest.mark.covering(2)
 @BACKENDS
 @pytest.mark.parametrize('out_dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

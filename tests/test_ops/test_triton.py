@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulated import EVERY
 
 from mmvim.ops import backends, selective_scan
 from mmvim.ops.selective_scan.operators import BACKENDS
@@ -14,7 +15,7 @@ from mmvim.ops.triton_host import device
 
 FOLDER = Path(__file__).parent
 # Files of tests for the interpreter, and which of their tests, as ``-k`` says: of the operators' those of what each
-# backend does by itself, of the partial paths' some of each kind.
+# backend does by itself, of the partial paths' some of each kind. An ordinary run leaves out what is marked ``full``.
 INTERPRETED = {
     'interpreted_triton.py': '',
     'interpreted_fused.py': '',
@@ -26,44 +27,42 @@ INTERPRETED = {
 needs_triton = pytest.mark.skipif(not device.installed(), reason='Triton is not installed')
 
 
-@pytest.mark.slow
-@needs_triton
-@pytest.mark.parametrize('file', INTERPRETED)
-def test_interpreted(file, tmp_path):
-    """Triton decides on import whether it interprets: so a process of its own."""
-    probe = (
-        'import triton, triton.language as tl, torch\n'
-        '@triton.jit\ndef f(x, n):\n    for i in range(0, n):\n        tl.store(x + i, i)\n'
-        'x = torch.zeros(3); f[(1,)](x, 3); assert x[2] == 2'
-    )
-    environment = {**os.environ, 'TRITON_INTERPRET': '1'}
-    (tmp_path / 'probe.py').write_text(probe)
-    found = subprocess.run([sys.executable, tmp_path / 'probe.py'], env=environment, capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip("this Triton's interpreter does not run with this NumPy")
+def chosen(tests):
+    """Which tests of which files, in the words of ``-k``."""
+    return ' or '.join(f'({file} and ({words}))' if words else file for file, words in tests.items())
+
+
+def run_apart(tests, environment, *options):
+    """Run tests in a process of its own, because they ask on import which backends there are; return what it prints."""
+    command = [sys.executable, *'-m pytest -q -x -W ignore -p no:cacheprovider --rootdir'.split(), FOLDER, *options]
     result = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'pytest',
-            '-q',
-            '-x',
-            '-W',
-            'ignore',
-            '-p',
-            'no:cacheprovider',
-            '--rootdir',
-            FOLDER,
-            FOLDER / file,
-            '-k',
-            INTERPRETED[file],
-        ],
-        env=environment,
+        [*command, *(FOLDER / file for file in tests), '-k', chosen(tests), *(() if EVERY else ('-m', 'not full'))],
+        env={**os.environ, **environment},
         text=True,
         capture_output=True,
         check=False,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.mark.slow
+@needs_triton
+def test_interpreted(tmp_path):
+    """Triton decides on import whether it interprets."""
+    probe = (
+        'import triton, triton.language as tl, torch\n'
+        '@triton.jit\ndef f(x, n):\n    for i in range(0, n):\n        tl.store(x + i, i)\n'
+        'x = torch.zeros(3); f[(1,)](x, 3); assert x[2] == 2'
+    )
+    environment = {'TRITON_INTERPRET': '1'}
+    (tmp_path / 'probe.py').write_text(probe)
+    found = subprocess.run(
+        [sys.executable, tmp_path / 'probe.py'], env={**os.environ, **environment}, capture_output=True, check=False
+    )
+    if found.returncode:
+        pytest.skip("this Triton's interpreter does not run with this NumPy")
+    run_apart(INTERPRETED, environment)
 
 
 @pytest.mark.slow

@@ -61,7 +61,11 @@ def bi_wkv(
         return bi_wkv_reference(decay, bonus, k.to(real), v.to(real), published).to(dtype)
     name = BACKENDS.in_graph(backend)
     needs_gradient = any(x.requires_grad for x in (decay, bonus, k, v))
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and needs_gradient):
+    if torch.is_grad_enabled() and needs_gradient:
+        lay_out = BACKENDS[BACKENDS.select(backend, k.device.type, decay, k)].implementation.lay_out
+        k, v = (lay_out(k), lay_out(v)) if lay_out else (k, v)
+        return bi_wkv_fwd(decay, bonus, k, v, published, name)
+    if torch.compiler.is_compiling():
         return bi_wkv_fwd(decay, bonus, k, v, published, name)
     with torch._C._AutoDispatchBelowAutograd():  # nothing to differentiate: half the time of a call
         return bi_wkv_fwd(decay, bonus, k, v, published, name)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 LOWEST = tl.constexpr(-1e30)
+VARYING = ('length', 'segment', 'k_b', 'k_l', 'v_b', 'v_l')
 
 
 @triton.jit
@@ -21,10 +22,16 @@ def locate(dim, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def load_key(k_ptr, v_ptr, offset, lanes):
-    """Return v and the exponent k of a token, (BLOCK_D,) each."""
-    v = tl.load(v_ptr + offset, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
-    k = tl.load(k_ptr + offset, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+def point_at_tokens(x_ptr, x_b, x_l, b, row, d):
+    """Return a pointer to which ``t * x_l`` is added for token t of all batch elements, ``row`` being b's first one."""
+    return x_ptr + (b * x_b - row * x_l) + d
+
+
+@triton.jit
+def load_key(k_ptr, v_ptr, k_l, v_l, t, lanes):
+    """Return v and the exponent k of token t, (BLOCK_D,) each."""
+    v = tl.load(v_ptr + t * v_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+    k = tl.load(k_ptr + t * k_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
     return v, tl.where(k < LOWEST, LOWEST, k)
 
 
@@ -134,29 +141,35 @@ def growth(w):
 
 
 @triton.jit
-def sum_behind(k_ptr, v_ptr, scratch_ptr, row, length, dim, d, lanes, w, PLANES: tl.constexpr):
+def sum_behind(k_ptr, v_ptr, k_l, v_l, scratch_ptr, row, length, dim, d, lanes, w, PLANES: tl.constexpr):
     """Write the sums over the tokens behind each one to the first three planes of scratch (B, T, PLANES, C)."""
     a = tl.zeros_like(w)
     b, e = a, a + LOWEST
     for i in range(0, length):
         t = row + (length - 1 - i)
         store_sum(scratch_ptr, t * PLANES * dim + d, dim, lanes, a, b, e)
-        v, k = load_key(k_ptr, v_ptr, t * dim + d, lanes)
+        v, k = load_key(k_ptr, v_ptr, k_l, v_l, t, lanes)
         a, b, e = fall(a, b, e, w, tl.zeros_like(v) + 1.0, v, k)
 
 
-@triton.jit(do_not_specialize=('length', 'segment'))
+@triton.jit(do_not_specialize=VARYING)
 def wkv_forward(
-    decay_ptr, bonus_ptr, k_ptr, v_ptr, out_ptr, scratch_ptr, length, dim, segment,
+    decay_ptr, bonus_ptr, k_ptr, v_ptr, out_ptr, scratch_ptr,
+    length, dim, segment, k_b, k_l, v_b, v_l,
     PUBLISHED: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Compute out (B, T, C) from decay, bonus (C,), k and v (B, T, C); scratch (B, T, 3, C) float32."""
+    """Compute out (B, T, C) from decay, bonus (C,), k and v (B, T, C); scratch (B, T, 3, C) float32.
+
+    Channels are contiguous in k and v.
+    """
     d, b = locate(dim, BLOCK_D)
     lanes, row = d < dim, b * length
+    k_ptr = point_at_tokens(k_ptr, k_b, k_l, b, row, d)  # (BLOCK_D,), as v
+    v_ptr = point_at_tokens(v_ptr, v_b, v_l, b, row, d)
     w = tl.load(decay_ptr + d, mask=lanes, other=0.0)  # (BLOCK_D,)
     u = tl.load(bonus_ptr + d, mask=lanes, other=0.0)  # (BLOCK_D,)
     c = growth(w)
-    sum_behind(k_ptr, v_ptr, scratch_ptr, row, length, dim, d, lanes, w, 3)
+    sum_behind(k_ptr, v_ptr, k_l, v_l, scratch_ptr, row, length, dim, d, lanes, w, 3)
     tl.debug_barrier()
     own_a = tl.zeros_like(w)
     own_b, rest_a, rest_b, grown_a, grown_b = own_a, own_a, own_a, own_a, own_a
@@ -165,7 +178,7 @@ def wkv_forward(
     place = 0  # in the segment
     for i in range(0, length):
         t = row + i
-        v, k = load_key(k_ptr, v_ptr, t * dim + d, lanes)
+        v, k = load_key(k_ptr, v_ptr, k_l, v_l, t, lanes)
         far_a, far_b, far_e = load_sum(scratch_ptr, t * 3 * dim + d, dim, lanes)
         one, first, ends = tl.zeros_like(v) + 1.0, place == 0, place + 1 == segment
         all_a, all_b, _ = total(
@@ -179,23 +192,27 @@ def wkv_forward(
         place = tl.where(ends, 0, place + 1)
 
 
-@triton.jit(do_not_specialize=('length', 'segment'))
+@triton.jit(do_not_specialize=VARYING)
 def wkv_backward(
     decay_ptr, bonus_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr, ddecay_ptr, dbonus_ptr, scratch_ptr,
-    length, dim, segment,
+    length, dim, segment, k_b, k_l, v_b, v_l,
     PUBLISHED: tl.constexpr, PLANES: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Compute dk and dv (B, T, C), and shares of ddecay and dbonus (B, C); scratch (B, T, PLANES, C) float32.
+
+    Channels are contiguous in k and v; dout is dense.
 
     The planes of scratch are, three each, the sums behind a token, later those of the gradients before it; the
     gradient r; ``own`` before it; and, if published, ``grown`` and ``rest``.
     """
     d, batch = locate(dim, BLOCK_D)
     lanes, row = d < dim, batch * length
+    k_ptr = point_at_tokens(k_ptr, k_b, k_l, batch, row, d)  # (BLOCK_D,), as v
+    v_ptr = point_at_tokens(v_ptr, v_b, v_l, batch, row, d)
     w = tl.load(decay_ptr + d, mask=lanes, other=0.0)  # (BLOCK_D,)
     u = tl.load(bonus_ptr + d, mask=lanes, other=0.0)  # (BLOCK_D,)
     c = growth(w)
-    sum_behind(k_ptr, v_ptr, scratch_ptr, row, length, dim, d, lanes, w, PLANES)
+    sum_behind(k_ptr, v_ptr, k_l, v_l, scratch_ptr, row, length, dim, d, lanes, w, PLANES)
     tl.debug_barrier()
 
     # Forward, for the gradients r: that of the output by its denominator, and its product with the output.
@@ -208,7 +225,7 @@ def wkv_backward(
     for i in range(0, length):
         t = row + i
         offset = t * PLANES * dim + d
-        v, k = load_key(k_ptr, v_ptr, t * dim + d, lanes)
+        v, k = load_key(k_ptr, v_ptr, k_l, v_l, t, lanes)
         far_a, far_b, far_e = load_sum(scratch_ptr, offset, dim, lanes)
         one, first, ends = tl.zeros_like(v) + 1.0, place == 0, place + 1 == segment
         all_a, all_b, all_e = total(
@@ -241,7 +258,7 @@ def wkv_backward(
         t = row + (length - 1 - i)
         offset = t * PLANES * dim + d
         first = (length - 1 - i) % segment == 0
-        v, k = load_key(k_ptr, v_ptr, t * dim + d, lanes)
+        v, k = load_key(k_ptr, v_ptr, k_l, v_l, t, lanes)
         before_a, before_b, before_e = load_sum(scratch_ptr, offset, dim, lanes)
         r_a, r_b, r_e = load_sum(scratch_ptr, offset + 3 * dim, dim, lanes)
         x_a, x_b, x_e = load_sum(scratch_ptr, offset + 6 * dim, dim, lanes)

@@ -28,10 +28,14 @@ class Implementation(NamedTuple):
             reproduce the published kernel: the output (B, T, C), contiguous, in the dtype of k.
         backward: From the gradient and the same: those of decay, bonus, k and v, contiguous, in their dtypes. None for
             the reference, which autograd differentiates.
+        lay_out: Returns k or v in the memory order that both passes read, copied where it has another one. Where
+            gradients are wanted it is called before the operator, which then saves that copy instead of making it again
+            in the backward pass. Defaults to None: no order is needed.
     """
 
     forward: Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor]
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor, Tensor]] | None
+    lay_out: Callable[[Tensor], Tensor] | None = None
 
 
 def _run_forward(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, published: bool, backend: str) -> Tensor:

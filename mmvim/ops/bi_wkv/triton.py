@@ -1,4 +1,8 @@
-"""The bidirectional WKV in Triton, for GPUs; the kernels are in ``kernels.py``. Not yet measured on a GPU."""
+"""The bidirectional WKV in Triton, for GPUs; the kernels are in ``kernels.py``. Not yet measured on a GPU.
+
+A k or v whose channels do not lie side by side is copied, once for both passes (:func:`lay_out`), and a gradient of the
+output that is not contiguous.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +57,23 @@ def can_run(decay: Tensor, k: Tensor) -> bool:
     return here and decay.dtype == torch.float32 and k.dtype in _DTYPES and k.numel() > 0
 
 
+def lay_out(x: Tensor) -> Tensor:
+    """Return k or v (B, T, C) with channels contiguous, as it is or a copy; a part of a wider tensor is as it is."""
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
 def _inputs(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, published: bool) -> dict[str, Any]:
     """Return what both kernels read, as their arguments."""
+    k, v = lay_out(k), lay_out(v)
     return {
         'decay_ptr': decay.contiguous(),
         'bonus_ptr': bonus.contiguous(),
-        'k_ptr': k.contiguous(),
-        'v_ptr': v.contiguous(),
+        'k_ptr': k,
+        'v_ptr': v,
+        'k_b': k.stride(0),
+        'k_l': k.stride(1),
+        'v_b': v.stride(0),
+        'v_l': v.stride(1),
         'length': k.shape[1],
         'dim': k.shape[2],
         'segment': -(-k.shape[1] // 32),
@@ -94,4 +108,4 @@ def backward(
         return ddecay.sum(0), dbonus.sum(0), dk, dv
 
 
-IMPLEMENTATION = Implementation(forward, backward)
+IMPLEMENTATION = Implementation(forward, backward, lay_out)

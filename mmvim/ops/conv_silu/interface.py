@@ -56,7 +56,10 @@ def conv1d_silu(
         return conv_silu_reference(x, weight.to(dtype), None if bias is None else bias.to(dtype), left)
     name = BACKENDS.in_graph(backend)
     needs_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and needs_gradient):
+    if torch.is_grad_enabled() and needs_gradient:
+        lay_out = BACKENDS[BACKENDS.select(backend, x.device.type, x, weight)].implementation.lay_out
+        return conv_silu_fwd(lay_out(x) if lay_out else x, weight, bias, left, name)
+    if torch.compiler.is_compiling():
         return conv_silu_fwd(x, weight, bias, left, name)
     with torch._C._AutoDispatchBelowAutograd():  # nothing to differentiate: half the time of a call
         return conv_silu_fwd(x, weight, bias, left, name)

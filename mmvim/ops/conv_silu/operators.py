@@ -28,10 +28,14 @@ class Implementation(NamedTuple):
             in the dtype of x.
         backward: From the gradient and the same: those of x, weight and bias, contiguous, in their dtypes. None for the
             reference, which autograd differentiates.
+        lay_out: Returns x in the memory order that both passes read, copied where it has another one. Where gradients
+            are wanted it is called before the operator, which then saves that copy instead of making it again in the
+            backward pass. Defaults to None: no order is needed.
     """
 
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None
+    lay_out: Callable[[Tensor], Tensor] | None = None
 
 
 def _serving(backend: str, x: Tensor, weight: Tensor) -> Implementation:

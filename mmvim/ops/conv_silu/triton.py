@@ -1,4 +1,8 @@
-"""The short convolution with SiLU in Triton, for GPUs; the kernels are in ``kernels.py``."""
+"""The short convolution with SiLU in Triton, for GPUs; the kernels are in ``kernels.py``.
+
+An x whose channels do not lie side by side is copied, once for both passes (:func:`lay_out`), and a gradient of the
+output that is not contiguous; filters and biases, too, which are small.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def forward_launch(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequenc
     """Return the launch of the forward pass, and the output that it fills."""
     from mmvim.ops.conv_silu.kernels import conv_forward
 
-    x = _rows(x)
+    x = lay_out(x)
     y = x.new_empty((x.shape[0], len(left), *x.shape[1:]))
     arguments = {'y_ptr': y, **_inputs('forward', x, weight, bias, left)}
     return Launch(conv_forward, _programs('forward', x, len(left)), arguments, _WARPS, 'conv forward'), y
@@ -35,7 +39,7 @@ def backward_launches(
     """Return the launches of the backward pass and what they fill: dx, and shares of dweight and dbias to be summed."""
     from mmvim.ops.conv_silu.kernels import conv_backward, conv_transposed
 
-    x = _rows(x)
+    x = lay_out(x)
     batch, length, dim = x.shape
     filters, _, taps = weight.shape
     blocks = -(-length // _BLOCK_L['backward'])
@@ -74,8 +78,8 @@ def can_run(x: Tensor, weight: Tensor) -> bool:
     return narrow and x.numel() > 0 and taps <= MAX_TAPS and filters <= MAX_FILTERS
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Return ``x`` (B, L, D) with channels contiguous; a part of a wider tensor is taken as it is."""
+def lay_out(x: Tensor) -> Tensor:
+    """Return ``x`` (B, L, D) with channels contiguous, as it is or a copy; a part of a wider tensor is as it is."""
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
@@ -137,4 +141,4 @@ def backward(
         return grad_x, weight_parts.sum((0, 1)).to(weight.dtype), grad_bias
 
 
-IMPLEMENTATION = Implementation(forward, backward)
+IMPLEMENTATION = Implementation(forward, backward, lay_out)

@@ -1,4 +1,8 @@
-"""The torch.library operators of the norm on GPUs; ``mmvim.ops.rms_norm`` calls them."""
+"""The torch.library operators of the norm on GPUs; ``mmvim.ops.rms_norm`` calls them.
+
+The kernels read and write whole rows, one behind the other. Inputs and gradients that lie otherwise are copied, each
+once.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +62,10 @@ def forward_launch(
         'ROWS': per_program,
         'BLOCK_C': block,
     }
-    return Launch(norm_forward, -(-rows // per_program), arguments, warps, 'norm forward'), (y, total, scale)
+    # Where a thread has one channel of a row, the sum of squares begins with two threads' products. If each rounded its
+    # own one together with the sum, copies of one scale would differ, and which of them is stored would be chance.
+    launch = Launch(norm_forward, -(-rows // per_program), arguments, warps, 'norm forward', fuse=False)
+    return launch, (y, total, scale)
 
 
 def _outputs(x: Tensor, residual: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +133,9 @@ def backward_launch(
         'ROWS': per_program,
         'BLOCK_C': block,
     }
-    return Launch(norm_backward, programs, arguments, warps, 'norm backward'), (dx, dresidual, dweight)
+    # As forward: all threads of a row agree on its mean.
+    launch = Launch(norm_backward, programs, arguments, warps, 'norm backward', fuse=False)
+    return launch, (dx, dresidual, dweight)
 
 
 @rms_norm_bwd.register_fake
@@ -172,5 +181,6 @@ def can_run(x: Tensor, residual: Tensor | None, weight: Tensor) -> bool:
 def add_rms_norm_triton(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Run :func:`mmvim.ops.rms_norm.add_rms_norm` in Triton."""
     dtype = (None if x.device.type == 'cpu' else autocast_dtype(x)) or weight.dtype
-    y, total, _ = torch.ops.mmvim.rms_norm_fwd(x, residual, weight, eps, dtype)
-    return y, x if residual is None else total
+    if residual is None:  # x itself is saved then: what is copied for the forward pass serves the backward pass, too
+        return torch.ops.mmvim.rms_norm_fwd(x.contiguous(), None, weight, eps, dtype)[0], x
+    return torch.ops.mmvim.rms_norm_fwd(x, residual, weight, eps, dtype)[:2]

@@ -52,8 +52,8 @@ def selective_scan(
     ============= ================================= ==================================================================
 
     The state is float32 (float64 if any of u, delta, A, B, C is float64), whatever the inputs or autocast. Inputs are
-    read through their strides: channels-last views cost no copy. Every tensor gets its gradient; a second derivative
-    raises a RuntimeError. A batch or a sequence of length 0 gives an empty output.
+    read through their strides: channels-last views cost no copy (on GPUs other layouts do, once). Every tensor gets its
+    gradient; a second derivative raises a RuntimeError. A batch or a sequence of length 0 gives an empty output.
 
     Args:
         u: Input.
@@ -133,6 +133,10 @@ def selective_scan_paths(
     A partial path (see :class:`ScanPath`) takes T steps, T not being L. At its padding steps everything that is read
     through it is zero: the state decays by ``exp(softplus(delta_bias) * A)``, and nothing is written. Positions that it
     does not visit get 0. Tensors that are not read through it have T columns instead of L.
+
+    On CPUs the K outputs are added in float32 and the sum is rounded to ``out_dtype``. On GPUs each of them is rounded
+    to it before, to halve what goes through memory: in float16 it must not overflow by itself. So are the K gradients
+    of a shared u or delta and of z, in their dtypes.
 
     Args:
         u: Input; what is not said here is as in :func:`selective_scan`.

@@ -44,11 +44,15 @@ class Implementation(NamedTuple):
             all tensors but maps, by name, in their dtypes, laid out by :func:`empty_rows`. None for the reference,
             which autograd differentiates.
         saved_size: Number of values that the forward pass saves.
+        lay_out: Returns the arguments in the memory order that both passes read, copied where they have another one.
+            Where gradients are wanted it is called before the operator, which then saves these copies instead of making
+            them again in the backward pass. Defaults to None: no order is needed.
     """
 
     forward: Callable[[ScanArguments, bool], tuple[Tensor, Tensor, Tensor]]
     backward: Callable[[ScanArguments, Tensor, Tensor | None, Tensor], dict[str, Tensor]] | None
     saved_size: Callable[[ScanArguments], int]
+    lay_out: Callable[[ScanArguments], ScanArguments] | None = None
 
 
 def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
@@ -61,7 +65,9 @@ def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
     if BACKENDS.select(backend, device_type) == REFERENCE:  # differentiated by autograd, as often as one likes
         return scan_reference(args)
     if torch.is_grad_enabled() and any(x.requires_grad for x in args.tensors().values()) and not _exporting():
-        return selective_scan_fwd(*args, True, BACKENDS.select(backend, device_type, args))[:2]
+        name = BACKENDS.select(backend, device_type, args)
+        lay_out = BACKENDS[name].implementation.lay_out
+        return selective_scan_fwd(*(lay_out(args) if lay_out else args), True, name)[:2]
     name = BACKENDS.in_graph(backend)
     if torch.compiler.is_compiling():
         return selective_scan_fwd(*args, False, name)[:2]

@@ -14,6 +14,8 @@ import warnings
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mmvim.ops.triton_host.launch import Launch
+
 OLDEST = (3, 3)  # the first whose kernels can hold tuples
 # Who brings the module `triton`: the first is NVIDIA's and AMD's, the others builds for other systems.
 _DISTRIBUTIONS = ('triton', 'pytorch-triton-rocm', 'pytorch-triton-xpu', 'pytorch-triton', 'triton-windows')
@@ -42,9 +44,11 @@ def installed_version() -> str:
     """Return the version of Triton, such as '3.7.1'; an empty text where no package says so.
 
     Examples:
+        >>> from unittest import mock
         >>> from mmvim.ops.triton_host.probe import installed_version
-        >>> isinstance(installed_version(), str)
-        True
+        >>> with mock.patch('importlib.metadata.version', lambda name: f'{name} 3.7.1'):
+        ...     installed_version()
+        'triton 3.7.1'
     """
     for name in _DISTRIBUTIONS:
         try:
@@ -91,7 +95,7 @@ def _launch(device_type: str, index: int) -> str | None:
 
         with _disable_current_modes():  # a tracer's tensors have no memory
             number = torch.zeros(1, device=f'{device_type}:{index}' if isinstance(index, int) else device_type)
-            add_one[(1,)](number)
+            Launch(add_one, 1, {'number_ptr': number}).run()
             value = number.item()
     except Exception as error:  # whatever it is, the ops run without Triton, and the user is told
         return f'Triton {installed_version()} cannot launch a kernel on {device_type}:{index}: {_first_line(error)}'

@@ -80,15 +80,13 @@ def compile_launch(launch: Launch, arch: int | str) -> Any:
             if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(place,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = launch.compiler_options()
     if isinstance(arch, str):
-        return triton.compile(
-            source,
-            target=GPUTarget('hip', arch, 64 if arch.startswith(_WIDE) else 32),
-            options={'num_warps': launch.warps},
-        )
-    return triton.compile(
-        source, target=GPUTarget('cuda', arch, 32), options={'num_warps': launch.warps, **launch.options}
-    )
+        target = GPUTarget('hip', arch, 64 if arch.startswith(_WIDE) else 32)
+        options = {name: value for name, value in options.items() if name not in launch.options}  # NVIDIA's
+    else:
+        target = GPUTarget('cuda', arch, 32)
+    return triton.compile(source, target=target, options=options)
 
 
 def read_resources(compiled: Any) -> Resources:

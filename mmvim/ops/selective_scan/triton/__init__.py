@@ -4,6 +4,11 @@
 what they leave, ``tiles.py`` what they share; ``launches.py`` turns a scan's arguments into launches, ``blocks.py``
 reads the table of block sizes. Importing this package does not import Triton.
 
+A program reads neighbouring channels of a token at once, so these must lie side by side, as projections leave them.
+What lies otherwise is copied: u, delta, z, B and C once for both passes (:func:`.launches.lay_out`), the gradient of
+the output in the backward pass, and a first state or its gradient whose states lie side by side. The backward pass also
+copies A, a few kilobytes, which it reads in its inner loop.
+
 With ``TRITON_INTERPRET=1`` set before Python starts, the kernels run on CPU tensors, very slowly; that is for tests.
 """
 
@@ -40,4 +45,4 @@ def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | No
         return collect()
 
 
-IMPLEMENTATION = Implementation(forward, backward, outputs.saved_size)
+IMPLEMENTATION = Implementation(forward, backward, outputs.saved_size, launches.lay_out)

@@ -39,6 +39,12 @@ def can_run(args: ScanArguments) -> bool:
     )
 
 
+def lay_out(args: ScanArguments) -> ScanArguments:
+    """Return the scan with channels (or states) of its large tensors contiguous: each as it is, or a copy."""
+    names = ('u', 'delta', 'B', 'C', *(() if args.z is None else ('z',)))
+    return args._replace(**{name: channels_last(getattr(args, name)) for name in names})
+
+
 def forward(
     args: ScanArguments, save: bool, segments: int | None = None
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
@@ -51,10 +57,10 @@ def forward(
     """
     from mmvim.ops.selective_scan.triton.forward import scan_forward
 
+    args = lay_out(args)
     sizes = Sizes(args)
     blocks = sizes.blocks('forward')
-    u, delta, B, C = (channels_last(x) for x in (args.u, args.delta, args.B, args.C))
-    z = None if args.z is None else channels_last(args.z)
+    u, delta, B, C, z = args.u, args.delta, args.B, args.C, args.z
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
     count, steps = sizes.segments(blocks) if segments is None else sizes.divide(segments)
     out, last_state, saved = allocate(args, save)
@@ -117,11 +123,11 @@ def backward(
     """
     from mmvim.ops.selective_scan.triton.backward import scan_backward
 
+    args = lay_out(args)  # as it is already, but in an exported program
     sizes = Sizes(args)
     boundaries, y = split_saved(args, saved)
     blocks = sizes.blocks('backward')
-    u, delta, B, C, dout = (channels_last(x) for x in (args.u, args.delta, args.B, args.C, grad_out))
-    z = None if args.z is None else channels_last(args.z)
+    u, delta, B, C, z, dout = args.u, args.delta, args.B, args.C, args.z, channels_last(grad_out)
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
     count, steps = sizes.segments(blocks) if segments is None else sizes.divide(segments)
     A = args.A.transpose(-1, -2).contiguous()  # (1|K, N, D): neighbouring channels side by side

@@ -39,7 +39,7 @@ def merge_paths(
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum over the paths in float32, and round once.
+    """Sum over the paths in float32; what each has left was rounded to the dtype of x before.
 
     - x: (b, PATHS, length, dim). z: (b, dim, length) with channels contiguous, or None.
     - out: (b, length, dim), the sum, gated if there is z. y: (b, length, dim), the sum before gating, or None.
