@@ -94,7 +94,7 @@ class Builder:
 
 
 # What nodes return that is not of the dtype of their first input.
-_FIXED = {'Shape': ir.DataType.INT64, 'Less': ir.DataType.BOOL, 'Greater': ir.DataType.BOOL}
+_FIXED = {'Shape': ir.DataType.INT64, 'Less': ir.DataType.BOOL, 'Greater': ir.DataType.BOOL, 'And': ir.DataType.BOOL}
 
 
 def _dtype_of(kind: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Any]) -> ir.DataType | None:

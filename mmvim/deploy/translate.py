@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnxscript.evaluator
 import torch
 
+from mmvim.deploy.aten import adaptive_average_pool, remainder
 from mmvim.deploy.builder import Builder
 from mmvim.deploy.conv_silu import conv_silu
 from mmvim.deploy.scan import CHUNK, ScanGraph
@@ -52,11 +53,20 @@ def translations(chunk: int = CHUNK) -> dict[Any, Callable]:
     def wkv_fwd(decay: Any, bonus: Any, k: Any, v: Any, published: bool, backend: Any) -> Any:
         return _record('wkv', lambda graph: WKVGraph(graph, decay, bonus, k, v, published).run(k.dtype))
 
-    ops = torch.ops.mmvim
+    def remainder_scalar(x: Any, other: Any) -> Any:
+        return _record('remainder', lambda graph: remainder(graph, x, other))
+
+    def adaptive_pool(x: Any, output_size: Any) -> Any:
+        return _record('pool', lambda graph: adaptive_average_pool(graph, x, output_size))
+
+    ops, aten = torch.ops.mmvim, torch.ops.aten
     return {
         ops.selective_scan_fwd.default: scan_fwd,
         ops.conv_silu_fwd.default: conv_fwd,
         ops.bi_wkv_fwd.default: wkv_fwd,
+        aten.remainder.Scalar: remainder_scalar,
+        aten._adaptive_avg_pool2d.default: adaptive_pool,
+        aten.adaptive_avg_pool2d.default: adaptive_pool,
     }
 
 
