@@ -3,8 +3,8 @@
     from mmvim.deploy import export_onnx, Predictor
     export_onnx(backbone, 'vim.onnx', sizes=((512, 512), (512, 768), (384, 640)))
 
-``mmvim export`` and ``mmvim predict`` are the same on the command line; ``docs/deployment.md`` tells how. Exporting needs
-the packages of ``pip install "mmvim[export]"``, :class:`Predictor` only numpy, onnxruntime and Pillow: no PyTorch.
+``mmvim export`` and ``mmvim predict`` are the same on the command line; ``docs/deployment.md`` tells how. Exporting
+needs the packages of ``pip install "mmvim[export]"``, :class:`Predictor` only numpy, onnxruntime and Pillow.
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ class Builder:
         """Add a node and return its outputs."""
         dtype = next((x.dtype for x in inputs if isinstance(x, ir.Value) and x.dtype is not None), ir.DataType.INT64)
         values = [self._as_value(x, dtype) for x in inputs]
-        node = ir.Node(
-            '', kind, values, attributes=ir.convenience.convert_attributes(attributes), num_outputs=outputs
-        )
+        node = ir.Node('', kind, values, attributes=ir.convenience.convert_attributes(attributes), num_outputs=outputs)
         for value in node.outputs:
             value.name = f'{self.name}/{kind}_{next(_NUMBER)}'
             value.dtype = _dtype_of(kind, values, attributes)

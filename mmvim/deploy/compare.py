@@ -67,9 +67,7 @@ def compare(file: str | Path, model: nn.Module, pictures: Sequence[Tensor]) -> d
             expected = model(x)
         expected = expected if isinstance(expected, (tuple, list)) else (expected,)
         found = running.run(None, {name: x.numpy()})
-        worst = max(
-            _difference(a.numpy(), b, model, x) for a, b in zip(expected, found, strict=True)
-        )
+        worst = max(_difference(a.numpy(), b, model, x) for a, b in zip(expected, found, strict=True))
         size = (x.shape[2], x.shape[3])
         errors[size] = max(errors.get(size, 0.0), worst)
     return errors

@@ -32,6 +32,11 @@ class Exported(NamedTuple):
         size: In bytes.
         errors: Of each compared size (H, W), the largest difference from the model's output over that output's
             standard deviation; of labels, the share of pixels with another one.
+
+    Examples:
+        >>> from mmvim.deploy import Exported
+        >>> Exported('vim.onnx', 28_000_000, {(224, 224): 1e-6}).file
+        'vim.onnx'
     """
 
     file: str
@@ -79,8 +84,7 @@ def export_onnx(
             cannot be written, or if the exported model differs. Nothing is left behind.
 
     Examples:
-        >>> import pytest, tempfile, torch
-        >>> _ = pytest.importorskip('onnxscript')
+        >>> import tempfile, torch
         >>> from mmvim.deploy import export_onnx
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     exported = export_onnx(torch.nn.Conv2d(3, 4, 3), f'{folder}/conv.onnx', sizes=((16, 16), (20, 12)))
@@ -124,7 +128,9 @@ def _check(target: Path, sizes: Sequence[tuple[int, int]], opset: int, chunk: in
     if target.suffix != '.onnx':
         raise DeployError(f'{target} does not end in .onnx', 'give a name that does')
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise DeployError(f'{target} cannot be written: {target.parent} is no writable folder', 'make it, or name another')
+        raise DeployError(
+            f'{target} cannot be written: {target.parent} is no writable folder', 'make it, or name another'
+        )
     version = tuple(int(part) for part in torch.__version__.split('.')[:2])
     if version < (2, 6):
         raise DeployError(f'PyTorch {torch.__version__} cannot export', 'install PyTorch 2.6 or newer')

@@ -27,6 +27,12 @@ class Prediction(NamedTuple):
         labels: The class of each pixel of the picture, int64 (H, W); None unless the model is a segmentor.
         scores: The probability of each class, float32 (classes,); None unless the model is a classifier.
         outputs: The model's outputs as they are, by name.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.deploy import Prediction
+        >>> Prediction(np.zeros((2, 3), np.int64), None, {}).labels.shape
+        (2, 3)
     """
 
     labels: np.ndarray | None

@@ -123,7 +123,8 @@ class ScanGraph:
         graph = self.graph
         index = graph.Max(self.filled_order, 0) if follows else self.own_number  # (K, M n)
         if own > 1:  # row k begins k times its length further on
-            begin = graph.Mul(graph.constant([[k] for k in range(own)]), graph.vector(self.length if follows else self.steps))
+            columns = graph.vector(self.length if follows else self.steps)
+            begin = graph.Mul(graph.constant([[k] for k in range(own)]), columns)
             index = graph.Add(index, begin)
         index = graph.reshape(index, self.paths, -1, self.chunk)  # (K, M, n)
         index = graph.reshape(graph.Transpose(index, perm=[1, 0, 2]), -1)  # (M K n,)

@@ -8,7 +8,7 @@ Shapes: values are (2, B, ...), of the weights alone and of the weights times v,
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import onnx_ir as ir
 

@@ -3,10 +3,10 @@
 
     python tools/analysis_tools/benchmark_onnx.py --models vim:tiny,vmamba:tiny --sides 224 512 --markdown table.md
 
-Each model is exported with free sizes and with one fixed size. Eager PyTorch, ONNX Runtime and OpenVINO (free and fixed)
-have a process each and take turns, so that other load on the machine affects all alike; each gets one call to warm up
-and --rounds turns of --calls calls. The table has the median of the calls' times in milliseconds, and the largest
-difference from eager over the standard deviation of its last output. Weights are random, pictures made up.
+Each model is exported with free sizes and with one fixed size. Eager PyTorch, ONNX Runtime and OpenVINO, free and
+fixed, have a process each and take turns, so that other load on the machine affects all alike; each gets one call to
+warm up and --rounds turns of --calls calls. The table has the median of the calls' times in milliseconds, and the
+largest difference from eager over the standard deviation of its last output. Weights are random, pictures made up.
 
 It measures mmvim itself, from a checkout.
 """
@@ -101,8 +101,8 @@ def runner(job: dict) -> Callable:
     return lambda picture: request.infer({'image': picture})[compiled.outputs[-1]]
 
 
-def work(job: dict) -> None:
-    """Answer the questions of the process that measures."""
+def answering(job: dict) -> Callable[[str], object]:
+    """Return what answers the questions of the process that measures: 'output', or a number of calls."""
     import numpy as np
     import torch
 
@@ -113,7 +113,7 @@ def work(job: dict) -> None:
     run = runner(job)
     output = np.array(run(x))
 
-    def answer(question: str):
+    def answer(question: str) -> object:
         if question == 'output':
             np.save(job['output'], output)
             return True
@@ -124,7 +124,7 @@ def work(job: dict) -> None:
             spent.append(1e3 * (time.perf_counter() - start))
         return spent
 
-    serve(answer)
+    return answer
 
 
 def measure(model: str, side: int, folder: Path, args: argparse.Namespace) -> list[list[str]]:
@@ -137,8 +137,9 @@ def measure(model: str, side: int, folder: Path, args: argparse.Namespace) -> li
     try:
         for runtime in RUNTIMES:
             output = folder / f'{runtime}.npy'
-            job = dict(model=model, side=side, runtime=runtime, threads=args.threads, output=str(output))
-            job['file'] = str(files['fixed' not in runtime])
+            file = files['fixed' not in runtime]
+            job = {'model': model, 'side': side, 'runtime': runtime, 'threads': args.threads}
+            job |= {'output': str(output), 'file': str(file)}
             workers[runtime] = Worker(__file__, job)
             workers[runtime].ask('output')
             outputs[runtime], times[runtime] = np.load(output), []
@@ -161,7 +162,7 @@ def main() -> None:
     """Measure and write."""
     args = parse_args()
     if args.worker is not None:
-        work(json.loads(args.worker))
+        serve(answering(json.loads(args.worker)))
         return
     import onnxruntime
     import openvino

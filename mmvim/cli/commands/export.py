@@ -67,7 +67,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=RESULTS,
         help='of a segmentor: the class of each pixel, or the score of each class. Defaults to labels',
     )
-    parser.add_argument('--arch', help="of a published classifier. Defaults to what the file is")
+    parser.add_argument('--arch', help='of a published classifier. Defaults to what the file is')
     parser.add_argument('--opset', type=int, default=18, help='of ONNX, 18 to 23. Defaults to 18')
     parser.add_argument(
         '--fixed-size',

@@ -78,7 +78,8 @@ def _told(predictor, prediction) -> list[str]:
         found = [label for label in shares.argsort()[::-1] if shares[label] > 0]
         return [f'{shares[label]:7.2%}  {predictor.name(label)}' for label in found]
     if prediction.scores is not None:
-        return [f'{prediction.scores[label]:7.2%}  {predictor.name(label)}' for label in prediction.scores.argsort()[::-1][:5]]
+        best = prediction.scores.argsort()[::-1][:5]
+        return [f'{prediction.scores[label]:7.2%}  {predictor.name(label)}' for label in best]
     return [f'{name}: {" x ".join(map(str, x.shape))}' for name, x in prediction.outputs.items()]
 
 

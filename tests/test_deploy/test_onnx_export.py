@@ -1,6 +1,5 @@
 """Whole models in ONNX Runtime against themselves, at sizes other than that of the trace."""
 
-import json
 import re
 
 import numpy as np
@@ -31,7 +30,8 @@ def test_backbones(family, tmp_path):
     assert list(exported.errors) == [TRACED, *OTHERS] and max(exported.errors.values()) < 1e-4
     assert exported.size == (tmp_path / 'model.onnx').stat().st_size > 1000
     written = onnx.load(exported.file)
-    assert {node.op_type for node in written.graph.node} & {'Scan'} and {node.domain for node in written.graph.node} == {''}
+    assert {node.domain for node in written.graph.node} == {''}  # standard operators alone
+    assert any(node.op_type == 'Scan' for node in written.graph.node)
     (image,) = written.graph.input
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ['batch', 3, 'height', 'width']
     FAMILY_CASES[family].spoil(model)
@@ -100,7 +100,7 @@ def test_what_differs_is_not_written(tmp_path, monkeypatch):
             return self.conv(image) + (0 if torch.compiler.is_exporting() else 1e-2)
 
     (tmp_path / 'model.onnx').write_text('the one before')
-    with pytest.raises(DeployError, match=r'differs from the original by .* at 16 x 16, more than 1e-04; give a larger'):
+    with pytest.raises(DeployError, match=r'differs from the original by .* at 16 x 16, more than 1e-04; give'):
         export_onnx(Random(), tmp_path / 'model.onnx', sizes=((16, 16),))
     assert [path.read_text() for path in tmp_path.iterdir()] == ['the one before']
 
@@ -135,11 +135,10 @@ def test_an_order_that_cannot_be_traced(tmp_path):
 
 
 def test_metadata_and_names(tmp_path):
-    export_onnx(
-        Tiny(), tmp_path / 'a.onnx', sizes=((16, 24),), outputs=['scores'], metadata={'mmvim.task': 'features', 'x': 'ä'}
-    )
+    words = {'mmvim.task': 'features', 'x': 'ä'}
+    export_onnx(Tiny(), tmp_path / 'a.onnx', sizes=((16, 24),), outputs=['scores'], metadata=words)
     written = onnx.load(tmp_path / 'a.onnx')
-    assert {entry.key: entry.value for entry in written.metadata_props} == {'mmvim.task': 'features', 'x': 'ä'}
+    assert {entry.key: entry.value for entry in written.metadata_props} == words
     assert [x.name for x in written.graph.output] == ['scores']
     text = (tmp_path / 'a.onnx').read_bytes()
     assert b'/site-packages/' not in text and re.search(rb'File "', text) is None  # nothing of the machine

@@ -56,7 +56,7 @@ def test_a_segmentor(seg, weights, ade, tmp_path, capsys):
     cfg = load_config(str(seg))
     model = build_model(cfg).eval()
     model.load_state_dict(torch.load(weights)['state_dict'])
-    sizes = {name: (48, 64) for name in ('ori_shape', 'img_shape', 'pad_shape')}
+    sizes = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), (48, 64))
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -83,7 +83,8 @@ def test_scores_and_the_backbone(seg, weights, tmp_path, capsys):
     captured = capsys.readouterr()
     assert 'warning: no --checkpoint: the weights are untrained' in captured.err
     assert said(tmp_path / 'b.onnx')['task'] == 'features'
-    assert [d.dim_value for d in onnx.load(tmp_path / 'b.onnx').graph.input[0].type.tensor_type.shape.dim] == [1, 3, 40, 56]
+    (image,) = onnx.load(tmp_path / 'b.onnx').graph.input
+    assert [size.dim_value for size in image.type.tensor_type.shape.dim] == [1, 3, 40, 56]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip('onnxscript', reason='the extra "export" is not installed')
 
-from graphs import in_double, run, scan_model
+from onnx_graphs import in_double, run, scan_model
 
 from mmvim.ops import available_scan_paths, scan_paths
 from mmvim.ops.selective_scan.arguments import FOLLOWERS, several_paths, single_path

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 pytest.importorskip('onnxscript', reason='the extra "export" is not installed')
 
 import onnx_ir as ir
-from graphs import as_model, run, value
+from onnx_graphs import as_model, run, value
 
 from mmvim.deploy.aten import adaptive_average_pool, remainder
 from mmvim.deploy.builder import Builder
