@@ -21,6 +21,15 @@ def remainder(graph: Builder, x: ir.Value, divisor: ir.Value | float) -> ir.Valu
     return graph.Sub(x, graph.Mul(graph.Floor(graph.Div(x, divisor)), divisor))
 
 
+def floor_divide(graph: Builder, x: ir.Value | int, divisor: ir.Value | int) -> ir.Value:
+    """Write Python's ``//`` of sizes, which rounds down: also in ``-(-size // 16)``.
+
+    PyTorch's own translation rounds towards zero, as ONNX's `Div` does.
+    """
+    x, divisor = (graph.constant(value) if isinstance(value, int) else value for value in (x, divisor))
+    return graph.Div(graph.Sub(x, graph.Mod(x, divisor)), divisor)  # Mod has the divisor's sign
+
+
 def adaptive_average_pool(graph: Builder, x: ir.Value, sizes: Sequence[int]) -> ir.Value:
     """Write ``aten::_adaptive_avg_pool2d`` of a map whose size may vary: a product with a matrix for each axis.
 

@@ -21,6 +21,9 @@ from mmvim.deploy.errors import EXPORT_PACKAGES, DeployError, check_packages
 
 OPSETS = range(18, 24)  # the first that the exporter knows, and the last that it writes
 INPUT, AXES = 'image', ('batch', 'height', 'width')
+# What free sizes are traced at: two pictures, for a batch of 1 would be taken for a constant, and sides that leave no
+# map of cells of one row, and that nothing divides, so that what must be padded sometimes is padded in the trace.
+_TRACED = (2, 3, 101, 139)
 _FIXED_ONLY = 'exports at fixed sizes only'  # of mmvim.ops.scan_paths
 
 
@@ -65,16 +68,15 @@ def export_onnx(
     Args:
         model: It returns a tensor or a tuple of tensors.
         file: Where to write; an existing file is replaced, once the new one has been found right.
-        sizes: Heights and widths to compare at; the trace is made at the first.
+        sizes: Heights and widths to compare at.
         outputs: Names of the outputs. Defaults to None, ``output`` or ``output_0``, ``output_1``, ...
         metadata: What the file is to say of itself. Defaults to None, nothing.
-        dynamic: Whether batch, height and width may vary; if not, the model takes one picture of the first size.
-            Defaults to True.
+        dynamic: Whether batch, height and width may vary; if not, the model takes one picture of the first of
+            ``sizes``. Defaults to True.
         opset: Version of the ONNX operators, 18 to 23. Defaults to 18.
         chunk: Steps of a scan that are computed at once. Defaults to 16.
         tolerance: Largest difference that is let pass, in standard deviations of an output. Defaults to 1e-4.
-        pictures: Inputs (B, 3, H, W) to compare with in place of made-up ones at ``sizes``; the trace is still made at
-            the first of those. Defaults to none.
+        pictures: Inputs (B, 3, H, W) to compare with, in place of made-up ones at ``sizes``. Defaults to none.
 
     Returns:
         What has been written.
@@ -94,8 +96,7 @@ def export_onnx(
     target = Path(file)
     _check(target, sizes, opset, chunk)
     model = copy.deepcopy(model).to('cpu', torch.float32).eval()
-    shape = (2 if dynamic else 1, 3, *sizes[0])  # a batch of 1 would be taken for a constant
-    program = trace(model, shape, dynamic)
+    program = trace(model, _TRACED if dynamic else (1, 3, *sizes[0]), dynamic)
     model_proto = translate(program, outputs, metadata or {}, opset, chunk, dynamic)
     given = list(pictures) or [picture(1 + i % 2 if dynamic else 1, size) for i, size in enumerate(sizes)]
     if not dynamic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 import onnxscript.evaluator
 import torch
 
-from mmvim.deploy.aten import adaptive_average_pool, remainder
+from mmvim.deploy.aten import adaptive_average_pool, floor_divide, remainder
 from mmvim.deploy.builder import Builder
 from mmvim.deploy.conv_silu import conv_silu
 from mmvim.deploy.scan import CHUNK, ScanGraph
@@ -40,8 +41,8 @@ def translations(chunk: int = CHUNK) -> dict[Any, Callable]:
 
     Examples:
         >>> from mmvim.deploy.translate import translations
-        >>> sorted(op.name() for op in translations())
-        ['mmvim::bi_wkv_fwd', 'mmvim::conv_silu_fwd', 'mmvim::selective_scan_fwd']
+        >>> sorted(name for op in translations() if (name := str(op)).startswith('mmvim'))
+        ['mmvim.bi_wkv_fwd.default', 'mmvim.conv_silu_fwd.default', 'mmvim.selective_scan_fwd.default']
     """
 
     def scan_fwd(*inputs: Any) -> tuple:
@@ -56,6 +57,9 @@ def translations(chunk: int = CHUNK) -> dict[Any, Callable]:
     def remainder_scalar(x: Any, other: Any) -> Any:
         return _record('remainder', lambda graph: remainder(graph, x, other))
 
+    def floor_division(x: Any, other: Any) -> Any:
+        return _record('floor', lambda graph: floor_divide(graph, x, other))
+
     def adaptive_pool(x: Any, output_size: Any) -> Any:
         return _record('pool', lambda graph: adaptive_average_pool(graph, x, output_size))
 
@@ -64,6 +68,7 @@ def translations(chunk: int = CHUNK) -> dict[Any, Callable]:
         ops.selective_scan_fwd.default: scan_fwd,
         ops.conv_silu_fwd.default: conv_fwd,
         ops.bi_wkv_fwd.default: wkv_fwd,
+        operator.floordiv: floor_division,
         aten.remainder.Scalar: remainder_scalar,
         aten._adaptive_avg_pool2d.default: adaptive_pool,
         aten.adaptive_avg_pool2d.default: adaptive_pool,
