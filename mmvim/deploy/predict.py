@@ -202,7 +202,7 @@ def resize(picture: np.ndarray, recipe: Mapping[str, Any] | None) -> np.ndarray:
         >>> import numpy as np
         >>> from mmvim.deploy.predict import resize
         >>> resize(np.zeros((30, 40, 3), np.uint8), {'scale': [80, 90], 'keep_ratio': True}).shape
-        (60, 80, 3)
+        (68, 90, 3)
     """
     if recipe is None:
         return picture
