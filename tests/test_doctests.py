@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 
@@ -17,12 +18,16 @@ MODULES = sorted(
     for info in pkgutil.walk_packages(mmvim.__path__, 'mmvim.')
     if not any(part in info.name for part in ('.mim', 'mmvim_native'))  # the last is a library
 )
+DEPLOY = 'mmvim.deploy.'  # whose modules need the extra "export"
+EXPORTING = importlib.util.find_spec('onnxscript') is not None
 # Packages that export nothing by name: what their modules define is public.
 OPEN = ('mmvim.analysis', 'mmvim.datasets', 'mmvim.engine.progress')
 
 
 def load(name):
     """A module; those of kernels need Triton."""
+    if name.startswith(DEPLOY) and not EXPORTING:
+        pytest.skip('the extra "export" is not installed')
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -35,7 +40,7 @@ def public_names():
     """What a user may call, by where it is defined."""
     found = {}
     for name in MODULES:
-        if name.endswith('.kernels') or '.triton' in name:
+        if name.endswith('.kernels') or '.triton' in name or (name.startswith(DEPLOY) and not EXPORTING):
             continue
         module = importlib.import_module(name)
         exported = vars(module).get('__all__', ()) if hasattr(module, '__path__') else ()

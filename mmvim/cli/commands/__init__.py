@@ -15,6 +15,8 @@ COMMANDS = {
     'classify': 'Print the five most probable classes of each picture.',
     'flops': 'Count the parameters and floating-point operations of a model.',
     'samples': 'Draw augmented training pictures of a detector with boxes and masks.',
+    'export': 'Write a backbone, a segmentor or a classifier as an ONNX file.',
+    'predict': 'Run an exported model on pictures, without PyTorch.',
     'convert': "Convert a published checkpoint to mmvim's names, or back.",
     'models': 'List the configs that come with mmvim, with published numbers.',
     'doctor': 'Say what is installed, which backends run here and whether they compute the right thing.',

@@ -260,7 +260,7 @@ class Vim(PlainBackbone):
         tokens, grid = self.patch_embed(images)
         rows = self.class_rows(tokens.shape[1])
         # Each class token (1, 1, C) -> (B, 1, C).
-        classes = [getattr(self, name).expand(len(images), -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
+        classes = [getattr(self, name).expand(images.shape[0], -1, -1) for name in CLASS_TOKENS[self.cls_token_type]]
         tokens = insert_rows(tokens, [c.to(tokens.dtype) for c in classes], rows)
         if self.pos_embed is not None:
             tokens = tokens + self._fit(self.pos_embed, self.grid_size, grid, self.cls_token_type)

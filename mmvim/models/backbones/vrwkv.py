@@ -69,8 +69,7 @@ class PatchProjection(nn.Module):
         height, width = x.shape[2:]
         grid = self.grid(height, width)
         bottom, right = grid[0] * self.patch_size - height, grid[1] * self.patch_size - width
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
+        x = F.pad(x, (0, right, 0, bottom))  # without asking whether it must be: the answer would bind a traced size
         return self.projection(x).flatten(2).transpose(1, 2), grid  # (B, C, h, w) -> (B, C, h * w) -> (B, h * w, C)
 
 

@@ -51,6 +51,5 @@ class PatchEmbed(nn.Module):
         h, w = self.grid(height, width)
         bottom = (h - 1) * self.stride[0] + self.patch_size[0] - height
         right = (w - 1) * self.stride[1] + self.patch_size[1] - width
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
+        x = F.pad(x, (0, right, 0, bottom))  # without asking whether it must be: the answer would bind a traced size
         return self.proj(x).flatten(2).transpose(1, 2), (h, w)  # (B, C, h, w) -> (B, C, h * w) -> (B, h * w, C)

@@ -1,0 +1,30 @@
+"""Out of PyTorch: ONNX files of backbones, segmentors and classifiers, and what runs them.
+
+    from mmvim.deploy import export_onnx, Predictor
+    export_onnx(backbone, 'vim.onnx', sizes=((512, 512), (512, 768), (384, 640)))
+
+``mmvim export`` and ``mmvim predict`` are the same on the command line; ``docs/deployment.md`` tells how. Exporting
+needs the packages of ``pip install "mmvim[export]"``, :class:`Predictor` only numpy, onnxruntime and Pillow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mmvim.deploy.errors import DeployError, MissingPackageError
+
+if TYPE_CHECKING:
+    from mmvim.deploy.export import Exported, export_onnx
+    from mmvim.deploy.predict import Prediction, Predictor
+
+# Where the others are: importing this package imports neither PyTorch nor ONNX.
+_FILES = {'Exported': 'export', 'export_onnx': 'export', 'Prediction': 'predict', 'Predictor': 'predict'}
+
+__all__ = ['DeployError', 'Exported', 'MissingPackageError', 'Prediction', 'Predictor', 'export_onnx']
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'mmvim.deploy.{_FILES[name]}'), name)
