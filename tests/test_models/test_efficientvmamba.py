@@ -261,7 +261,7 @@ def test_small_and_narrow_pictures(size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('strict', [False, pytest.param(True, marks=pytest.mark.full)])
 def test_export_with_dynamic_height_and_width(strict):
     """Odd maps included, whose grids are padded."""
     model = randomised(EfficientVMamba(SMALL), scale=0.1).eval()

@@ -327,7 +327,7 @@ GRIDS = [(6, 10), (4, 4), (5, 7), (9, 2), (16, 3)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('strict', [False, pytest.param(True, marks=pytest.mark.full)])
 def test_one_export_serves_every_grid(strict):
     model = PlainMamba(SMALL, img_size=64, out_indices=(0, 1)).eval()
     sides = {2: 16 * torch.export.Dim('rows', min=2, max=64), 3: 16 * torch.export.Dim('cols', min=2, max=64)}

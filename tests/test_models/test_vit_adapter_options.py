@@ -83,7 +83,7 @@ FEW = {'groups': ((0, 3),), 'fuse': 'last', 'extra_extractors': 0}  # so that a 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('plain', ['plainmamba', 'vrwkv'])
+@pytest.mark.parametrize('plain', ['plainmamba', pytest.param('vrwkv', marks=pytest.mark.full)])
 def test_one_graph_for_all_sizes(plain):
     model, graphs = build(plain, **FEW).eval(), []
 
@@ -101,7 +101,7 @@ def test_one_graph_for_all_sizes(plain):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('plain', ['plainmamba', 'vrwkv'])
+@pytest.mark.parametrize('plain', ['plainmamba', pytest.param('vrwkv', marks=pytest.mark.full)])
 def test_one_export_serves_every_size(plain):
     model = build(plain, **FEW).eval()
     sides = {2: 32 * torch.export.Dim('rows', min=2, max=32), 3: 32 * torch.export.Dim('cols', min=2, max=32)}
