@@ -41,8 +41,8 @@ def can_run(args: ScanArguments) -> bool:
 
 def lay_out(args: ScanArguments) -> ScanArguments:
     """Return the scan with channels (or states) of its large tensors contiguous: each as it is, or a copy."""
-    names = ('u', 'delta', 'B', 'C', *(() if args.z is None else ('z',)))
-    return args._replace(**{name: channels_last(getattr(args, name)) for name in names})
+    u, delta, B, C = map(channels_last, (args.u, args.delta, args.B, args.C))
+    return args._replace(u=u, delta=delta, B=B, C=C, z=None if args.z is None else channels_last(args.z))
 
 
 def forward(
