@@ -34,7 +34,12 @@ def chosen(tests):
 
 def run_apart(tests, environment, *options):
     """Run tests in a process of its own, because they ask on import which backends there are; return what it prints."""
-    command = [sys.executable, *'-m pytest -q -x -W ignore -p no:cacheprovider --rootdir'.split(), FOLDER, *options]
+    command = [
+        sys.executable,
+        *['-m', 'pytest', '-q', '-x', '-W', 'ignore', '-p', 'no:cacheprovider', '--rootdir'],
+        FOLDER,
+        *options,
+    ]
     result = subprocess.run(
         [*command, *(FOLDER / file for file in tests), '-k', chosen(tests), *(() if EVERY else ('-m', 'not full'))],
         env={**os.environ, **environment},
