@@ -19,7 +19,7 @@ from mmvim.ops.triton_host import probe
 
 pytestmark = [pytest.mark.full, pytest.mark.slow]
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmvim-tests'
-OLDEST = '.'.join(map(str, (*probe.OLDEST, 0)))
+OLDEST = '.'.join(map(str, probe.OLDEST))
 # Every kernel, its tuples of states or, of many, its memory for them; segments, index maps, padding, a gate.
 COMPILED = [
     Specialisation(*x)

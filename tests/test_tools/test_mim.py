@@ -16,7 +16,7 @@ from checkout import ROOT, load_config
 from mmengine.config import Config
 from packages import LIBRARIES, build, copy_tree
 
-pytestmark = pytest.mark.slow  # builds, other processes, and the index of pip
+pytestmark = [pytest.mark.slow, pytest.mark.full]  # builds, other processes, and the index of pip, for minutes
 
 MIMS = {'openmim': 'openmim==0.3.9', 'onedl-mim': 'onedl-mim==0.5.1'}
 NAME = 'vim-tiny_upernet_4xb8-60k_ade20k-512x512'

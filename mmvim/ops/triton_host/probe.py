@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import re
 import warnings
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mmvim.ops.triton_host.launch import Launch
 
-OLDEST = (3, 3)  # the first whose kernels can hold tuples
+OLDEST = (3, 3, 1)  # the first whose kernels can hold tuples, with None in them
 # Who brings the module `triton`: the first is NVIDIA's and AMD's, the others builds for other systems.
 _DISTRIBUTIONS = ('triton', 'pytorch-triton-rocm', 'pytorch-triton-xpu', 'pytorch-triton', 'triton-windows')
 
@@ -33,7 +34,7 @@ def version_problem() -> str | None:
         'Triton 3.2.0 is too old'
     """
     version = installed_version()
-    numbers = tuple(int(part) for part in version.split('.')[:2]) if version else OLDEST
+    numbers = tuple(map(int, re.findall(r'\d+', version)[:3])) if version else OLDEST
     if numbers >= OLDEST:
         return None
     oldest = '.'.join(map(str, OLDEST))
