@@ -25,7 +25,7 @@ def conv_silu(graph: Builder, x: ir.Value, weight: ir.Value, bias: ir.Value | No
     Returns:
         (B, K, L, D).
     """
-    filters, channels, taps = weight.shape
+    filters, channels, taps = (int(size) for size in weight.shape)
     past, future = max(left), max(taps - 1 - n for n in left)
     weight = graph.cast(weight, x.dtype)
     rows = [graph.Gather(weight, [k], axis=0) for k in range(filters)]  # (1, D, I)

@@ -79,5 +79,6 @@ def _record(name: str, write: Callable[[Builder], Any]) -> Any:
     """Add the nodes that a function writes to the graph that is being exported."""
     graph = Builder(name)
     outputs = write(graph)
-    onnxscript.evaluator.default().nodes.extend(graph.nodes)
+    recorder: Any = onnxscript.evaluator.default()  # the exporter's, while it translates
+    recorder.nodes.extend(graph.nodes)
     return outputs

@@ -14,6 +14,7 @@ pytest.importorskip('onnxscript', reason='the extra "export" is not installed')
 import onnx
 from family_cases.vim import SMALL_VIM, published_vim
 
+from mmvim import checkpoints
 from mmvim.cli import load_config
 from mmvim.cli.commands import export, predict
 from mmvim.cli.model import build_model
@@ -73,7 +74,7 @@ def test_a_segmentor(seg, weights, ade, tmp_path, capsys):
     assert '%' in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_scores_and_the_backbone(seg, weights, tmp_path, capsys):
     export.main([str(seg), '--checkpoint', str(weights), '--out', str(tmp_path / 'a.onnx'), '--result', 'scores'])
     assert said(tmp_path / 'a.onnx')['task'] == 'scores'
@@ -87,26 +88,37 @@ def test_scores_and_the_backbone(seg, weights, tmp_path, capsys):
     assert [size.dim_value for size in image.type.tensor_type.shape.dim] == [1, 3, 40, 56]
 
 
-@pytest.mark.slow
-def test_a_published_classifier(tmp_path):
-    weights = OrderedDict(published_vim(img_size=64))
-    torch.save({'model': weights}, tmp_path / 'vim.pth')
-    from mmvim import checkpoints
-
+@pytest.mark.full
+def test_a_published_classifier(tmp_path, monkeypatch):
+    torch.save({'model': OrderedDict(published_vim(img_size=64))}, tmp_path / 'vim.pth')
     found = checkpoints.read(str(tmp_path / 'vim.pth'), arch=SMALL_VIM)
     view = checkpoints.preprocessing(found)
-    monkey = checkpoints.read
-    try:
-        checkpoints.read = lambda file, **options: monkey(file, arch=SMALL_VIM)
-        export.main([str(tmp_path / 'vim.pth'), '--out', str(tmp_path / 'vim.onnx')])
-    finally:
-        checkpoints.read = monkey
+    # a small architecture has no name that a command line could give
+    monkeypatch.setattr(checkpoints, 'read', lambda file, **options: found)
+    export.main([str(tmp_path / 'vim.pth'), '--out', str(tmp_path / 'vim.onnx')])
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
     scores = Predictor(tmp_path / 'vim.onnx')(picture).scores
     with torch.no_grad():
         expected = checkpoints.build_classifier(found)(view(picture)[None])[0].softmax(0).numpy()
     assert np.abs(scores - expected).max() < 1e-4
     assert said(tmp_path / 'vim.onnx')['task'] == 'classes'
+
+
+UPERNET = """
+_base_ = {base!r}
+model = dict(
+    backbone=dict(out_indices=(0, 1)),
+    decode_head=dict(
+        _delete_=True, type='UPerHead', in_channels=[16, 16], in_index=[0, 1], channels=16, num_classes=150,
+        pool_scales=(1, 2, 3, 6), norm_cfg=dict(type='SyncBN')))
+"""
+
+
+@pytest.mark.full
+def test_an_upernet_pools_maps_of_any_size(seg, tmp_path):
+    (tmp_path / 'uper.py').write_text(UPERNET.format(base=str(seg)))
+    export.main([str(tmp_path / 'uper.py'), '--out', str(tmp_path / 'a.onnx'), '--result', 'scores'])
+    assert said(tmp_path / 'a.onnx')['task'] == 'scores'
 
 
 @pytest.mark.parametrize(
