@@ -33,7 +33,7 @@ def chosen(tests):
 
 
 def run_apart(tests, environment, *options):
-    """Run tests in a process of its own, because they ask on import which backends there are; return what it prints."""
+    """Run tests in a process of its own, for they ask on import which backends there are; return what it prints."""
     command = [
         sys.executable,
         *['-m', 'pytest', '-q', '-x', '-W', 'ignore', '-p', 'no:cacheprovider', '--rootdir'],
