@@ -150,7 +150,7 @@ def test_a_triton_that_is_too_old(op, gpu, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('version', 'old'), [('3.3.0', True), ('3.3.1', False), ('3.10.1+git12', False), ('2.3.1', True), ('', False)]
+    ('version', 'old'), [('3.3.0', False), ('3.2.9', True), ('3.10.1+git12', False), ('2.3.1', True), ('', False)]
 )
 def test_versions(gpu, monkeypatch, version, old):
     monkeypatch.setattr(probe, 'installed_version', lambda: version)

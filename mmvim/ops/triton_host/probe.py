@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mmvim.ops.triton_host.launch import Launch
 
-OLDEST = (3, 3, 1)  # the first whose kernels can hold tuples, with None in them
+OLDEST = (3, 3, 0)  # the first whose kernels can hold tuples
 # Who brings the module `triton`: the first is NVIDIA's and AMD's, the others builds for other systems.
 _DISTRIBUTIONS = ('triton', 'pytorch-triton-rocm', 'pytorch-triton-xpu', 'pytorch-triton', 'triton-windows')
 

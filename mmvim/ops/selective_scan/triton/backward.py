@@ -131,7 +131,7 @@ def scan_backward(
     # Move the pointers to this program's batch element, path, group and channels.
     g, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
-    path = (map_id, backward, maps_ptr, num_steps)
+    path = (map_id, backward, num_steps if maps_ptr is None else maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = b * PATHS + k
     dout_ptr += b * dout_b + k * dout_k + d  # (BLOCK_D,), as u, delta, A, du, ddelta, boundaries, z, dz, y and dA

@@ -139,7 +139,7 @@ def scan_forward(
     # Move the pointers to this program's batch element, path, group and channels.
     g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
-    path = (map_id, backward, maps_ptr, num_steps)
+    path = (map_id, backward, num_steps if maps_ptr is None else maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = b * PATHS + k
     u_ptr += b * u_b + k * u_k + d  # (BLOCK_D,), as delta, out, y, z and A

@@ -122,7 +122,9 @@ def collect_projections(
     t = (pid % tiles) * BLOCK_L + tl.arange(0, BLOCK_L)  # (BLOCK_L,)
     n = tl.arange(0, BLOCK_N)[None, :]  # (1, BLOCK_N)
     valid = (t < num_steps)[:, None] & (n < N)
-    p = position(t, num_steps, (map_id, backward, maps_ptr, num_steps), FOLLOW)  # (BLOCK_L,)
+    p = position(
+        t, num_steps, (map_id, backward, num_steps if maps_ptr is None else maps_ptr, num_steps), FOLLOW
+    )  # (BLOCK_L,)
     steps = tl.cdiv(num_steps, STEPS) * STEPS
     offset = ((t // STEPS) * (N * STEPS) + t % STEPS)[:, None] + n * STEPS  # (BLOCK_L, BLOCK_N)
     total = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)  # as each part

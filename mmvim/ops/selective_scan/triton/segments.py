@@ -100,7 +100,7 @@ def segment_ends(
     if ADJOINT:
         s += 1
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
-    path = (map_id, backward, maps_ptr, num_steps)
+    path = (map_id, backward, num_steps if maps_ptr is None else maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = (b * PATHS + k) * segments + s
     x_ptr += b * x_b + k * x_k + d  # (BLOCK_D,), as delta, z, A and ends

@@ -81,7 +81,8 @@ def unpack_path(k, map_ids, reverse, PATHS: tl.constexpr, MAP_BITS: tl.constexpr
 def position(t, end, path, FOLLOW: tl.constexpr):
     """Return the position that step t reads, int64, or that of the last step, ``end`` - 1, for any step beyond it.
 
-    ``path`` is the number of the path's map, whether it is walked backwards, the pointer to all maps, and their length.
+    ``path`` is the number of the path's map, whether it is walked backwards, the pointer to all maps (or, without maps,
+    any number: Triton 3.3 takes no None in a tuple), and their length.
     A step beyond the end thus reads memory that exists; its step size is 0, which leaves the state as it is.
     Without FOLLOW a tensor is not read along the path, and the position is the step itself. A padding step of a partial
     path is at -1: see :func:`without_padding`.
@@ -90,7 +91,7 @@ def position(t, end, path, FOLLOW: tl.constexpr):
     t = tl.minimum(t, end - 1)
     if FOLLOW:
         p = tl.where(backward != 0, num_steps - 1 - t, t).to(tl.int64)
-        if maps_ptr is not None:
+        if maps_ptr.dtype.is_ptr():
             mapped = tl.load(maps_ptr + (map_id - 1).to(tl.int64) * num_steps + p, mask=map_id > 0, other=0)  # as t
             p = tl.where(map_id > 0, mapped, p)
     else:
