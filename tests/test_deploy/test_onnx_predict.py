@@ -212,10 +212,10 @@ def test_in_an_environment_without_pytorch(models, image, tmp_path):
     venv.create(tmp_path / 'venv', with_pip=True)
     python = tmp_path / 'venv/bin/python'
     install = [python, '-m', 'pip', 'install', '-q', 'numpy', 'onnxruntime', 'pillow']
-    done = subprocess.run(install, capture_output=True, text=True)
+    env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    done = subprocess.run(install, env=env, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f'pip cannot reach the packages: {done.stderr[-200:]}')
-    env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     assert subprocess.run([python, '-c', 'import torch'], env=env, capture_output=True).returncode != 0
     tool = Path(ROOT) / 'tools/deployment/predict_onnx.py'
     command = [python, tool, models['labels'], image, '--out', tmp_path / 'out']
