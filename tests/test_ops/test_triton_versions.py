@@ -1,4 +1,7 @@
-"""The kernels compile, and compute, with the oldest Triton that mmvim takes and with the newest that there is.
+"""The kernels compile with the oldest and the newest Triton that mmvim takes; those of the newest are emulated, too.
+
+They are not interpreted: the interpreter of 3.3 fails with NumPy 2.4, and that of 3.9 takes no mask from a comparison
+of numbers.
 
 Both are downloaded, once, to a folder outside of the repository: ``mmvim-tests`` in ``$XDG_CACHE_HOME`` or
 ``~/.cache``. The PyTorch that is here need not know them: nothing but mmvim's kernels meets them.
@@ -47,11 +50,6 @@ for wanted in json.load(sys.stdin):
     found[str(Specialisation(*wanted))] = [brief(taken), faults(taken)]
 print(json.dumps([triton.__version__, triton.__file__, found]))
 """
-INTERPRETED = {
-    'interpreted_triton.py': 'equal_bits or extremes or block_sizes or (definition and (Vim or windows or 17))',
-    'interpreted_fused.py': '',
-    'test_bi_wkv.py': 'half or strided',
-}
 EMULATED = {'interpreted_triton.py': 'equal_bits or extremes', 'interpreted_fused.py': 'stream or convolution'}
 
 
@@ -102,10 +100,6 @@ def test_compile(version, environment):
     assert not {wanted: wrong for wanted, (_, wrong) in found.items() if wrong}
     kernels = {kernel for taken, _ in found.values() for kernel in taken}
     assert kernels >= {'forward', 'backward', 'segments', 'chain', 'merge', 'gate', 'collect', 'conv backward'}
-
-
-def test_interpreted(version, environment):
-    run_apart(INTERPRETED, {**environment, 'TRITON_INTERPRET': '1'})
 
 
 def test_emulated(version, environment):
