@@ -50,7 +50,7 @@ def variants():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(('family', 'variant'), variants())
+@pytest.mark.parametrize(('family', 'variant'), list(variants()))
 def test_variants(family, variant, tmp_path):
     model = Features(FAMILY_CASES[family].build(variant))
     exported = export_onnx(model, tmp_path / 'model.onnx', sizes=((64, 96), (96, 64), (80, 112)))
