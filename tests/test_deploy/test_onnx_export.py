@@ -19,7 +19,7 @@ from mmvim.deploy.parts import Features
 from mmvim.ops import scan_paths, selective_scan_paths
 
 TRACED, OTHERS = (64, 96), ((64, 64), (96, 64), (80, 112))
-QUICK = ('vim',)  # a trace of symbolic sizes and its translation take up to minutes: the other families are full
+QUICK = ('vim', 'vmamba', 'vrwkv')  # a trace of symbolic sizes and its translation take up to minutes: others are full
 EACH = [family if family in QUICK else pytest.param(family, marks=pytest.mark.full) for family in FAMILY_CASES]
 
 
