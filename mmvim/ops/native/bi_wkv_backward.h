@@ -187,6 +187,7 @@ void backward(const Problem& p, const View& grad, const View& dk, const View& dv
         store(ddecay + to, grads[i].to_decay), store(dbonus + to, grads[i].to_bonus);  // (W,) each
       }
     }
+    finish_stores();
   });
 }
 

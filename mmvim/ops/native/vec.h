@@ -41,6 +41,12 @@ static inline void store_past(float* p, vf v) {
 #endif
   store(p, v);
 }
+// Makes what store_past has written seen by other threads before anything that is written later.
+static inline void finish_stores() {
+#if defined(MMVIM_AVX512)
+  _mm_sfence();
+#endif
+}
 // (W,) neighbouring bfloat16, the upper halves of floats. Rounds to the nearest, and to the even one of two equally near.
 static inline vf load_bfloat16(const void* p) {
   vh half;
