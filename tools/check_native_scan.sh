@@ -7,8 +7,8 @@ usage() {
   cat <<'TEXT'
 usage: tools/check_native_scan.sh [BUILD...]
 
-BUILD is sanitize, avx2 or portable; by default, all that this processor can run. Each takes two to four minutes, on the tests of an ordinary run. The
-libraries are built in a temporary folder, which is removed afterwards. Environment variables:
+BUILD is sanitize, avx2 or portable; by default, all that this processor can run. Each takes two to four minutes, on the
+tests of an ordinary run. The libraries are built in a temporary folder, which is removed afterwards. Environment variables:
   PYTHON   the interpreter of an environment with mmvim and pytest (default: python)
   CXX      the compiler (default: g++), with its AddressSanitizer library for the build 'sanitize'
 TEXT
