@@ -22,8 +22,8 @@ def split_windows(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, int]]
         (torch.Size([12, 16, 8]), (8, 12))
     """
     batch, channels, height, width = x.shape
-    x = F.pad(x, (0, -width % window_size, 0, -height % window_size))
-    rows, cols = x.shape[2] // window_size, x.shape[3] // window_size
+    rows, cols = (height + window_size - 1) // window_size, (width + window_size - 1) // window_size
+    x = F.pad(x, (0, cols * window_size - width, 0, rows * window_size - height))
     x = x.reshape(batch, channels, rows, window_size, cols, window_size)  # (B, C, rows, S, cols, S)
     x = x.permute(0, 2, 4, 3, 5, 1)  # (B, rows, cols, S, S, C)
     tokens = x.reshape(batch * rows * cols, window_size**2, channels)  # (B * windows, S * S, C)
