@@ -1,10 +1,10 @@
-"""Out of PyTorch: ONNX files of backbones, segmentors and classifiers, and what runs them.
+"""Out of the framework: ONNX files and PyTorch programs of backbones, segmentors and classifiers, and what runs them.
 
     from mmvim.deploy import export_onnx, Predictor
     export_onnx(backbone, 'vim.onnx', sizes=((512, 512), (512, 768), (384, 640)))
 
 ``mmvim export`` and ``mmvim predict`` are the same on the command line; ``docs/deployment.md`` tells how. Exporting
-needs the packages of ``pip install "mmvim[export]"``, :class:`Predictor` only numpy, onnxruntime and Pillow.
+to ONNX needs the packages of ``pip install "mmvim[export]"``, :class:`Predictor` only numpy, onnxruntime and Pillow.
 """
 
 from __future__ import annotations
@@ -15,13 +15,34 @@ from typing import TYPE_CHECKING, Any
 from mmvim.deploy.errors import DeployError, MissingPackageError
 
 if TYPE_CHECKING:
-    from mmvim.deploy.export import Exported, export_onnx
+    from mmvim.deploy.compare import Exported
+    from mmvim.deploy.export import export_onnx
     from mmvim.deploy.predict import Prediction, Predictor
+    from mmvim.deploy.program import export_program, load_program
+    from mmvim.deploy.tracing import free_sizes
 
 # Where the others are: importing this package imports neither PyTorch nor ONNX.
-_FILES = {'Exported': 'export', 'export_onnx': 'export', 'Prediction': 'predict', 'Predictor': 'predict'}
+_FILES = {
+    'Exported': 'compare',
+    'Prediction': 'predict',
+    'Predictor': 'predict',
+    'export_onnx': 'export',
+    'export_program': 'program',
+    'free_sizes': 'tracing',
+    'load_program': 'program',
+}
 
-__all__ = ['DeployError', 'Exported', 'MissingPackageError', 'Prediction', 'Predictor', 'export_onnx']
+__all__ = [
+    'DeployError',
+    'Exported',
+    'MissingPackageError',
+    'Prediction',
+    'Predictor',
+    'export_onnx',
+    'export_program',
+    'free_sizes',
+    'load_program',
+]
 
 
 def __getattr__(name: str) -> Any:

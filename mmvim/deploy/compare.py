@@ -2,12 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mmvim.deploy.errors import DeployError
+
+
+class Exported(NamedTuple):
+    """What has been written.
+
+    Attributes:
+        file: Its path.
+        size: In bytes.
+        errors: Of each compared size (H, W), the largest difference from the model's output over that output's
+            standard deviation; of labels, the share of pixels with another one.
+
+    Examples:
+        >>> from mmvim.deploy import Exported
+        >>> Exported('vim.onnx', 28_000_000, {(224, 224): 1e-6}).file
+        'vim.onnx'
+    """
+
+    file: str
+    size: int
+    errors: dict[tuple[int, int], float]
+
+
+def check_sizes(sizes: Sequence[tuple[int, int]]) -> None:
+    """Check sizes of pictures.
+
+    Args:
+        sizes: Heights and widths.
+
+    Raises:
+        DeployError: If there are none, or not all are positive.
+
+    Examples:
+        >>> from mmvim.deploy.compare import check_sizes
+        >>> check_sizes([(32, 48)])
+    """
+    if not sizes or min(min(size) for size in sizes) < 1:
+        raise DeployError(f'sizes {list(sizes)} are no heights and widths', 'give pairs of positive numbers')
+
+
+def chosen(pictures: Sequence[Tensor], sizes: Sequence[tuple[int, int]], dynamic: bool) -> list[Tensor]:
+    """Return what to compare on.
+
+    Args:
+        pictures: The user's.
+        sizes: Heights and widths of made-up ones, where there are none of the user's.
+        dynamic: Whether the exported model takes others than one picture of the first of ``sizes``.
+
+    Returns:
+        Pictures (B, 3, H, W).
+
+    Examples:
+        >>> from mmvim.deploy.compare import chosen
+        >>> [tuple(x.shape) for x in chosen([], [(32, 48), (64, 32)], dynamic=True)]
+        [(1, 3, 32, 48), (2, 3, 64, 32)]
+    """
+    given = list(pictures) or [picture(1 + i % 2 if dynamic else 1, size) for i, size in enumerate(sizes)]
+    if not dynamic:
+        given = [x for x in given if x.shape[-2:] == sizes[0]] or [picture(1, sizes[0])]
+    return given
+
+
+def check_errors(errors: dict[tuple[int, int], float], tolerance: float) -> None:
+    """Check what :func:`compare` has found.
+
+    Args:
+        errors: The largest difference at each size.
+        tolerance: What is let pass.
+
+    Raises:
+        DeployError: If a difference is larger, or not a number.
+
+    Examples:
+        >>> from mmvim.deploy.compare import check_errors
+        >>> check_errors({(32, 48): 1e-6}, tolerance=1e-4)
+    """
+    worst = max(errors, key=lambda size: errors[size])
+    if not errors[worst] <= tolerance:
+        raise DeployError(
+            f'the exported model differs from the original by {errors[worst]:.1e} of its standard deviation at '
+            f'{worst[0]} x {worst[1]}, more than {tolerance:.0e}',
+            'give a larger tolerance, or report it with the config',
+        )
 
 
 def picture(batch: int, size: tuple[int, int]) -> Tensor:
@@ -48,11 +133,24 @@ def session(file: str | Path, threads: int | None = None):
     return onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
 
 
-def compare(file: str | Path, model: nn.Module, pictures: Sequence[Tensor]) -> dict[tuple[int, int], float]:
+def onnx_runner(file: str | Path) -> Callable[[Tensor], list[np.ndarray]]:
+    """Return what runs a file in ONNX Runtime: pictures (B, 3, H, W) in, its outputs out.
+
+    Args:
+        file: Its path.
+    """
+    running = session(file)
+    name = running.get_inputs()[0].name
+    return lambda x: running.run(None, {name: x.numpy()})
+
+
+def compare(
+    run: Callable[[Tensor], Sequence[np.ndarray]], model: nn.Module, pictures: Sequence[Tensor]
+) -> dict[tuple[int, int], float]:
     """Run both on pictures, and return the largest difference at each size.
 
     Args:
-        file: The exported model.
+        run: Runs the exported model, see :func:`onnx_runner`.
         model: The original; if it returns labels, its ``logits`` tell which pixels are decided.
         pictures: Of several sizes, (B, 3, H, W) each.
 
@@ -60,13 +158,12 @@ def compare(file: str | Path, model: nn.Module, pictures: Sequence[Tensor]) -> d
         By height and width, the largest difference over the output's standard deviation. Of labels it is the share of
         pixels with another one, those not counted whose two best classes are as good as equal.
     """
-    running, errors = session(file), {}
-    name = running.get_inputs()[0].name
+    errors: dict[tuple[int, int], float] = {}
     for x in pictures:
         with torch.no_grad():
             expected = model(x)
         expected = expected if isinstance(expected, (tuple, list)) else (expected,)
-        found = running.run(None, {name: x.numpy()})
+        found = run(x)
         worst = max(_difference(a.numpy(), b, model, x) for a, b in zip(expected, found, strict=True))
         size = (x.shape[2], x.shape[3])
         errors[size] = max(errors.get(size, 0.0), worst)

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import os
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmvim.deploy.compare import compare, picture
+from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, compare, onnx_runner
+from mmvim.deploy.drafts import beside, check_target
 from mmvim.deploy.errors import EXPORT_PACKAGES, DeployError, check_packages
+from mmvim.deploy.tracing import silence, trace
 
 OPSETS = range(18, 24)  # the first that the exporter knows, and the last that it writes
 INPUT, AXES = 'image', ('batch', 'height', 'width')
-# What free sizes are traced at: two pictures, for a batch of 1 would be taken for a constant, and sides that leave no
-# map of cells of one row, and that nothing divides, so that what must be padded sometimes is padded in the trace.
-_TRACED = (2, 3, 101, 139)
-_FIXED_ONLY = 'exports at fixed sizes only'  # of mmvim.ops.scan_paths
-
-
-class Exported(NamedTuple):
-    """What has been written.
-
-    Attributes:
-        file: Its path.
-        size: In bytes.
-        errors: Of each compared size (H, W), the largest difference from the model's output over that output's
-            standard deviation; of labels, the share of pixels with another one.
-
-    Examples:
-        >>> from mmvim.deploy import Exported
-        >>> Exported('vim.onnx', 28_000_000, {(224, 224): 1e-6}).file
-        'vim.onnx'
-    """
-
-    file: str
-    size: int
-    errors: dict[tuple[int, int], float]
 
 
 def export_onnx(
@@ -93,81 +65,25 @@ def export_onnx(
         >>> max(exported.errors.values()) < 1e-4
         True
     """
-    target = Path(file)
-    _check(target, sizes, opset, chunk)
-    model = copy.deepcopy(model).to('cpu', torch.float32).eval()
-    program = trace(model, _TRACED if dynamic else (1, 3, *sizes[0]), dynamic)
-    model_proto = translate(program, outputs, metadata or {}, opset, chunk, dynamic)
-    given = list(pictures) or [picture(1 + i % 2 if dynamic else 1, size) for i, size in enumerate(sizes)]
-    if not dynamic:
-        given = [x for x in given if x.shape[-2:] == sizes[0]] or [picture(1, sizes[0])]
-    with _beside(target) as draft:
-        draft.write_bytes(model_proto)
-        import onnx
-
-        onnx.checker.check_model(str(draft), full_check=True)
-        errors = compare(draft, model, given)
-        worst = max(errors, key=lambda size: errors[size])
-        if not errors[worst] <= tolerance:
-            raise DeployError(
-                f'the exported model differs from the original by {errors[worst]:.1e} of its standard deviation at '
-                f'{worst[0]} x {worst[1]}, more than {tolerance:.0e}',
-                'give a larger tolerance, or report it with the config',
-            )
-        os.replace(draft, target)
-    return Exported(str(target), target.stat().st_size, errors)
-
-
-def _check(target: Path, sizes: Sequence[tuple[int, int]], opset: int, chunk: int) -> None:
     check_packages(*EXPORT_PACKAGES)
     if opset not in OPSETS:
         raise DeployError(f'opset {opset} is not supported', f'give one of {OPSETS[0]} to {OPSETS[-1]}')
     if chunk < 1:
         raise DeployError(f'chunk {chunk} is not positive', 'give a number of steps, such as 16')
-    if not sizes or min(min(size) for size in sizes) < 1:
-        raise DeployError(f'sizes {list(sizes)} are no heights and widths', 'give pairs of positive numbers')
-    if target.suffix != '.onnx':
-        raise DeployError(f'{target} does not end in .onnx', 'give a name that does')
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise DeployError(
-            f'{target} cannot be written: {target.parent} is no writable folder', 'make it, or name another'
-        )
-    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
-    if version < (2, 6):
-        raise DeployError(f'PyTorch {torch.__version__} cannot export', 'install PyTorch 2.6 or newer')
+    check_sizes(sizes)
+    target = check_target(file, '.onnx')
+    model = copy.deepcopy(model).to('cpu', torch.float32).eval()
+    program = trace(model, None if dynamic else sizes[0])
+    model_proto = translate(program, outputs, metadata or {}, opset, chunk, dynamic)
+    with beside(target) as draft:
+        draft.write_bytes(model_proto)
+        import onnx
 
-
-def trace(model: nn.Module, shape: tuple[int, ...], dynamic: bool) -> torch.export.ExportedProgram:
-    """Return a model as a graph of PyTorch's operators and mmvim's.
-
-    Args:
-        model: On the CPU, in eval mode.
-        shape: Of the pictures that it is traced with, (B, 3, H, W).
-        dynamic: Whether B, H and W may vary.
-
-    Raises:
-        DeployError: If it cannot be traced.
-
-    Examples:
-        >>> import torch
-        >>> from mmvim.deploy.export import trace
-        >>> type(trace(torch.nn.ReLU(), (2, 3, 8, 12), dynamic=True)).__name__
-        'ExportedProgram'
-    """
-    axes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    shapes = (axes,) if dynamic else None
-    try:
-        with torch.no_grad(), _silence():
-            return torch.export.export(model, (torch.randn(shape),), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # of any kind, from any place in the model or in PyTorch
-        text = ' '.join(str(error).split())
-        if _FIXED_ONLY in text:
-            problem = text[: text.index(_FIXED_ONLY) + len(_FIXED_ONLY)]
-            raise DeployError(problem, 'export with a fixed size (mmvim export --fixed-size H W)') from error
-        raise DeployError(
-            f'the model cannot be traced: {type(error).__name__}: {text[:300]}',
-            'try a fixed size (mmvim export --fixed-size H W), or another size',
-        ) from error
+        onnx.checker.check_model(str(draft), full_check=True)
+        errors = compare(onnx_runner(draft), model, chosen(pictures, sizes, dynamic))
+        check_errors(errors, tolerance)
+        os.replace(draft, target)
+    return Exported(str(target), target.stat().st_size, errors)
 
 
 def translate(
@@ -184,7 +100,7 @@ def translate(
     from mmvim.deploy.translate import translations
 
     try:
-        with torch.no_grad(), _silence():
+        with torch.no_grad(), silence():
             made = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -230,35 +146,3 @@ def _default_names(count: int) -> list[str]:
 def _renamed(size: Any, names: Mapping[str, str]) -> int | str | None:
     """Return a size with the axes' names; None, any, where it is computed of them."""
     return size if isinstance(size, int) else names.get(str(size))
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep to itself what the exporter tells of its steps."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Yield the name of a new file in the target's folder, which is gone afterwards unless it has been moved."""
-    handle, name = tempfile.mkstemp(suffix='.onnx', prefix=f'.{target.stem}-', dir=target.parent)
-    os.close(handle)
-    os.chmod(name, 0o666 & ~_umask())
-    try:
-        yield Path(name)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

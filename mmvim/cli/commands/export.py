@@ -1,14 +1,16 @@
-"""Write a backbone, a segmentor or a classifier as an ONNX file, and compare it with the model.
+"""Write a backbone, a segmentor or a classifier as an ONNX file or a PyTorch program, and compare it with the model.
 
     mmvim export upernet_vim_t_ade20k --checkpoint work_dirs/vim_t/iter_160000.pth --out vim_t.onnx
     mmvim export vim_t_midclstok_76p1acc.pth --out classifier.onnx
+    mmvim export upernet_vim_t_ade20k --out vim_t.pt2     # a program of torch.export
 
 Pictures of any number and size can be given to the exported model. docs/deployment.md says what is exact.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -27,6 +29,10 @@ from mmvim.deploy.errors import EXPORT_PACKAGES, DeployError, MissingPackageErro
 from mmvim.deploy.parts import Classifier, Features, Segmentor
 from mmvim.deploy.recipe import IMAGENET, as_metadata, config_preprocessing
 
+if TYPE_CHECKING:
+    from mmvim.deploy import Exported
+
+SUFFIX_OF = {'.onnx': 'an ONNX model', '.pt2': 'a PyTorch program'}
 PARTS = ('model', 'backbone')
 RESULTS = ('labels', 'scores')
 _WEIGHTS = ('.pth', '.pt', '.bin', '.safetensors', '.tar', '.ckpt')
@@ -58,7 +64,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help='override settings of the config'
     )
     parser.add_argument('--checkpoint', metavar='FILE', help="of the config's model. Defaults to untrained weights")
-    parser.add_argument('--out', required=True, metavar='FILE', help='what to write, FILE.onnx')
+    parser.add_argument('--out', required=True, metavar='FILE', help='what to write, FILE.onnx or FILE.pt2')
     parser.add_argument(
         '--part', choices=PARTS, default='model', help='the whole model or its backbone. Defaults to model'
     )
@@ -68,7 +74,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='of a segmentor: the class of each pixel, or the score of each class. Defaults to labels',
     )
     parser.add_argument('--arch', help='of a published classifier. Defaults to what the file is')
-    parser.add_argument('--opset', type=int, default=18, help='of ONNX, 18 to 23. Defaults to 18')
+    parser.add_argument('--opset', type=int, help='of ONNX, 18 to 23. Defaults to 18')
     parser.add_argument(
         '--fixed-size',
         type=int,
@@ -76,9 +82,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=('H', 'W'),
         help='one picture of this size alone; OpenVINO is faster so. Defaults to any number of pictures of any size',
     )
-    parser.add_argument(
-        '--chunk', type=int, default=16, help='steps of a scan that are computed at once. Defaults to 16'
-    )
+    parser.add_argument('--chunk', type=int, help='steps of a scan that an ONNX file computes at once. Defaults to 16')
     parser.add_argument(
         '--tolerance',
         type=float,
@@ -105,30 +109,44 @@ def main(argv: Sequence[str] | None = None) -> None:
             cannot be exported.
     """
     args = _parse_args(argv)
+    suffix = Path(args.out).suffix
     with deploy_errors():
-        check_packages(*EXPORT_PACKAGES)
-        from mmvim.deploy.export import OPSETS, export_onnx
+        if suffix not in SUFFIX_OF:
+            raise DeployError(f'--out {args.out} ends in neither of {", ".join(SUFFIX_OF)}', 'give a name that does')
+        if suffix == '.onnx':
+            check_packages(*EXPORT_PACKAGES)
+            from mmvim.deploy.export import OPSETS
 
-        if args.opset not in OPSETS:  # before anything is built
-            raise DeployError(f'--opset {args.opset} is not supported', f'give one of {OPSETS[0]} to {OPSETS[-1]}')
+            if args.opset is not None and args.opset not in OPSETS:  # before anything is built
+                remedy = f'give one of {OPSETS[0]} to {OPSETS[-1]}'
+                raise DeployError(f'--opset {args.opset} is not supported', remedy)
+        elif args.opset is not None or args.chunk is not None:
+            option = '--chunk' if args.opset is None else '--opset'
+            raise DeployError(f'{option} is of ONNX files, and --out is {args.out}', 'leave it out')
         subject = _published(args) if _is_weights(args.config) else _configured(args)
         if args.fixed_size is not None:
             subject = subject._replace(size=tuple(args.fixed_size))
-        exported = export_onnx(
-            subject.model,
-            args.out,
-            sizes=three_sizes(subject.size),
-            outputs=subject.outputs,
-            metadata=subject.metadata,
-            dynamic=args.fixed_size is None,
-            opset=args.opset,
-            chunk=args.chunk,
-            tolerance=args.tolerance,
-            pictures=[_as_input(image, subject.metadata) for image in args.images],
-        )
-    print(f'{exported.file}: {exported.size / 1e6:.1f} MB, opset {args.opset}')
+        exported = _export(subject, args)
+    print(f'{exported.file}: {exported.size / 1e6:.1f} MB, {SUFFIX_OF[suffix]}')
     for (height, width), error in exported.errors.items():
         print(f'  {height} x {width}: differs by {error:.1e} {_measure(subject)}')
+
+
+def _export(subject: Subject, args: argparse.Namespace) -> 'Exported':
+    """Export what the command line says."""
+    from mmvim.deploy import export_onnx, export_program
+
+    same: dict[str, Any] = {
+        'sizes': three_sizes(subject.size),
+        'metadata': subject.metadata,
+        'dynamic': args.fixed_size is None,
+        'tolerance': args.tolerance,
+        'pictures': [_as_input(image, subject.metadata) for image in args.images],
+    }
+    if Path(args.out).suffix == '.pt2':
+        return export_program(subject.model, args.out, **same)
+    own = {name: getattr(args, name) for name in ('opset', 'chunk') if getattr(args, name) is not None}
+    return export_onnx(subject.model, args.out, outputs=subject.outputs, **same, **own)
 
 
 class deploy_errors:

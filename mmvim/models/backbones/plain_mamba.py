@@ -73,7 +73,12 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, in_channels, H, W) to cells (B, ceil(H / 16), ceil(W / 16), embed_dims)."""
         x = self.convs(self.stem(x))
-        x = F.pad(x, (0, -x.shape[3] % 8, 0, -x.shape[2] % 8))
+        height, width = x.shape[2:]
+        rows, cols = (
+            (height + 7) // 8,
+            (width + 7) // 8,
+        )  # no remainders: they make traced sizes long
+        x = F.pad(x, (0, 8 * cols - width, 0, 8 * rows - height))
         return self.projection(x).permute(0, 2, 3, 1)  # (B, C, h, w) -> (B, h, w, C)
 
 

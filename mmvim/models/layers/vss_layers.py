@@ -45,7 +45,12 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 4 C)."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        height, width = x.shape[1:3]
+        rows, cols = (
+            (height + 1) // 2,
+            (width + 1) // 2,
+        )  # no remainders: they make traced sizes long
+        x = F.pad(x, (0, 0, 0, 2 * cols - width, 0, 2 * rows - height))
         # The published order: down before right.
         return torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
 
