@@ -19,12 +19,10 @@ from mmvim.deploy.parts import Features
 from mmvim.ops import scan_paths, selective_scan_paths
 
 TRACED, OTHERS = (64, 96), ((64, 64), (96, 64), (80, 112))
-QUICK = ('vim', 'vmamba', 'vrwkv')  # a trace of symbolic sizes and its translation take up to minutes: others are full
-EACH = [family if family in QUICK else pytest.param(family, marks=pytest.mark.full) for family in FAMILY_CASES]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family', EACH)
+@pytest.mark.parametrize('family', FAMILY_CASES)
 def test_backbones(family, tmp_path):
     model = randomised(FAMILY_CASES[family].build_tiny(), scale=0.3)  # as first made, a model hardly hears its scans
     exported = export_onnx(Features(model), tmp_path / 'model.onnx', sizes=(TRACED, *OTHERS))
