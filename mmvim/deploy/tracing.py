@@ -26,7 +26,8 @@ def free_sizes() -> Iterator[None]:
     By default `torch.compile` and `torch.export` take a size of 1 for a constant, whether it is a batch of one picture
     or the single window of a small one, so that others need a graph of their own. Inside the block they do not, where
     PyTorch can (2.8 and newer, in its own words an experimental option). What compiles a model is its first call, not
-    `torch.compile`: the call must be in the block.
+    `torch.compile`: the call must be in the block. For models from pictures to tensors: code that asks whether a size
+    is 1, such as a loss that squeezes the channel of a label map, does not get its answer.
 
     Examples:
         >>> import torch

@@ -15,10 +15,10 @@ import onnx
 from family_cases.vim import SMALL_VIM, published_vim
 
 from mmvim import checkpoints
-from mmvim.cli import load_config
+from mmvim.cli import UserError, load_config
 from mmvim.cli.commands import export, predict
 from mmvim.cli.model import build_model
-from mmvim.deploy import Predictor
+from mmvim.deploy import Predictor, load_program
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_an_upernet_pools_maps_of_any_size(seg, tmp_path):
     ('arguments', 'words'),
     [
         (['{seg}', '--out', 'a.onnx', '--opset', '7'], '--opset 7 is not supported; give one of 18 to 23'),
-        (['{seg}', '--out', 'a.pt'], 'a.pt does not end in .onnx'),
+        (['{seg}', '--out', 'a.pt'], 'a.pt ends neither in .onnx nor in .pt2'),
         (['{seg}', '--out', 'gone/a.onnx'], 'gone is no writable folder'),
         (['{seg}', '--out', 'a.onnx', '--part', 'backbone', '--result', 'scores'], '--result scores is of a whole seg'),
         (['{seg}', '--out', 'a.onnx', '--arch', 'tiny'], '--arch is an option of a published classifier'),
@@ -158,3 +158,28 @@ def test_a_missing_extra(seg, tmp_path, fails, monkeypatch):
     monkeypatch.setattr(errors, 'find_spec', lambda name: None)
     text = fails(export.main, seg, '--out', tmp_path / 'a.onnx', status=1)
     assert text == 'error: onnx is not installed; pip install "mmvim[export]"'
+
+
+@pytest.mark.slow
+def test_a_program(seg, weights, ade, tmp_path, capsys):
+    images = sorted(str(path) for path in (ade / 'images/validation').iterdir())
+    out = tmp_path / 'seg.pt2'
+    export.main([str(seg), '--checkpoint', str(weights), '--out', str(out), '--images', *images])
+    assert f'{out}: {out.stat().st_size / 1e6:.1f} MB, PyTorch' in capsys.readouterr().out
+    extra = {'mmvim.classes': ''}
+    torch.export.load(out, extra_files=extra)
+    assert json.loads(extra['mmvim.classes'])[:2] == ['sky', 'road']
+    assert load_program(out)(torch.zeros(3, 3, 40, 56)).shape == (3, 40, 56)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--out', 'model.pb'], r'--out model\.pb ends neither in \.onnx nor in \.pt2; give a name that does'),
+        (['--out', 'model.pt2', '--opset', '18'], r'--opset is of ONNX files, and --out is model\.pt2; leave it out'),
+        (['--out', 'model.pt2', '--chunk', '8'], r'--chunk is of ONNX files, and --out is model\.pt2; leave it out'),
+    ],
+)
+def test_what_does_not_fit_the_kind_of_file(arguments, message):
+    with pytest.raises(UserError, match=message):
+        export.main(['upernet_vim_t_ade20k', *arguments])

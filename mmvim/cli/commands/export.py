@@ -32,7 +32,7 @@ from mmvim.deploy.recipe import IMAGENET, as_metadata, config_preprocessing
 if TYPE_CHECKING:
     from mmvim.deploy import Exported
 
-SUFFIX_OF = {'.onnx': 'an ONNX model', '.pt2': 'a PyTorch program'}
+SUFFIXES_OUT = ('.onnx', '.pt2')
 PARTS = ('model', 'backbone')
 RESULTS = ('labels', 'scores')
 _WEIGHTS = ('.pth', '.pt', '.bin', '.safetensors', '.tar', '.ckpt')
@@ -111,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_args(argv)
     suffix = Path(args.out).suffix
     with deploy_errors():
-        if suffix not in SUFFIX_OF:
-            raise DeployError(f'--out {args.out} ends in neither of {", ".join(SUFFIX_OF)}', 'give a name that does')
+        if suffix not in SUFFIXES_OUT:
+            raise DeployError(f'--out {args.out} ends neither in .onnx nor in .pt2', 'give a name that does')
         if suffix == '.onnx':
             check_packages(*EXPORT_PACKAGES)
             from mmvim.deploy.export import OPSETS
@@ -127,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.fixed_size is not None:
             subject = subject._replace(size=tuple(args.fixed_size))
         exported = _export(subject, args)
-    print(f'{exported.file}: {exported.size / 1e6:.1f} MB, {SUFFIX_OF[suffix]}')
+    kind = f'opset {args.opset or 18}' if suffix == '.onnx' else f'PyTorch {torch.__version__}'
+    print(f'{exported.file}: {exported.size / 1e6:.1f} MB, {kind}')
     for (height, width), error in exported.errors.items():
         print(f'  {height} x {width}: differs by {error:.1e} {_measure(subject)}')
 
