@@ -16,6 +16,7 @@ import onnx
 from mmvim.deploy import DeployError, export_onnx
 from mmvim.deploy.compare import picture, session
 from mmvim.deploy.parts import Features
+from mmvim.models import ViTAdapter
 from mmvim.ops import scan_paths, selective_scan_paths
 
 TRACED, OTHERS = (64, 96), ((64, 64), (96, 64), (80, 112))
@@ -52,6 +53,16 @@ def variants():
 def test_variants(family, variant, tmp_path):
     model = Features(FAMILY_CASES[family].build(variant))
     exported = export_onnx(model, tmp_path / 'model.onnx', sizes=((64, 96), (96, 64), (80, 112)))
+    assert max(exported.errors.values()) < 1e-4
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('plain', ['PlainMamba', 'VRWKV'])
+def test_adapters(plain, tmp_path):
+    arch = {'PlainMamba': {'embed_dims': 16, 'depth': 4}, 'VRWKV': {'embed_dims': 16, 'depth': 4}}[plain]
+    backbone = {'type': f'mmvim.{plain}', 'arch': arch}
+    model = ViTAdapter(backbone, groups=((0, 3),), num_heads=2, fuse='last', extra_extractors=0, conv_dims=8)
+    exported = export_onnx(Features(randomised(model)), tmp_path / 'model.onnx', sizes=((64, 96), (96, 64), (80, 112)))
     assert max(exported.errors.values()) < 1e-4
 
 
