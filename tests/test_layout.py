@@ -1,4 +1,4 @@
-"""The layout of the package: six floors that import only downwards, light entry modules, small documented files."""
+"""The layout of the package: floors that import only downwards, light entry modules, small documented files."""
 
 import ast
 import sys
@@ -11,7 +11,8 @@ PACKAGE = ROOT / 'mmvim'
 FILES = sorted(p for p in PACKAGE.rglob('*.py') if '.mim' not in p.parts)
 
 # The floors, lowest first; the tools above them may import anything.
-FLOORS = {'ops': 0, 'models': 1, 'engine': 2, 'datasets': 2, 'checkpoints': 2, 'analysis': 2, 'deploy': 2, 'cli': 3}
+FLOORS = {'ops': 0, 'models': 1, 'engine': 2, 'datasets': 2, 'checkpoints': 2, 'analysis': 2}
+FLOORS |= {'deploy': 3, 'compat': 3, 'cli': 4}
 ENTRY = {'mmvim', 'mmvim.registry', 'mmvim._config_bases'}  # below every floor: importing them must cost nothing
 MAX_LINES = 400
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -59,7 +60,7 @@ def imports_of(tree, module, is_package):
 def violations(source, module, is_package=False):
     """Return what the imports of a module break, one text for each."""
     found = []
-    floor = floor_of(module)
+    floor, in_compat = floor_of(module), module.startswith('mmvim.compat')
     for imported, line, at_import in imports_of(ast.parse(source), module, is_package):
         top = imported.partition('.')[0]
         where = f'{module}, line {line}: import of {imported}'
@@ -73,10 +74,12 @@ def violations(source, module, is_package=False):
                 found.append(f'{where}: an entry module imports a floor')
             elif floor is not None and other is not None and other > floor:
                 found.append(f'{where}: upwards, from floor {floor} to floor {other}')
+            elif in_compat and other not in (None, 0, floor):
+                found.append(f'{where}: needs an OpenMMLab package, which mmvim/compat does not')
         elif module in ENTRY and top not in sys.stdlib_module_names | {'mmengine'}:
             found.append(f'{where}: heavy for an entry module')
-        elif floor == 0 and top in OPENMMLAB:
-            found.append(f'{where}: mmvim/ops needs no OpenMMLab package')
+        elif (floor == 0 or in_compat) and top in OPENMMLAB:
+            found.append(f'{where}: {"mmvim/compat" if in_compat else "mmvim/ops"} needs no OpenMMLab package')
         elif at_import and top in ('mmseg', 'mmdet', 'mmpretrain'):
             found.append(f'{where}: at import, so that a user without {top} cannot use the module')
         elif at_import and top == 'triton' and module not in KERNELS:
@@ -106,6 +109,11 @@ def test_imports_go_down():
         ('mmvim.engine.a', 'import tools.train'),
         ('mmvim.datasets.a', 'from scenes import render_scene'),
         ('mmvim.cli.a', 'import tools.train'),
+        ('mmvim.compat.a', 'from mmvim.cli import errors'),
+        ('mmvim.compat.a', 'from mmvim.models.layers import vim_mixer'),
+        ('mmvim.compat.a', 'import mmengine'),
+        ('mmvim.compat.a', 'import causal_conv1d'),
+        ('mmvim.checkpoints.a', 'from mmvim import compat'),
         ('mmvim.analysis.a', 'import timm.models'),
         ('mmvim.registry', 'import torch'),
         ('mmvim.registry', 'from mmvim.ops import selective_scan'),
@@ -122,6 +130,7 @@ def test_the_rule_sees(module, source):
         ('mmvim.ops.a', 'import torch, math\nfrom .b import c\nfrom mmvim.ops import scan_paths'),
         ('mmvim.models.layers.a', 'from mmvim.ops import x\nfrom mmvim.registry import MODELS\nimport mmcv.cnn'),
         ('mmvim.engine.a', 'from mmvim.models import x\nfrom mmvim.datasets import y\ndef f():\n    import mmseg'),
+        ('mmvim.compat.a', 'import torch\nfrom mmvim.ops.selective_scan import operators\nimport mmvim.compat.b'),
         ('mmvim.cli.a', 'from mmvim import checkpoints\nfrom mmvim.engine.hooks import x'),
         ('mmvim.ops.selective_scan.triton.forward', 'import triton'),
         ('mmvim.registry', 'import typing\nfrom mmengine.registry import Registry'),

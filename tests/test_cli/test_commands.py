@@ -26,6 +26,7 @@ MEASURING = {
     'analysis_tools/benchmark_scan.py',
     'analysis_tools/benchmark_threads.py',
     'analysis_tools/benchmark_wkv.py',
+    'analysis_tools/compare_backbones.py',
     'analysis_tools/compile_and_export.py',
     'analysis_tools/detection_learning.py',
     'analysis_tools/profile_step.py',
