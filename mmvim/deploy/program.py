@@ -90,6 +90,16 @@ def load_program(file: str | os.PathLike, device: str | torch.device = 'cpu') ->
 
     Raises:
         DeployError: If it is no such file, or cannot be read.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from mmvim.deploy import export_program, load_program
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_program(torch.nn.ReLU(), f'{folder}/relu.pt2', sizes=((8, 8),)).size > 0
+        ...     program = load_program(f'{folder}/relu.pt2', device='meta')
+        True
+        >>> program(torch.empty(1, 3, 8, 8, device='meta')).device
+        device(type='meta')
     """
     from torch.export.passes import move_to_device_pass
 
