@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvim.models.backbones.pyramid import Pyramid, four
@@ -165,7 +166,11 @@ class Level(nn.Module):
         for block in self.blocks:
             x = recompute(block, block, x) if with_cp and x.requires_grad else block(x)
         if self.window_size is not None:
-            x = merge_windows(x, self.window_size, padded)[:, :, : size[0], : size[1]]  # (B, C, H, W)
+            x = merge_windows(x, self.window_size, padded)  # (B, C, rows * S, cols * S)
+            if is_dynamo_compiling():  # a slice's layout depends on whether the windows fit: each case would be a graph
+                x = F.pad(x, (0, size[1] - padded[1], 0, size[0] - padded[0]))
+            else:
+                x = x[..., : size[0], : size[1]]  # (B, C, H, W)
         return x
 
 
