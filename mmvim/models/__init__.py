@@ -28,6 +28,7 @@ from mmvim.models.layers import (
     VimMixer,
 )
 from mmvim.models.necks import SimpleFPN
+from mmvim.models.preprocessors import DetBandsPreprocessor, SegBandsPreprocessor
 from mmvim.ops import bi_wkv, selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
 
@@ -40,6 +41,7 @@ __all__ = [
     'ES2D',
     'VRWKV',
     'ChannelMix',
+    'DetBandsPreprocessor',
     'EfficientVMamba',
     'HiddenReadout',
     'LN2d',
@@ -55,6 +57,7 @@ __all__ = [
     'PlainMamba',
     'PlainMambaMixer',
     'RMSNorm',
+    'SegBandsPreprocessor',
     'SelectiveScan2D',
     'SimpleFPN',
     'SpatialMix',
