@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 CASCADE = 'mambavision/mambavision-tiny_cascade-mask-rcnn_8xb2-amp-3x_coco.py'
 KINDS = [
-    'vim/vim-tiny_vitdet-cascade-mask-rcnn_4xb16-amp-lsj-100e_coco.py',
+    pytest.param('vim/vim-tiny_vitdet-cascade-mask-rcnn_4xb16-amp-lsj-100e_coco.py', marks=pytest.mark.full),
     'plainmamba/plainmamba-adapter-l1_retinanet_8xb2-1x_coco.py',
     pytest.param('vrwkv/vrwkv-adapter-tiny_mask-rcnn_8xb2-1x_coco.py', marks=pytest.mark.full),
     pytest.param('vmamba/vmamba-tiny_mask-rcnn_8xb2-1x_coco.py', marks=pytest.mark.full),

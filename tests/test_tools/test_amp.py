@@ -77,6 +77,7 @@ def test_a_detector(train, det, tmp_path):
     assert all(0 < loss < 50 for loss in saved['message_hub']['log_scalars']['train/loss'].data[0])
 
 
+@pytest.mark.full
 def test_the_configs_mixed_precision_gives_way(train, ade, tmp_path, capsys):
     """Of a config for float16: its loss scaling goes, without a word of fp32."""
     config = tiny.seg_config(tmp_path / f'amp_{tmp_path.name}.py', ade, wrapper='AmpOptimWrapper')
