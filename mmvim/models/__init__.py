@@ -29,6 +29,7 @@ from mmvim.models.layers import (
 )
 from mmvim.models.necks import SimpleFPN
 from mmvim.models.preprocessors import DetBandsPreprocessor, SegBandsPreprocessor
+from mmvim.models.tiled import TiledSegmentor
 from mmvim.ops import bi_wkv, selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
 
@@ -61,6 +62,7 @@ __all__ = [
     'SelectiveScan2D',
     'SimpleFPN',
     'SpatialMix',
+    'TiledSegmentor',
     'VMamba',
     'ViTAdapter',
     'Vim',

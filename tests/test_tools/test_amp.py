@@ -70,6 +70,7 @@ def test_a_segmentor(train, seg, tmp_path):
     assert 'loss_scaler' not in saved['optimizer']
 
 
+@pytest.mark.full
 def test_a_detector(train, det, tmp_path):
     """RoIAlign, NMS and the masks' losses, of which mmcv has no bfloat16."""
     seen, saved = trains(train, det, tmp_path)

@@ -67,7 +67,12 @@ def test_of_a_segmentor(train, seg, tmp_path):
         assert row['val_decode.loss_ce'] == pytest.approx(exact['decode.loss_ce'], rel=1e-4)
         assert 'val_decode.acc_seg' not in row
 
-    # Training is what it is without the hook, to the bit: crops, dropout and stochastic depth draw the same numbers.
+
+@pytest.mark.full
+def test_training_is_what_it_is_without_it(train, seg, tmp_path):
+    """To the bit: crops, dropout and stochastic depth draw the same numbers."""
+    config = written(tmp_path, 'seg_loss', seg, HOOK.format('') + UNPADDED)
+    train.main([str(config), '--work-dir', str(tmp_path / 'work')])
     seed = torch.load(tmp_path / 'work' / 'iter_4.pth', weights_only=False)['meta']['seed']
     plain = written(tmp_path, 'seg_plain', seg, f'randomness = dict(seed={seed})\n{UNPADDED}')
     train.main([str(plain), '--work-dir', str(tmp_path / 'plain')])
