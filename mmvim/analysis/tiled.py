@@ -83,7 +83,7 @@ def predict_tiled(
     path is read tile by tile where :func:`open_picture` can.
 
     Args:
-        model: As ``mmseg.apis.init_model`` returns it; it is put into eval mode. A ``TiledSegmentor`` keeps its own
+        model: As ``mmseg.apis.init_model`` returns it; in eval mode meanwhile. A ``TiledSegmentor`` keeps its own
             ``tile``, ``overlap`` and ``memory_mb``.
         picture: (H, W, C) as the model's pipeline loads it (MMSegmentation's own loader has blue first), or the path of
             a file, which is read as ``mmvim.LoadImageBands`` reads it (red first).
@@ -129,7 +129,7 @@ def predict_tiled(
         part = part if part.dtype == np.uint8 else part.astype(np.float32)
         return torch.from_numpy(np.array(part.transpose(2, 0, 1), order='C'))  # a copy, of this tile alone
 
-    training = tiled.training
+    training = tiled.module.training
     tiled.eval()
     draft = None if out is None else Path(out).with_name(f'.{Path(out).name}.{uuid.uuid4().hex[:8]}.part')
     try:

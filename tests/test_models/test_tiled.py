@@ -187,7 +187,9 @@ def test_a_picture_of_a_file_into_a_file(kind, tmp_path):
     )
     assert isinstance(found, np.memmap) and found.dtype == np.int16
     assert np.array_equal(found, whole(model, x).argmax(0).numpy()) and done[-1] == (3500, 3500)
-    assert np.array_equal(predict_tiled(model, given, tile=32), found)
+    assert np.array_equal(predict_tiled(model, given, tile=32), found) and not model.training
+    predict_tiled(model.train(), given, tile=32)
+    assert model.training, 'as it was'
     assert {p.name for p in tmp_path.iterdir()} <= {'a.npy', 'a.tif', 'out.npy'}
 
 

@@ -111,6 +111,14 @@ def test_a_detector_of_five_bands(train, evaluate, coco, tmp_path):
             1,
         )
     )
+    samples = load_tool('analysis_tools/draw_samples.py')
+    for more in ([], ['--bands', '4', '3', '0']):
+        drawn = tmp_path / f'samples{len(more)}'
+        samples.main([str(base), '--out', str(drawn), '--count', '2', '--repeat', '2', *more])
+        assert cv2.imread(str(drawn / 'samples.png')).shape[2] == 3
+    with pytest.raises(UserError, match='--bands 0 1 5: the pictures have 5 bands, 0 to 4'):
+        samples.main([str(base), '--out', str(tmp_path / 'none'), '--bands', '0', '1', '5'])
+    assert not (tmp_path / 'none').exists()
     train.main([str(base), '--work-dir', str(tmp_path / 'work')])
     evaluate.main(
         [str(base), str(tmp_path / 'work' / 'epoch_1.pth'), '--work-dir', str(tmp_path / 'test'), '--show-dir', 'drawn']
