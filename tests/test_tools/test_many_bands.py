@@ -125,3 +125,29 @@ def test_a_detector_of_five_bands(train, evaluate, coco, tmp_path):
     )
     drawn = sorted((tmp_path / 'test').rglob('drawn/*.png'))
     assert len(drawn) == 3 and cv2.imread(str(drawn[0])).ndim == 3
+
+
+@pytest.mark.full
+def test_exported_and_run(config, bands, tmp_path, capsys):
+    """As a file of its own, which reads arrays; what it says is what the model says."""
+    pytest.importorskip('onnxscript')
+    from mmvim.cli import build_model, load_config
+    from mmvim.deploy.predict import Predictor, read_picture
+
+    export, predict = load_tool('deployment/export_onnx.py'), load_tool('deployment/predict_onnx.py')
+    file, picture = tmp_path / 'bands.onnx', bands / 'ADEChallengeData2016/bands/validation/ADE_val_00000001.npy'
+    cfg = load_config(str(config))
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'weights.pth')
+    export.main([str(config), '--out', str(file), '--checkpoint', str(tmp_path / 'weights.pth')])
+    predict.main([str(file), str(picture), '--out', str(tmp_path / 'out')])
+    found = Predictor(file)(read_picture(picture)).labels
+    data = {'inputs': [torch.from_numpy(np.load(picture).astype(np.float32).transpose(2, 0, 1))]}
+    with torch.no_grad():
+        logits = model(model.data_preprocessor(data)['inputs'], mode='tensor')
+    logits = torch.nn.functional.interpolate(logits, found.shape, mode='bilinear')
+    assert (found == logits.argmax(1)[0].numpy()).mean() > 0.99
+    assert np.array_equal(cv2.imread(str(tmp_path / 'out' / 'ADE_val_00000001.png'), -1), found)
+    with pytest.raises(ValueError, match=r'must be \(H, W, 5\), got \(8, 8, 3\)'):
+        Predictor(file)(np.zeros((8, 8, 3), np.uint8))
