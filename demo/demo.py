@@ -32,6 +32,7 @@ try:
     from mmvim.analysis.contact_sheet import SheetRow, contact_sheet
     from mmvim.analysis.curves import plot_curves, read_curve
     from mmvim.analysis.majority_floor import majority_floor
+    from mmvim.datasets.bands import as_rgb
     from mmvim.engine.progress import clock, progress_display
     from scenes import DemoSceneParams, write_demo_scenes
 except ModuleNotFoundError as error:
@@ -48,7 +49,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.OneLineParser(description='Render scenes, train a small model on them, draw what it sees.')
     parser.add_argument('--config', default=str(ROOT / 'configs/demo/upernet_vim_demo.py'), help='default: %(default)s')
     parser.add_argument(
-        '--data', default='data/demo', help='folder of the scenes, made if missing (default: %(default)s)'
+        '--data',
+        help='folder of the scenes, made if missing (default: data/demo; data/demo_bands for a config of five bands)',
     )
     parser.add_argument('--work-dir', default='work_dirs/demo', help='folder of the results (default: %(default)s)')
     parser.add_argument('--iters', type=int, help="iterations; the schedule is scaled to them (default: the config's)")
@@ -61,8 +63,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.iters is not None and args.iters < 1:
         parser.error(f'--iters must be 1 or greater, got {args.iters}')
     if args.quick:
-        args.data, args.work_dir = f'{args.data}_quick', f'{args.work_dir}_quick'
+        args.work_dir = f'{args.work_dir}_quick'
     return args
+
+
+def choose_scenes(cfg: Config, args: argparse.Namespace) -> DemoSceneParams:
+    """Return what to render for a config, and put the folder for it into the arguments."""
+    bands = cfg.model.backbone.get('in_channels', 3)
+    if args.data is None:
+        args.data = 'data/demo' if bands == 3 else 'data/demo_bands'
+    args.data = f'{args.data}_quick' if args.quick else args.data
+    return (QUICK_SCENES if args.quick else DemoSceneParams())._replace(bands=bands)
 
 
 def make_scenes(folder: str, params: DemoSceneParams) -> None:
@@ -129,6 +140,11 @@ def labels_of(dataset: BaseDataset) -> Iterator[np.ndarray]:
         yield dataset[index]['data_samples'].gt_sem_seg.data.numpy()
 
 
+def _colours(picture: np.ndarray) -> np.ndarray:
+    """Return the colours of a picture (H, W, C): blue comes first where there are three, red among more."""
+    return picture[..., ::-1] if picture.shape[2] == 3 else as_rgb(picture)
+
+
 def draw_sheet(runner: Runner, path: Path) -> None:
     """Draw the first scenes of the validation set with their truth and the model's prediction."""
     dataset = runner.val_dataloader.dataset
@@ -139,7 +155,7 @@ def draw_sheet(runner: Runner, path: Path) -> None:
         (result,) = runner.model.test_step({'inputs': [item['inputs']], 'data_samples': [item['data_samples']]})
         rows.append(
             SheetRow(
-                item['inputs'].permute(1, 2, 0).numpy()[..., ::-1],
+                _colours(item['inputs'].permute(1, 2, 0).numpy()),
                 item['data_samples'].gt_sem_seg.data[0].numpy(),
                 result.pred_sem_seg.data[0].cpu().numpy(),
             )
@@ -186,7 +202,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not cli.has_accelerator():
         cli.keep_freed_memory()
     cfg = cli.load_config(args.config, None)
-    make_scenes(args.data, QUICK_SCENES if args.quick else DemoSceneParams())
+    params = choose_scenes(cfg, args)
+    make_scenes(args.data, params)
     adapt(cfg, args)
     warnings.filterwarnings('ignore')  # the libraries' remarks to each other; errors still show
 

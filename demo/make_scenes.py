@@ -33,6 +33,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='height and width in pixels (default: %(default)s)',
     )
     parser.add_argument('--seed', type=int, default=default.seed, help='seed (default: %(default)s)')
+    parser.add_argument(
+        '--bands',
+        type=int,
+        default=default.bands,
+        help='3, or 5 for arrays with near infrared and thermal bands beside the pictures (default: %(default)s)',
+    )
     parser.add_argument('--force', action='store_true', help='replace scenes that were made with other parameters')
     return parser.parse_args(argv)
 
@@ -47,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: If a number is out of range or the folder cannot be used.
     """
     args = parse_args(argv)
-    params = DemoSceneParams(args.train, args.val, tuple(args.size), args.seed)
+    params = DemoSceneParams(args.train, args.val, tuple(args.size), args.seed, args.bands)
     try:
         with progress_display('Rendering', params.train + params.val) as advance:
             written = write_demo_scenes(args.out, params, args.force, lambda done, _: advance(done))

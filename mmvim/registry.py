@@ -22,7 +22,9 @@ FUNCTIONS = Registry('function', parent=root.FUNCTIONS, locations=['mmvim.models
 
 DATASETS = Registry('dataset', parent=root.DATASETS, locations=['mmvim.datasets'])
 DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, locations=['mmvim.datasets'])
-TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, locations=['mmvim.datasets.transforms'])
+TRANSFORMS = Registry(
+    'transform', parent=root.TRANSFORMS, locations=['mmvim.datasets.transforms', 'mmvim.datasets.load_bands']
+)
 
 HOOKS = Registry('hook', parent=root.HOOKS, locations=['mmvim.engine'])
 LOOPS = Registry('loop', parent=root.LOOPS, locations=['mmvim.engine'])

@@ -8,6 +8,8 @@
     coco/annotations/instances_{train,val}2017.json
     demo_scenes.json
 
+and, for scenes of five bands, ``ADEChallengeData2016/bands/{training,validation}/ADE_{train,val}_00000001.npy``.
+
 Both halves show the same scenes; a picture is stored once and linked where the file system allows it.
 ``demo_scenes.json`` is written last and names the parameters, so that a folder that holds it is complete.
 """
@@ -24,6 +26,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from scenes.bands import BANDS, render_bands
 from scenes.classes import ADE_IDS, coco_categories, coco_ids
 from scenes.outlines import box, polygons, run_lengths
 from scenes.scene import MIN_SIZE, Scene, render_scene
@@ -60,12 +63,14 @@ class DemoSceneParams(NamedTuple):
         val: Number of validation scenes, 1 to 100000. Defaults to 80.
         size: Height and width in pixels, each 64 to 2048. Defaults to (128, 192).
         seed: 0 or greater. Defaults to 0.
+        bands: 3; or 5, for arrays with near infrared and thermal bands beside the pictures. Defaults to 3.
     """
 
     train: int = 400
     val: int = 80
     size: tuple[int, int] = (128, 192)
     seed: int = 0
+    bands: int = 3
 
     def check(self) -> None:
         """Raise ``ValueError`` naming the argument, its value and what is allowed."""
@@ -78,10 +83,13 @@ class DemoSceneParams(NamedTuple):
             )
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f'seed must be an integer of 0 or greater, got {self.seed!r}')
+        if self.bands not in (3, len(BANDS)):
+            raise ValueError(f'bands must be 3 or {len(BANDS)}, got {self.bands!r}')
 
     def record(self) -> dict:
         """The parameters as they are written to ``demo_scenes.json``."""
-        return {'version': VERSION, 'train': self.train, 'val': self.val, 'size': list(self.size), 'seed': self.seed}
+        record = {'version': VERSION, 'train': self.train, 'val': self.val, 'size': list(self.size), 'seed': self.seed}
+        return record if self.bands == 3 else {**record, 'bands': self.bands}
 
 
 def read_record(folder: str | os.PathLike) -> dict | None:
@@ -169,6 +177,8 @@ def _write(root: Path, params: DemoSceneParams, progress: Callable[[int, int], N
             _save(images / f'{stem}.jpg', scene.image[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
             _save(labels / f'{stem}.png', scene.semantic, cv2.IMWRITE_PNG_COMPRESSION, 9)
             image_id = split.first_id + index
+            if params.bands != 3:
+                _save_bands(root, split.ade_folder, stem, render_bands(scene, params.seed, split.number, index))
             _link(images / f'{stem}.jpg', pictures / f'{image_id:012d}.jpg')
             _annotate(coco, scene, image_id)
             pixels += np.bincount(scene.semantic.ravel(), minlength=256)
@@ -222,6 +232,12 @@ def _save(path: Path, image: np.ndarray, option: int, value: int) -> None:
     if not encoded:
         raise OSError(f'OpenCV could not encode {path.name}; its build lacks the {path.suffix} format')
     path.write_bytes(data.tobytes())  # unlike cv2.imwrite, this raises on a full disk
+
+
+def _save_bands(root: Path, folder: str, stem: str, bands: np.ndarray) -> None:
+    path = root / 'ADEChallengeData2016' / 'bands' / folder / f'{stem}.npy'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, bands)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -15,6 +15,8 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmvim.models.backbones.common import picture_channels
+
 # MMDetection's usual test size, and a usual crop where a config of MMSegmentation names none.
 _DETECTION_SHAPE = (800, 1280)
 _SEGMENTATION_SHAPE = (512, 512)
@@ -171,6 +173,7 @@ def default_shape(cfg: Config) -> tuple[int, int]:
 def forward_once(model: nn.Module, cfg: Config, shape: tuple[int, int]) -> Callable[[], object]:
     """Return a function that runs a segmentor or detector once on a random image, without its post-processing.
 
+    The image has as many channels as the model's first convolution takes.
     A two-stage detector runs its heads on the proposals that its weights give for the image.
 
     Args:
@@ -191,15 +194,15 @@ def forward_once(model: nn.Module, cfg: Config, shape: tuple[int, int]) -> Calla
         >>> forward_once(Segmentor(3, 2, 1), Config(dict(default_scope='mmseg')), (8, 16))().shape
         torch.Size([1, 2, 8, 16])
     """
-    device = next(model.parameters()).device
+    device, channels = next(model.parameters()).device, picture_channels(model)
     if cfg.get('default_scope') != 'mmdet':
-        inputs = torch.rand(1, 3, *shape, device=device)
+        inputs = torch.rand(1, channels, *shape, device=device)
         return lambda: model(inputs, mode='tensor')
     from mmdet.structures import DetDataSample
 
     divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
     padded = tuple(-(-side // divisor) * divisor for side in shape)
-    inputs = torch.rand(1, 3, *padded, device=device)
+    inputs = torch.rand(1, channels, *padded, device=device)
     sample = DetDataSample(
         metainfo={
             'img_shape': shape,

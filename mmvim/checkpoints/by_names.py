@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.families.base import fit_kernels
+from mmvim.checkpoints.families.channels import CHANNEL_CHANGES
 from mmvim.checkpoints.report import Report, mismatch
 
 _HEADS = ('head.', 'classifier.', 'fc.', 'decode_head.', 'auxiliary_head.', 'neck.', 'rpn_head.', 'roi_head.')
@@ -17,8 +19,33 @@ _OUTPUT_NORMS = re.compile(r'(outnorm|norm)_?\w*\.')
 _MISMATCH = re.compile(r'size mismatch for (\S+): .*?(\(\[.*?\]\)).*?(\(\[.*?\]\))')
 
 
+def by_names_options(options: dict, kind: str) -> dict:
+    """Return the options for a backbone of no family: ``channel_change`` alone.
+
+    Args:
+        options: What a user set.
+        kind: The backbone's class, for messages.
+
+    Raises:
+        CheckpointError: If there is another one, or its value is none of the choices.
+    """
+    unknown = [name for name in options if name != 'channel_change']
+    if unknown:
+        raise CheckpointError(f'{kind} has no option {unknown[0]!r}', 'leave it out')
+    how = options.get('channel_change', 'refuse')
+    if how not in CHANNEL_CHANGES:
+        raise CheckpointError(
+            f'channel_change={how!r} is not one of {", ".join(map(repr, CHANNEL_CHANGES))}', 'omit it'
+        )
+    return {'channel_change': how}
+
+
 def fit_by_names(
-    module: nn.Module, tensors: OrderedDict[str, Tensor], file: str, prefix: str | None
+    module: nn.Module,
+    tensors: OrderedDict[str, Tensor],
+    file: str,
+    prefix: str | None,
+    channel_change: str = 'refuse',
 ) -> tuple[Report, OrderedDict[str, Tensor]]:
     """Fit the tensors of a file to a backbone that uses the same names.
 
@@ -29,6 +56,8 @@ def fit_by_names(
         tensors: The file's tensors by name.
         file: The file, for messages.
         prefix: What precedes the backbone's names in the file; None for the most frequent prefix.
+        channel_change: What becomes of the first convolution if it reads pictures of another number of channels.
+            Defaults to 'refuse'.
 
     Returns:
         The report, and the weights under the backbone's names.
@@ -39,6 +68,8 @@ def fit_by_names(
     own = module.state_dict()
     report = Report(file, f'weights for {type(module).__name__}')
     weights = _without_prefix(own, tensors, _prefix(own, tensors, module, file) if prefix is None else prefix, report)
+    first = [f'{name}.weight' for name, part in module.named_modules() if isinstance(part, nn.Conv2d)][:1]
+    fit_kernels(weights, own, first, channel_change, type(module).__name__, report)
     result = _try(module, weights, report)
     if result is not None:
         _compare(own, weights, *result, report)
@@ -111,7 +142,7 @@ def _compare(own: dict, weights: dict, missing: list, unexpected: list, report: 
         else:
             report.unexpected.append(name)
     for name in own:
-        if name in missing:
+        if name in missing or name in report.resized:
             continue
         if name not in weights or weights[name].shape != own[name].shape:
             report.resized[name] = 'by the backbone itself'

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmvim.checkpoints.by_names import fit_by_names
+from mmvim.checkpoints.by_names import by_names_options, fit_by_names
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.families import FAMILIES, Family, family_of, recognise
 from mmvim.checkpoints.families.adapted import check_fusion
@@ -37,7 +37,9 @@ def load_backbone(
         prefix: What precedes the backbone's names in the file. Defaults to None, any chain of the usual wrappers.
         strict: Also raise for tensors that have no place, and for missing weights outside the blocks. Defaults to True.
         **options: What the tensors do not reveal about the file: ``file_options`` of the backbone's family, such as
-            :class:`mmvim.checkpoints.families.VimFamily`. An unknown one is an error.
+            :class:`mmvim.checkpoints.families.VimFamily`; and for every backbone ``channel_change``, what to do with a
+            stem for pictures of another number of channels, 'refuse' or 'repeat', 'mean' or 'zero' (see
+            :func:`mmvim.checkpoints.families.channels.change_channels`). An unknown one is an error.
 
     Returns:
         What became of every tensor.
@@ -58,9 +60,7 @@ def load_backbone(
         {'pos_embed': '14 x 14 to 4 x 6 cells'}
     """
     kind, family = type(module).__name__, family_of(module)
-    if family is None and options:
-        raise CheckpointError(f'{kind} has no option {next(iter(options))!r}', 'leave it out')
-    settings = {} if family is None else family.options(options, family.file_options)
+    settings = by_names_options(options, kind) if family is None else family.options(options, family.file_options)
     path = fetch(file)
     container = load_file(path, file)
     _, tensors = weights_of(container, file, key)
@@ -73,7 +73,7 @@ def load_backbone(
             misfit=True,
         )
     if family is None:
-        report, weights = fit_by_names(module, tensors, file, prefix)
+        report, weights = fit_by_names(module, tensors, file, prefix, **settings)
     elif layout is None:
         raise CheckpointError(
             f'{file} is of another model: it holds no backbone of {family.title}, its {len(tensors)} tensors are named '
@@ -106,8 +106,9 @@ def _fit_by_family(
     family.check_arch(found.own, module, file)
     arch = family.arch_of(found.own)
     report = Report(file, f'{layout.kind} of {family.title}{f", arch {arch}" if arch else ""}')
-    own = family.fit(found.own, module, settings, report)
-    report.compare(module.state_dict(), own)
+    own, ours = family.fit(found.own, module, settings, report), module.state_dict()
+    family.fit_channels(own, ours, settings, report)
+    report.compare(ours, own)
     report.require_output_norms(layout.kind)
     report.dropped.update((name, 'another part of the model than the backbone') for name in found.parts)
     return report, OrderedDict((name, tensor) for name, tensor in own.items() if name not in report.unexpected)

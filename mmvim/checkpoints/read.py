@@ -156,6 +156,7 @@ def read(
     kind = task or layout.kind
     settings = family.options(options, (*family.file_options, *family.config_options))
     backbone, pyramid = family.config({**found.own, **found.parts}, kind, arch, settings)
+    family.set_channels(backbone, found.own)
     report = Report(
         file,
         f'{layout.kind} of {family.title}, arch {arch if isinstance(arch, str) else "given"}'

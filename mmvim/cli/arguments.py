@@ -16,6 +16,9 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 # A dict as a value or within a list; a brace inside a text, as in filename_tmpl=epoch_{}.pth, is none.
 _DICT = re.compile(r'(^|[\[(,])\s*(\{|dict\()')
 
+AMP_KINDS = ('fp16', 'bf16')
+_AMP_WORDS = re.compile(r'(fp|bf|b?float|half)\d*$')
+
 
 class OptionsAction(DictAction):
     """An action that reads ``KEY=VALUE ...`` into a dict as MMEngine's does, but never ends in a traceback.
@@ -183,3 +186,27 @@ def publish_local_rank(args: argparse.Namespace) -> None:
         '3'
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+
+def name_amp(argv: Sequence[str]) -> list[str]:
+    """Return a command line in which ``--amp`` has its value: the word behind it if that is a precision, else fp16.
+
+    So that ``--amp CONFIG`` goes on to mean what it meant when the option took no value.
+
+    Args:
+        argv: The words of the command line.
+
+    Examples:
+        >>> from mmvim.cli.arguments import name_amp
+        >>> name_amp(['--amp', 'vim.py']), name_amp(['vim.py', '--amp', 'bf16'])
+        (['--amp=fp16', 'vim.py'], ['vim.py', '--amp=bf16'])
+    """
+    words, named = list(argv), []
+    while words:
+        word = words.pop(0)
+        if word == '--':
+            return [*named, word, *words]
+        if word in ('--am', '--amp'):
+            word = f'--amp={words.pop(0)}' if words and _AMP_WORDS.match(words[0]) else '--amp=fp16'
+        named.append(word)
+    return named

@@ -3,12 +3,15 @@
 import copy
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseTTAModel
 from torch import nn
 
-from mmvim.cli.errors import UserError
+from mmvim.cli.errors import UserError, warn
+from mmvim.models.tiled.segmentor import check_tile
 
 
 def _library(cfg: Config, option: str) -> str:
@@ -147,3 +150,64 @@ def set_tta(cfg: Config, model: nn.Module) -> None:
         cfg.tta_pipeline = [*copy.deepcopy(dataset['pipeline'][:-1]), augmentation]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset['pipeline'] = cfg.tta_pipeline
+
+
+def set_tiles(cfg: Config, model: nn.Module, tile: Sequence[int], overlap: int | None) -> None:
+    """Apply ``--tile`` and ``--overlap``: predict pictures tile by tile, with blended seams and bounded memory.
+
+    Args:
+        cfg: The config, changed in place.
+        model: The model, as :func:`build_model` returns it.
+        tile: Height and width of a tile, or one number for both.
+        overlap: Least number of pixels that neighbours share; None for a quarter of the smaller side.
+
+    Raises:
+        UserError: If the config is not of a segmentor, or a size is out of range.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from torch import nn
+        >>> from mmvim.cli.evaluation import set_tiles
+        >>> class Segmentor(nn.Module):
+        ...     def encode_decode(self, inputs, metas): ...
+        >>> cfg = Config(dict(default_scope='mmseg', model=dict(type='EncoderDecoder'), test_dataloader={}))
+        >>> set_tiles(cfg, Segmentor(), [1024], None)
+        >>> cfg.model.type, cfg.model.module.type, cfg.model.tile
+        ('mmvim.TiledSegmentor', 'EncoderDecoder', [1024, 1024])
+    """
+    if _library(cfg, '--tile') != 'mmseg' or not hasattr(model, 'encode_decode'):
+        raise UserError(
+            f'--tile is for segmentors of mmseg, and this is a {type(model).__name__}', 'leave out --tile and --overlap'
+        )
+    if len(tile) > 2:
+        raise UserError(f'--tile {" ".join(map(str, tile))} is not one or two numbers', 'give a height and a width')
+    try:
+        sides, overlap = check_tile(tile[0] if len(tile) == 1 else tile, overlap)
+    except ValueError as error:
+        problem = f'--{error}'.replace('=', ' ', 1)
+        raise UserError(problem, 'give sizes in pixels, such as --tile 1024 --overlap 256') from error
+    dataset = cfg.test_dataloader.get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    resize = next((step for step in dataset.get('pipeline') or () if str(step.get('type')).endswith('Resize')), None)
+    if resize is not None:
+        warn(
+            f'--tile: the test pipeline resizes pictures (scale={resize.get("scale")}) before they are cut into tiles; '
+            'leave Resize out of it to predict them at their full size'
+        )
+    cfg.model = ConfigDict(type='mmvim.TiledSegmentor', module=cfg.model, tile=list(sides), overlap=overlap)
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """Return the model that stands in one for test-time augmentation or for tiles, or the model itself.
+
+    Args:
+        model: The model.
+
+    Examples:
+        >>> from torch import nn
+        >>> from mmvim.cli.evaluation import without_wrapper
+        >>> type(without_wrapper(nn.Identity())).__name__
+        'Identity'
+    """
+    return model.module if isinstance(model, BaseTTAModel) else model

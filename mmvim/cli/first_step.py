@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvim.cli.errors import USAGE, UserError, describe, warn
 from mmvim.cli.noise import quiet
+from mmvim.models.backbones.common import picture_channels
 
 # What takes the feature maps of a segmentor or a one-stage detector, and of the first stage of others.
 _HEADS = ('decode_head', 'auxiliary_head', 'rpn_head')
@@ -186,7 +187,7 @@ def _walk(model: nn.Module, batch: int, size: tuple[int, int]) -> tuple[str, Exc
             fakes: dict[str, torch.Tensor] = {name: mode.from_tensor(value) for name, value in tensors.items()}
             return functional_call(wrapped, fakes, (x,))
 
-        name, x = 'backbone', torch.empty(batch, _in_channels(model), *size)
+        name, x = 'backbone', torch.empty(batch, picture_channels(model), *size)
         try:
             x = run(model.get_submodule('backbone'), x)
             if isinstance(getattr(model, 'neck', None), nn.Module):
@@ -212,8 +213,3 @@ def _heads_on_maps(model: nn.Module) -> tuple[str, ...]:
     # The box head of other detectors takes regions, or what a transformer has made of the maps.
     one_stage = any(kind.__name__ == 'SingleStageDetector' for kind in type(model).__mro__)
     return (*_HEADS, 'bbox_head') if one_stage else _HEADS
-
-
-def _in_channels(model: nn.Module) -> int:
-    first = next((part for part in model.get_submodule('backbone').modules() if isinstance(part, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels

@@ -2,16 +2,17 @@
 
 import ctypes
 import os
+import platform
 import sys
 
 import torch
 from mmengine.config import Config
-from mmengine.device import is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
+from mmengine.device import get_device, is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
 
 from mmvim.cli.errors import ENVIRONMENT, UserError, warn
 from mmvim.cli.threads import core_count, sleeping
 
-_AMP = 'AmpOptimWrapper'
+_AMP, _BFLOAT16 = 'AmpOptimWrapper', 'Bfloat16OptimWrapper'
 _AMP_ONLY = ('loss_scale', 'dtype', 'use_fsdp')
 # Parameters of glibc's mallopt (malloc.h); for the second, the largest value that glibc accepts on 64-bit machines.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -32,46 +33,102 @@ def has_accelerator() -> bool:
     return is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()
 
 
-def set_precision(cfg: Config, amp: bool) -> None:
+def set_precision(cfg: Config, amp: str | bool | None) -> None:
     """Switch mixed precision on for ``--amp``, and off where a config asks for it on a machine without accelerator.
 
     Args:
         cfg: The config, changed in place.
-        amp: Whether ``--amp`` was given.
+        amp: The value of ``--amp``: 'fp16' (or True) for float16 with loss scaling, 'bf16' for bfloat16, which CPUs
+            have too; None (or False) if it was not given.
 
     Raises:
-        UserError: If ``--amp`` was given without an accelerator, or for an optimizer wrapper of another kind.
+        UserError: If 'fp16' is wanted without an accelerator, or 'bf16' of a device that does not have it, or the
+            config has an optimizer wrapper of another kind, or a runner that sets the precision itself.
 
     Examples:
         >>> from mmengine.config import Config
         >>> from mmvim.cli import has_accelerator, set_precision
         >>> cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic')))
-        >>> set_precision(cfg, amp=False)
+        >>> set_precision(cfg, amp=None)
         >>> cfg.optim_wrapper.type == ('AmpOptimWrapper' if has_accelerator() else 'OptimWrapper')
         True
     """
     wrapper = cfg.get('optim_wrapper') or {}
-    kind = str(wrapper.get('type', 'OptimWrapper'))
-    is_amp = kind.split('.')[-1] == _AMP
-    if amp:
+    kind = str(wrapper.get('type', 'OptimWrapper')).split('.')[-1]
+    is_amp = kind == _AMP
+    if amp == 'bf16':
+        _set_bfloat16(cfg, kind)
+    elif amp:
         if not has_accelerator():
             raise UserError(
                 '--amp needs a GPU (CUDA, NPU, MLU or MUSA) and there is none',
-                'leave it out: training then runs in fp32',
+                'leave it out: training then runs in fp32; or pass --amp bf16, which CPUs have too',
                 ENVIRONMENT,
+            )
+        if is_amp and str(wrapper.get('dtype')).endswith('bfloat16'):
+            raise UserError(
+                '--amp means float16, and the config has bfloat16 (optim_wrapper.dtype)',
+                'leave it out, or say --amp bf16',
             )
         if is_amp:
             warn('--amp: the config enables mixed precision already')
-        elif kind.split('.')[-1] == 'OptimWrapper':
+        elif kind == 'OptimWrapper':
             cfg.optim_wrapper.type = _AMP
             cfg.optim_wrapper.loss_scale = 'dynamic'
         else:
-            raise UserError(f'--amp works with OptimWrapper, and the config has {kind}', 'leave out --amp')
+            raise UserError(f'--amp works with OptimWrapper, and the config has {wrapper["type"]}', 'leave out --amp')
     elif is_amp and not has_accelerator():
-        warn('no GPU: the config asks for mixed precision (AmpOptimWrapper); training in fp32 instead')
-        cfg.optim_wrapper.type = 'OptimWrapper'
-        for key in _AMP_ONLY:
-            cfg.optim_wrapper.pop(key, None)
+        warn(
+            'no GPU: the config asks for mixed precision (AmpOptimWrapper); training in fp32 instead '
+            '(--amp bf16 trains in bfloat16)'
+        )
+        _drop_amp(cfg, 'OptimWrapper')
+
+
+def _drop_amp(cfg: Config, kind: str) -> None:
+    """Give the optimizer wrapper another type, without what only MMEngine's for mixed precision takes."""
+    cfg.optim_wrapper.type = kind
+    for key in _AMP_ONLY:
+        cfg.optim_wrapper.pop(key, None)
+
+
+def _set_bfloat16(cfg: Config, kind: str) -> None:
+    """Train in bfloat16, whatever precision the config has."""
+    if kind not in ('OptimWrapper', _AMP, _BFLOAT16):
+        raise UserError(
+            f'--amp bf16 works with OptimWrapper and AmpOptimWrapper, and the config has {cfg.optim_wrapper.type}',
+            'leave out --amp',
+        )
+    if 'runner_type' in cfg:
+        raise UserError(
+            f'--amp bf16 works with Runner, and the strategy of {cfg.runner_type} sets the precision itself',
+            'set it in the strategy of the config',
+        )
+    device = get_device()
+    if device == 'mps' or (device == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False)):
+        name = torch.cuda.get_device_name() if device == 'cuda' else 'the GPU of a Mac'
+        raise UserError(
+            f'--amp bf16: {name} does not compute in bfloat16',
+            'pass --amp alone, for float16' if device == 'cuda' else 'leave it out: training then runs in fp32',
+            ENVIRONMENT,
+        )
+    if device == 'cpu' and not cpu_has_bfloat16():
+        warn('--amp bf16: this CPU has no instructions for bfloat16, so that training may be slower than in fp32')
+    _drop_amp(cfg, f'mmvim.{_BFLOAT16}')
+
+
+def cpu_has_bfloat16() -> bool:
+    """Check whether this CPU multiplies bfloat16 numbers itself (AVX512-BF16 or AMX; taken for granted off x86).
+
+    Examples:
+        >>> from mmvim.cli.machine import cpu_has_bfloat16
+        >>> cpu_has_bfloat16() in (True, False)
+        True
+    """
+    if platform.machine() not in ('x86_64', 'AMD64'):
+        return True
+    checks = (getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
+    return any(check() for check in checks if check is not None)
 
 
 def check_launcher(launcher: str) -> None:

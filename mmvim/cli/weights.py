@@ -163,6 +163,12 @@ def check_fit(model: nn.Module, checkpoint: dict, path: str, option: str, comple
             'give the config that it was trained with, or leave it out',
             USAGE,
         )
+    if not complete and report.mismatched:
+        name, shapes = next(iter(report.mismatched.items()))
+        warn(
+            f'{report.source}: {len(report.mismatched)} of its weights have another shape and are left out, the first '
+            f'{name}: {shapes}'
+        )
     native = checkpoints.is_native(checkpoint, weights)
     return path if native else checkpoints.PUBLISHED + os.path.abspath(path)
 

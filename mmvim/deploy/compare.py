@@ -50,25 +50,28 @@ def check_sizes(sizes: Sequence[tuple[int, int]]) -> None:
         raise DeployError(f'sizes {list(sizes)} are no heights and widths', 'give pairs of positive numbers')
 
 
-def chosen(pictures: Sequence[Tensor], sizes: Sequence[tuple[int, int]], dynamic: bool) -> list[Tensor]:
+def chosen(
+    pictures: Sequence[Tensor], sizes: Sequence[tuple[int, int]], dynamic: bool, channels: int = 3
+) -> list[Tensor]:
     """Return what to compare on.
 
     Args:
         pictures: The user's.
         sizes: Heights and widths of made-up ones, where there are none of the user's.
         dynamic: Whether the exported model takes others than one picture of the first of ``sizes``.
+        channels: Of made-up ones. Defaults to 3.
 
     Returns:
-        Pictures (B, 3, H, W).
+        Pictures (B, channels, H, W).
 
     Examples:
         >>> from mmvim.deploy.compare import chosen
         >>> [tuple(x.shape) for x in chosen([], [(32, 48), (64, 32)], dynamic=True)]
         [(1, 3, 32, 48), (2, 3, 64, 32)]
     """
-    given = list(pictures) or [picture(1 + i % 2 if dynamic else 1, size) for i, size in enumerate(sizes)]
+    given = list(pictures) or [picture(1 + i % 2 if dynamic else 1, size, channels) for i, size in enumerate(sizes)]
     if not dynamic:
-        given = [x for x in given if x.shape[-2:] == sizes[0]] or [picture(1, sizes[0])]
+        given = [x for x in given if x.shape[-2:] == sizes[0]] or [picture(1, sizes[0], channels)]
     return given
 
 
@@ -95,15 +98,16 @@ def check_errors(errors: dict[tuple[int, int], float], tolerance: float) -> None
         )
 
 
-def picture(batch: int, size: tuple[int, int]) -> Tensor:
+def picture(batch: int, size: tuple[int, int], channels: int = 3) -> Tensor:
     """Return made-up pictures as a model sees them, normalised: coarse and fine structure, the same each time.
 
     Args:
         batch: Their number.
         size: Height and width.
+        channels: Defaults to 3.
 
     Returns:
-        (batch, 3, H, W), of mean 0 and standard deviation 1.
+        (batch, channels, H, W), of mean 0 and standard deviation 1.
 
     Examples:
         >>> from mmvim.deploy.compare import picture
@@ -111,9 +115,9 @@ def picture(batch: int, size: tuple[int, int]) -> Tensor:
         torch.Size([2, 3, 32, 48])
     """
     generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(batch, 3, *size)
+    total = torch.zeros(batch, channels, *size)
     for cells in (3, 12, 48):
-        noise = torch.randn(batch, 3, cells, cells, generator=generator)
+        noise = torch.randn(batch, channels, cells, cells, generator=generator)
         total += nn.functional.interpolate(noise, size, mode='bilinear')
     return (total - total.mean()) / total.std().clamp(min=1e-6)
 

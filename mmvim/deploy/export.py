@@ -14,6 +14,7 @@ from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, co
 from mmvim.deploy.drafts import beside, check_target
 from mmvim.deploy.errors import EXPORT_PACKAGES, DeployError, check_packages
 from mmvim.deploy.tracing import silence, trace
+from mmvim.models.backbones.common import picture_channels
 
 OPSETS = range(18, 24)  # the first that the exporter knows, and the last that it writes
 INPUT, AXES = 'image', ('batch', 'height', 'width')
@@ -32,7 +33,7 @@ def export_onnx(
     tolerance: float = 1e-4,
     pictures: Sequence[Tensor] = (),
 ) -> Exported:
-    """Export a model of pictures (B, 3, H, W), compare it with the model, and write it.
+    """Export a model of pictures (B, C, H, W), compare it with the model, and write it.
 
     The model is copied to the CPU, in float32 and eval mode. Batch, height and width of the file's model are free
     unless ``dynamic`` is False. The scan becomes a standard ONNX `Scan`, so that any runtime can run it.
@@ -48,7 +49,7 @@ def export_onnx(
         opset: Version of the ONNX operators, 18 to 23. Defaults to 18.
         chunk: Steps of a scan that are computed at once. Defaults to 16.
         tolerance: Largest difference that is let pass, in standard deviations of an output. Defaults to 1e-4.
-        pictures: Inputs (B, 3, H, W) to compare with, in place of made-up ones at ``sizes``. Defaults to none.
+        pictures: Inputs (B, C, H, W) to compare with, in place of made-up ones at ``sizes``. Defaults to none.
 
     Returns:
         What has been written.
@@ -80,7 +81,7 @@ def export_onnx(
         import onnx
 
         onnx.checker.check_model(str(draft), full_check=True)
-        errors = compare(onnx_runner(draft), model, chosen(pictures, sizes, dynamic))
+        errors = compare(onnx_runner(draft), model, chosen(pictures, sizes, dynamic, picture_channels(model)))
         check_errors(errors, tolerance)
         os.replace(draft, target)
     return Exported(str(target), target.stat().st_size, errors)

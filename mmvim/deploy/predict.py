@@ -93,14 +93,23 @@ class Predictor:
         """Predict.
 
         Args:
-            picture: (H, W, 3), RGB, uint8.
+            picture: (H, W, 3), RGB, uint8; for a model of other bands (H, W, C), of any kind of numbers.
 
         Raises:
             ValueError: If it is none, or the model takes no picture of its size.
         """
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+        bands = self._input.shape[1]
+        colours = bands == 3 and not self.preprocessing.get('bands')
+        kinds = 'u' if colours else 'uif'
+        if (
+            picture.ndim != 3
+            or picture.shape[2] != bands
+            or picture.dtype.kind not in kinds
+            or (colours and picture.dtype != np.uint8)
+            or 0 in picture.shape
+        ):
             raise ValueError(
-                f'a picture must be (H, W, 3) uint8, got {picture.shape} {picture.dtype}; '
+                f'a picture must be (H, W, {bands}){" uint8" if colours else ""}, got {picture.shape} {picture.dtype}; '
                 'read it with mmvim.deploy.predict.read_picture'
             )
         x = self.prepare(picture)[None]
@@ -129,7 +138,7 @@ class Predictor:
         recipe = self.preprocessing
         resized = resize(picture, recipe['resize'])
         if not isinstance(self._input.shape[2], str) and recipe['resize'] is None:  # of one size alone
-            resized = np.rint(bilinear(resized, tuple(self._input.shape[2:]))).astype(np.uint8)
+            resized = _resized(resized, tuple(self._input.shape[2:]))
         return normalise(resized, recipe)
 
     def name(self, label: int) -> str:
@@ -146,7 +155,7 @@ class Predictor:
 
 
 def read_picture(file: str | os.PathLike) -> np.ndarray:
-    """Read a picture as an array (H, W, 3), RGB, uint8.
+    """Read a picture as an array (H, W, 3), RGB, uint8; or one of other bands, a ``.npy`` file, as it is.
 
     Args:
         file: Its path.
@@ -163,6 +172,14 @@ def read_picture(file: str | os.PathLike) -> np.ndarray:
         ...     read_picture(file.name).shape
         (3, 4, 3)
     """
+    if str(file).lower().endswith('.npy'):
+        try:
+            found = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f'picture {file} cannot be read ({error}); give an array of NumPy') from error
+        if found.ndim not in (2, 3):
+            raise ValueError(f'picture {file} has the shape {found.shape}; give an array (H, W, C)')
+        return found if found.ndim == 3 else found[..., None]
     try:
         return np.asarray(Image.open(file).convert('RGB'))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's for damaged files
@@ -192,11 +209,14 @@ def resize(picture: np.ndarray, recipe: Mapping[str, Any] | None) -> np.ndarray:
     """Resize a picture as the metadata say.
 
     Args:
-        picture: (H, W, 3), uint8.
+        picture: (H, W, 3), uint8; or of other bands and numbers, which are resized without Pillow alone.
         recipe: ``resize`` of the preprocessing.
 
     Returns:
-        (h, w, 3), uint8.
+        (h, w, C), uint8 or float32.
+
+    Raises:
+        ValueError: If Pillow is to resize other bands than three of bytes.
 
     Examples:
         >>> import numpy as np
@@ -212,7 +232,9 @@ def resize(picture: np.ndarray, recipe: Mapping[str, Any] | None) -> np.ndarray:
         if recipe['keep_ratio']:  # both sides at most: the longer to the longer, the shorter to the shorter
             ratio = min(max(size) / max(height, width), min(size) / min(height, width))
             size = [int(side * ratio + 0.5) for side in (height, width)]
-        return np.rint(bilinear(picture, (size[0], size[1]))).astype(np.uint8)
+        return _resized(picture, (size[0], size[1]))
+    if picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError('Pillow resizes colours of 8 bits alone; bring the picture to its size before')
     short = recipe['short']
     if recipe['squash']:
         width, height = short, short
@@ -227,6 +249,12 @@ def resize(picture: np.ndarray, recipe: Mapping[str, Any] | None) -> np.ndarray:
         return resized
     top, left = (max(0, round((side - crop) / 2)) for side in resized.shape[:2])
     return resized[top : top + crop, left : left + crop]
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a picture at another size; bytes stay bytes."""
+    found = bilinear(picture, size)
+    return np.rint(found).astype(np.uint8) if picture.dtype == np.uint8 else found
 
 
 def bilinear(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,6 +15,7 @@ from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, co
 from mmvim.deploy.drafts import beside, check_target
 from mmvim.deploy.errors import DeployError
 from mmvim.deploy.tracing import silence, trace
+from mmvim.models.backbones.common import picture_channels
 
 
 def export_program(
@@ -27,7 +28,7 @@ def export_program(
     tolerance: float = 1e-4,
     pictures: Sequence[Tensor] = (),
 ) -> Exported:
-    """Export a model of pictures (B, 3, H, W) for PyTorch, compare it with the model, and write it.
+    """Export a model of pictures (B, C, H, W) for PyTorch, compare it with the model, and write it.
 
     The model is copied to the CPU, in float32 and eval mode. Batch, height and width are free unless ``dynamic`` is
     False, and the program can be loaded on any device. It calls mmvim's operators, but none of the model's code.
@@ -40,7 +41,7 @@ def export_program(
         dynamic: Whether batch, height and width may vary; if not, the program takes one picture of the first of
             ``sizes``. Defaults to True.
         tolerance: Largest difference that is let pass, in standard deviations of an output. Defaults to 1e-4.
-        pictures: Inputs (B, 3, H, W) to compare with, in place of made-up ones at ``sizes``. Defaults to none.
+        pictures: Inputs (B, C, H, W) to compare with, in place of made-up ones at ``sizes``. Defaults to none.
 
     Returns:
         What has been written.
@@ -72,7 +73,7 @@ def export_program(
                 outputs = loaded(x)
             return [y.numpy() for y in ((outputs,) if isinstance(outputs, Tensor) else outputs)]
 
-        errors = compare(run, model, chosen(pictures, sizes, dynamic))
+        errors = compare(run, model, chosen(pictures, sizes, dynamic, picture_channels(model)))
         check_errors(errors, tolerance)
         os.replace(draft, target)
     return Exported(str(target), target.stat().st_size, errors)

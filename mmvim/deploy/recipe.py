@@ -12,6 +12,7 @@ Keys of the metadata begin with ``mmvim.``; values are JSON, but for ``mmvim.tas
 
 ``resize`` is null, or has ``scale`` [W, H] and ``keep_ratio`` (bilinear, as OpenCV), or ``short``, ``crop``, ``squash``
 and ``interpolation`` (as Pillow): the short side, or both, and then the middle of the picture.
+``bands`` is there for pictures of other numbers than bytes, whose channels keep the order of their file.
 """
 
 from __future__ import annotations
@@ -69,21 +70,31 @@ def config_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
     preprocessor = cfg['model'].get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     if preprocessor.get('mean') is None:
         return {**IMAGENET, 'resize': _resize(cfg)}
-    to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')  # pictures are read as BGR
-    return {
+    # Pictures are read as BGR, but for those of many bands, which keep the order of their file.
+    to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb') or _loads_bands(cfg)
+    found = {
         'mean': [float(x) for x in preprocessor['mean']],
         'std': [float(x) for x in preprocessor['std']],
         'channels': 'RGB' if to_rgb else 'BGR',
         'resize': _resize(cfg),
     }
+    return {**found, 'bands': True} if _loads_bands(cfg) else found
+
+
+def _steps(cfg: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the transforms of the test pipeline."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    return (loader.get('dataset') or {}).get('pipeline') or cfg.get('test_pipeline') or ()
+
+
+def _loads_bands(cfg: Mapping[str, Any]) -> bool:
+    return any(str(step.get('type')).split('.')[-1] == 'LoadImageBands' for step in _steps(cfg))
 
 
 def _resize(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the resizing of the test pipeline, None if it has none that is known."""
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    steps = (loader.get('dataset') or {}).get('pipeline') or cfg.get('test_pipeline') or ()
     found: dict[str, Any] | None = None
-    for step in steps:
+    for step in _steps(cfg):
         kind = str(step.get('type')).split('.')[-1]
         if kind == 'Resize' and step.get('scale') is not None:
             scale = step['scale']

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from mmvim.deploy.errors import DeployError
+from mmvim.models.backbones.common import picture_channels
 
 # What free sizes are traced at: sides that leave no map of cells of one row, and that nothing divides, so that what
 # must be padded sometimes is padded in the trace. Two pictures: PyTorch before 2.8 takes a batch of 1 for a constant.
-_TRACED = (2, 3, 101, 139)
+_TRACED = (101, 139)
 _FIXED_ONLY = 'exports at fixed sizes only'  # of mmvim.ops.scan_paths
 
 
@@ -59,7 +60,7 @@ def trace(model: nn.Module, size: tuple[int, int] | None) -> torch.export.Export
     These refusals are taken away: compare the program with the model at the sizes that matter.
 
     Args:
-        model: On the CPU, in eval mode; it takes pictures (B, 3, H, W).
+        model: On the CPU, in eval mode; it takes pictures (B, C, H, W).
         size: Height and width of the one picture that the graph takes; None for any number of any size.
 
     Raises:
@@ -75,7 +76,9 @@ def trace(model: nn.Module, size: tuple[int, int] | None) -> torch.export.Export
     if version < (2, 6):
         raise DeployError(f'PyTorch {torch.__version__} cannot export', 'install PyTorch 2.6 or newer')
     axes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    example, shapes = (torch.randn(_TRACED), (axes,)) if size is None else (torch.randn(1, 3, *size), None)
+    channels = picture_channels(model)
+    example = torch.randn(2, channels, *_TRACED) if size is None else torch.randn(1, channels, *size)
+    shapes = (axes,) if size is None else None
     try:
         with torch.no_grad(), silence(), free_sizes():
             program = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)

@@ -28,6 +28,8 @@ from mmvim.models.layers import (
     VimMixer,
 )
 from mmvim.models.necks import SimpleFPN
+from mmvim.models.preprocessors import DetBandsPreprocessor, SegBandsPreprocessor
+from mmvim.models.tiled import TiledSegmentor
 from mmvim.ops import bi_wkv, selective_scan, selective_scan_paths
 from mmvim.registry import FUNCTIONS
 
@@ -40,6 +42,7 @@ __all__ = [
     'ES2D',
     'VRWKV',
     'ChannelMix',
+    'DetBandsPreprocessor',
     'EfficientVMamba',
     'HiddenReadout',
     'LN2d',
@@ -55,9 +58,11 @@ __all__ = [
     'PlainMamba',
     'PlainMambaMixer',
     'RMSNorm',
+    'SegBandsPreprocessor',
     'SelectiveScan2D',
     'SimpleFPN',
     'SpatialMix',
+    'TiledSegmentor',
     'VMamba',
     'ViTAdapter',
     'Vim',

@@ -120,7 +120,7 @@ def test_bad_weights(model):
     assert error.value.status == 1
 
 
-def test_start_from_a_model_of_another_size(model):
+def test_start_from_a_model_of_another_size(model, capsys):
     """MMEngine loads what fits, here two vectors, and trains nearly from scratch."""
     with pytest.raises(UserError) as error:
         fit(model, Wide().state_dict(), complete=False)
@@ -128,7 +128,11 @@ def test_start_from_a_model_of_another_size(model):
     assert words.startswith('--resume a.pth is of a model of another size: of the ')
     assert 'differ in shape, the first backbone.' in words and words.endswith('trained with, or leave it out')
     weights = {**model.state_dict(), 'decode_head.0.weight': torch.zeros(7, 8, 1, 1)}  # other classes: most of it fits
+    capsys.readouterr()
     assert fit(model, weights, complete=False) == 'a.pth'
+    said = capsys.readouterr().err
+    assert '1 of its weights have another shape and are left out, the first decode_head.0.weight: (7, 8, 1, 1)' in said
+    assert fit(model, model.state_dict(), complete=False) == 'a.pth' and not capsys.readouterr().err
 
 
 class Wide(Segmentor):

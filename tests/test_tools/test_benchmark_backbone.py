@@ -30,14 +30,15 @@ def test_attention_plain_and_fused(tools):
     assert size == 5_717_416 - 193_000  # the published DeiT-T without its classifier of 1000 classes
 
 
-def test_table_and_chart(tools, monkeypatch, tmp_path):
+@pytest.mark.parametrize('channels', ['3', '5'])
+def test_table_and_chart(channels, tools, monkeypatch, tmp_path):
     benchmark, deit = tools
     monkeypatch.setattr(
         benchmark,
         'models',
-        lambda: {
-            'DeiT-T, plain': lambda side: deit.DeiT(side, 64, False, depth=1),
-            'DeiT-T, fused': lambda side: deit.DeiT(side, 64, True, depth=1),
+        lambda channels: {
+            'DeiT-T, plain': lambda side: deit.DeiT(side, 64, False, depth=1, channels=channels),
+            'DeiT-T, fused': lambda side: deit.DeiT(side, 64, True, depth=1, channels=channels),
         },
     )
     monkeypatch.setattr(
@@ -50,6 +51,8 @@ def test_table_and_chart(tools, monkeypatch, tmp_path):
             '48',
             '--batch',
             '1',
+            '--channels',
+            channels,
             '--seconds',
             '0',
             '--markdown',
@@ -90,5 +93,7 @@ def test_models_come_from_the_families(tools, backbones):
         assert chosen['Vim-B'](224).embed_dims == 768
         assert isinstance(usual['DeiT-S, plain'](224), deit.DeiT)
         assert backbones.make('vim:tiny', 64, (5, 23)).out_indices == (5, 23)
+        assert backbones.make('vmamba:tiny', 64, channels=7).patch_embed[0].in_channels == 7
+        assert benchmark.chosen_models('DeiT-T, plain', 7)['DeiT-T, plain'](64).patches.in_channels == 7
     assert backbones.dense_outputs('vim:tiny') == (5, 11, 17, 23)
     assert backbones.dense_outputs('mambavision:tiny') == (0, 1, 2, 3)

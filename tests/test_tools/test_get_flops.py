@@ -83,6 +83,24 @@ def test_detector(get_flops, det, capsys):
     assert '60 x 90' in out and 'roi_head' in out
 
 
+@pytest.mark.parametrize('which', ['seg', 'det'])
+def test_pictures_of_five_bands(which, get_flops, request, capsys):
+    """The stem costs by its channels, and the rest what it costs anyway."""
+    from mmvim import cli
+    from mmvim.analysis.flops import forward_once
+
+    config, counts = request.getfixturevalue(which), {}
+    for channels in (3, 5):
+        cfg = cli.load_config(str(config), {'model.backbone.in_channels': channels})
+        model = cli.build_model(cfg)
+        counts[channels] = count_complexity(model, forward_once(model, cfg, (64, 64)))
+    stem = 2 * 64 * 64 * 16 * 2 if which == 'seg' else 2 * 32 * 32 * 49 * 4 * 2  # of two more channels
+    assert counts[5][''].flops - counts[3][''].flops == stem or which == 'det'
+    assert counts[5]['backbone'].flops - counts[3]['backbone'].flops == stem
+    get_flops.main([str(config), '--shape', '64', '--cfg-options', 'model.backbone.in_channels=5'])
+    assert 'whole' in capsys.readouterr().out
+
+
 def test_bad_input(get_flops, fails, seg):
     assert '--shape' in fails(get_flops.main, seg, '--shape', '1', '2', '3', status=2)
     assert '--shape' in fails(get_flops.main, seg, '--shape', '0', status=2)

@@ -57,19 +57,22 @@ def choose(text: str, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def make(model: str, side: int, out_indices: tuple[int, ...] | None = None) -> nn.Module:
+def make(model: str, side: int, out_indices: tuple[int, ...] | None = None, channels: int = 3) -> nn.Module:
     """Build a backbone with random weights.
 
     Args:
         model: 'family:arch'.
         side: Of the images, in pixels.
         out_indices: Its outputs. Defaults to None, the backbone's own default.
+        channels: Of the images. Defaults to 3.
     """
     name, _, arch = model.partition(':')
     backbone = FAMILIES[name].backbone
     settings = {} if out_indices is None else {'out_indices': out_indices}
     if 'img_size' in inspect.signature(backbone).parameters:
         settings['img_size'] = side
+    if channels != 3:
+        settings['in_channels'] = channels
     return backbone(arch=arch, **settings)
 
 

@@ -62,6 +62,7 @@ def parse_args() -> argparse.Namespace:
         help='only models whose name contains this; or a list with commas, in which family:arch names any published '
         'architecture',
     )
+    parser.add_argument('--channels', type=int, default=3, help='of the pictures. Defaults to 3')
     parser.add_argument(
         '--dtype',
         default='float16',
@@ -73,8 +74,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--json', type=Path, help='write every number here')
     parser.add_argument('--chart', type=Path, help='draw images/s and memory against the side, as a picture')
     args = parser.parse_args()
-    if min(args.sides) < 32 or (args.batch is not None and args.batch < 1):
-        parser.error('--sides must be at least 32 and --batch at least 1')
+    if min(args.sides) < 32 or (args.batch is not None and args.batch < 1) or args.channels < 1:
+        parser.error('--sides must be at least 32, --batch and --channels at least 1')
     import torch
 
     if args.device == 'cuda' and not torch.cuda.is_available():
@@ -82,24 +83,29 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def models() -> dict[str, Callable]:
+def models(channels: int = 3) -> dict[str, Callable]:
     """Return the builder of each model by name: a function of the side of the image."""
     from backbones import make, published
     from deit import DeiT
 
-    found: dict[str, Callable] = {name: partial(make, model) for name, model in published(['tiny', 'small']).items()}
+    found: dict[str, Callable] = {
+        name: partial(make, model, channels=channels) for name, model in published(['tiny', 'small']).items()
+    }
     for kind, fused in (('plain', False), ('fused', True)):
         for size, dim in (('T', 192), ('S', 384)):
-            found[f'DeiT-{size}, {kind}'] = partial(DeiT, dim=dim, fused=fused)
+            found[f'DeiT-{size}, {kind}'] = partial(DeiT, dim=dim, fused=fused, channels=channels)
     return found
 
 
-def chosen_models(text: str) -> dict[str, Callable]:
+def chosen_models(text: str, channels: int = 3) -> dict[str, Callable]:
     """Return the builders of the models that ``--models`` names."""
     from backbones import choose, make
 
-    usual = models()
-    return {name: partial(make, model) if model else usual[name] for name, model in choose(text, usual).items()}
+    usual = models(channels)
+    return {
+        name: partial(make, model, channels=channels) if model else usual[name]
+        for name, model in choose(text, usual).items()
+    }
 
 
 def resident(field: str) -> int:
@@ -112,9 +118,11 @@ def measure(build: Callable, side: int, batch: int, args: argparse.Namespace) ->
     """Return images a second and peak memory in MB, or what happened instead."""
     import torch
 
+    from mmvim.models.backbones.common import picture_channels
+
     cuda = args.device == 'cuda'
     model = build(side).eval().to(args.device)
-    picture = torch.randn(batch, 3, side, side, device=args.device)
+    picture = torch.randn(batch, picture_channels(model), side, side, device=args.device)
     dtype = getattr(torch, args.dtype)
 
     def call() -> None:
@@ -204,7 +212,7 @@ def main() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    chosen = chosen_models(args.models)
+    chosen = chosen_models(args.models, args.channels)
     torch.manual_seed(0)
     where = torch.cuda.get_device_name() if args.device == 'cuda' else f'{torch.get_num_threads()} thread(s) of a CPU'
     kind = args.dtype if args.device == 'cuda' else 'float32'

@@ -57,18 +57,19 @@ class DeiT(nn.Module):
         dim: Channels of a token, 192 (DeiT-T) or 384 (DeiT-S).
         fused: See :class:`Attention`.
         depth: Blocks. Defaults to 12.
+        channels: Of the images. Defaults to 3.
     """
 
-    def __init__(self, side: int, dim: int, fused: bool, depth: int = 12) -> None:
+    def __init__(self, side: int, dim: int, fused: bool, depth: int = 12, channels: int = 3) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, dim, 16, 16)
+        self.patches = nn.Conv2d(channels, dim, 16, 16)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.positions = nn.Parameter(torch.randn(1, (side // 16) ** 2 + 1, dim) * 0.02)
         self.blocks = nn.Sequential(*(Block(dim, fused) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, 3, side, side) to features (B, side // 16, side // 16, dim) without the class token."""
+        """Map images (B, channels, side, side) to features (B, side // 16, side // 16, dim) without the class token."""
         x = self.patches(x)  # (B, dim, h, w)
         size = x.shape[2:]
         x = (

@@ -24,6 +24,7 @@ _RECORD = 'fuse_last'
 _OWN = re.compile(rf'(spm|interactions|up|norm[1-4])\.|(level_embed|{_RECORD})$')
 _ATTENTION = r'interactions\.\d+\.extractor\.attn\.'
 _FUSION_OF_KIND = {'segmentor': 'groups', 'detector': 'last'}
+_STEM = 'spm.stem.0.weight'
 _OPTIONS = {'num_points': 4, 'fuse': None}
 
 
@@ -99,6 +100,7 @@ class AdaptedFamily(Family):
         self.name = family.name  # type: ignore[misc]
         self.head, self.neck, self.aux_index = family.head, {}, family.aux_index  # type: ignore[misc]
         self.final_norm = PLAIN + family.final_norm  # type: ignore[misc]
+        self.picture_kernels = (_STEM, *(PLAIN + name for name in family.picture_kernels))  # type: ignore[misc]
         self.records = (*(PLAIN + name for name in family.records), _RECORD)  # type: ignore[misc]
         self.file_options = dict(family.file_options)  # type: ignore[misc]
         self.config_options = {**family.config_options, **_OPTIONS}  # type: ignore[misc]
@@ -179,6 +181,10 @@ class AdaptedFamily(Family):
             report.fresh.update((name, why) for name in module.state_dict() if _OWN.match(name) and name != _RECORD)
         weights[_RECORD] = module.get_buffer(_RECORD).detach().clone()
         return weights
+
+    def set_channels(self, config: dict, own: dict[str, Tensor]) -> None:
+        """See the base class. The adapter takes the number from the backbone inside it."""
+        self.plain.set_channels(config['backbone'], plain_part(own))
 
     def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, None]:
         """See the base class."""

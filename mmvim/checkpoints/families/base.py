@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError
+from mmvim.checkpoints.families.channels import CHANNEL_CHANGES, change_channels
 from mmvim.checkpoints.families.names import drop
 from mmvim.checkpoints.heads import head_configs
 from mmvim.checkpoints.layout import DENSE, Layout
@@ -17,6 +18,9 @@ from mmvim.checkpoints.report import Report
 from mmvim.checkpoints.view import View
 from mmvim.models.backbones.base import Backbone
 
+# What every family has beside its own ``file_options`` and ``choices``.
+_OPTIONS = {'channel_change': 'refuse'}
+_CHOICES = {'channel_change': CHANNEL_CHANGES}
 # Every family by its name; a subclass of Family with a name of its own enters itself.
 FAMILIES: dict[str, 'Family'] = {}
 
@@ -32,6 +36,7 @@ class Family(ABC):
         backbone: Class of the backbone; its ``arch_zoo`` has the published architectures.
         stem: Names that tell a file of the family. If a file has those of several families, the family with the most
             is meant.
+        picture_kernels: Names of the kernels that read the picture. Defaults to (), the first name of ``stem``.
         renames: From older or other names in files to the backbone's, as pairs of a regular expression and what
             replaces it. They are applied in this order, and must leave the backbone's own names alone. Defaults to ().
         published_names: The opposite for names in which the publisher's current files differ from the backbone. Only
@@ -55,7 +60,10 @@ class Family(ABC):
             cut out of 256 (bicubic).
         aux_index: Which of several maps of equal width the auxiliary head of a published segmentor reads. Defaults to
             2.
-        file_options: What the tensors do not reveal about a file, with the published values. Defaults to {}.
+        file_options: What the tensors do not reveal about a file, with the published values. Every family has
+            ``channel_change`` among them: what becomes of a stem for pictures of another number of channels than the
+            backbone's, 'refuse', or 'repeat', 'mean' or 'zero', see
+            :func:`mmvim.checkpoints.families.channels.change_channels`. Defaults to that alone.
         config_options: What the tensors do not reveal about the model, with the published values (None: it depends).
             Defaults to {}.
         numbers: The options that are positive ints, with how many: 0 for a single one, n for a sequence of n. Defaults
@@ -76,6 +84,7 @@ class Family(ABC):
     name: ClassVar[str]
     backbone: ClassVar[Any]
     stem: ClassVar[tuple[str, ...]]
+    picture_kernels: ClassVar[tuple[str, ...]] = ()
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
     published_names: ClassVar[tuple[tuple[str, str], ...]] = ()
     head: ClassVar[tuple[str, ...]] = ('head',)
@@ -89,10 +98,10 @@ class Family(ABC):
     records: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[dict[str | None, View]] = {None: View(224, 0.875, 'bicubic')}
     aux_index: ClassVar[int] = 2
-    file_options: ClassVar[dict] = {}
+    file_options: ClassVar[dict] = dict(_OPTIONS)
     config_options: ClassVar[dict] = {}
     numbers: ClassVar[dict[str, tuple[int, ...]]] = {}
-    choices: ClassVar[dict[str, tuple]] = {}
+    choices: ClassVar[dict[str, tuple]] = dict(_CHOICES)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Register a family by its name.
@@ -102,6 +111,9 @@ class Family(ABC):
             ValueError: If another family has the name.
         """
         super().__init_subclass__(**kwargs)
+        cls.file_options, cls.choices = {**cls.file_options, **_OPTIONS}, {**cls.choices, **_CHOICES}
+        if not cls.picture_kernels and isinstance(getattr(cls, 'stem', None), tuple):
+            cls.picture_kernels = cls.stem[:1]
         if 'name' not in vars(cls):
             return
         own = ('backbone', 'stem', 'final_norm', *sorted(Family.__abstractmethods__))
@@ -239,6 +251,34 @@ class Family(ABC):
             )
         return weights
 
+    def fit_channels(
+        self, weights: OrderedDict[str, Tensor], ours: dict[str, Tensor], options: dict, report: Report
+    ) -> None:
+        """Fit the stem to pictures of the backbone's number of channels, in place.
+
+        Args:
+            weights: What :meth:`fit` returned.
+            ours: The backbone's weights by name.
+            options: All of ``file_options``.
+            report: Receives what is resized.
+
+        Raises:
+            CheckpointError: If the numbers differ and ``channel_change`` is 'refuse'.
+        """
+        fit_kernels(weights, ours, self.picture_kernels, options['channel_change'], self.title, report)
+
+    def set_channels(self, config: dict, own: dict[str, Tensor]) -> None:
+        """Put ``in_channels`` into the config of a backbone whose file is for pictures of other than 3 channels.
+
+        Args:
+            config: What :meth:`config` returned for the backbone, changed in place.
+            own: The file's tensors by the backbone's names.
+        """
+        kernels = (own[name] for name in self.picture_kernels if name in own)
+        channels = next((kernel.shape[1] for kernel in kernels if kernel.dim() == 4), 3)
+        if channels != 3:
+            config['in_channels'] = channels
+
     @abstractmethod
     def config(self, own: dict[str, Tensor], kind: str, arch: str | dict, options: dict) -> tuple[dict, dict | None]:
         """Derive the config dicts of the backbone, and of the neck, that a file was made with.
@@ -304,6 +344,41 @@ class Family(ABC):
             if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
                 raise CheckpointError(f'{name}={value!r} is not one of {", ".join(map(repr, choices))}', 'omit it')
         return {name: given.get(name, known[name]) for name in allowed}
+
+
+def fit_kernels(
+    weights: dict[str, Tensor], ours: dict[str, Tensor], names: Iterable[str], how: str, title: str, report: Report
+) -> None:
+    """Fit kernels that read pictures to the model's number of channels, in place; others are left for the report.
+
+    Args:
+        weights: Weights by the model's names.
+        ours: The model's own.
+        names: The kernels.
+        how: One of ``CHANNEL_CHANGES``.
+        title: The model's class, for messages.
+        report: Receives what is resized.
+
+    Raises:
+        CheckpointError: If the channels differ and ``how`` is 'refuse'.
+    """
+    for name in names:
+        kernel, own = weights.get(name), ours.get(name)
+        if kernel is None or own is None or kernel.dim() != 4 or own.dim() != 4:
+            continue
+        old, new = kernel.shape[1], own.shape[1]
+        if old == new or not kernel.is_floating_point():
+            continue
+        if how == 'refuse':
+            raise CheckpointError(
+                f'{report.source} is for pictures of {old} channels ({name}), and this {title} has in_channels={new}',
+                "say how the stem is to change: channel_change='repeat', 'mean' or 'zero' beside the checkpoint (in "
+                'init_cfg)',
+                misfit=True,
+            )
+        weights[name] = change_channels(kernel, new, how)
+        note, before = f'{old} to {new} channels ({how})', report.resized.get(name)
+        report.resized[name] = f'{before}; {note}' if before else note
 
 
 def substitute(name: str, pairs: tuple[tuple[str, str], ...]) -> str:

@@ -47,6 +47,7 @@ class PlainMambaFamily(Family):
     name = 'plainmamba'
     backbone = PlainMamba
     stem = ('patch_embed.projection.weight', 'layers.0.mamba.direction_Bs')
+    picture_kernels = ('patch_embed.stem.0.weight',)
     final_norm = 'ln1.weight'
     output_norm = r'norm_layer(\d+)\.'
     adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ((r'^ad_norm(\d)\.', r'norm\1.'),)

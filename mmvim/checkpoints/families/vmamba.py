@@ -57,7 +57,8 @@ class VMambaFamily(VSSPyramidFamily):
             if here not in ours or (here != name and here in weights):
                 continue  # a file with both forms has one too many, which the report names
             value, own_shape = weights.pop(name), ours[here].shape
-            if value.shape != own_shape and _channels(value) == _channels(ours[here]):
+            channels = _channels(value)
+            if value.shape != own_shape and channels is not None and channels == _channels(ours[here]):
                 report.resized[here] = f'{tuple(value.shape)} to {tuple(own_shape)}, the same numbers'
                 value = value.reshape(own_shape)
             weights[here] = value

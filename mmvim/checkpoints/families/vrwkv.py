@@ -43,6 +43,7 @@ class VRWKVFamily(PlainMambaFamily):
     name = 'vrwkv'
     backbone = VRWKV
     stem = ('patch_embed.projection.weight', 'layers.0.ffn.spatial_mix_k')
+    picture_kernels = stem[:1]  # PlainMamba's is another
     part_names: ClassVar[tuple[tuple[str, str], ...]] = ((r'^head\.0\.', 'head.hidden.'), (r'^head\.2\.', 'head.fc.'))
     adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ()  # its publisher's are mmvim's
     published_adapter_names: ClassVar[tuple[tuple[str, str], ...]] = ()

@@ -22,6 +22,7 @@ from mmvim.cli.arguments import config_parser
 from mmvim.cli.config import load_config
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError, warn
+from mmvim.datasets.bands import as_rgb
 
 
 def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,19 +33,37 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--repeat', type=int, default=4, help='times that each is augmented. Defaults to 4')
     parser.add_argument('--width', type=int, default=384, help='width of a picture in the table. Defaults to 384')
     parser.add_argument('--seed', type=int, default=0, help='Defaults to 0')
+    parser.add_argument(
+        '--bands',
+        type=int,
+        nargs=3,
+        metavar=('R', 'G', 'B'),
+        help='bands, from 0, that are shown as red, green and blue. Defaults to the first three',
+    )
     return parser.parse_args(argv)
 
 
-def _sample(dataset: BaseDataset, preprocess: ImgDataPreprocessor, index: int) -> np.ndarray:
+def _sample(
+    dataset: BaseDataset, preprocess: ImgDataPreprocessor, index: int, bands: Sequence[int] | None
+) -> np.ndarray:
     """Return one image (H, W, 3) uint8, RGB, with its instances drawn."""
     item = dataset[index]
     data = preprocess({key: [value] for key, value in item.items()}, training=True)
     pixels = data['inputs'][0] * preprocess.std + preprocess.mean
-    image = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    if len(pixels) == 3 and bands is None:
+        image = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    else:
+        image = as_rgb(pixels.permute(1, 2, 0).numpy(), bands)
     objects = data['data_samples'][0].gt_instances
     return draw_instances(
         image, objects.bboxes.numpy(), objects.masks.masks, objects.labels.tolist(), dataset.metainfo['classes']
     )
+
+
+def _channels(dataset: BaseDataset, preprocess: ImgDataPreprocessor) -> int:
+    """Return how many channels the pictures have: as many as there are means, or as the first has."""
+    means = len(preprocess.mean)
+    return means if means > 1 else int(dataset[0]['inputs'].shape[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,13 +90,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     preprocess = MODELS.build(cfg.model.data_preprocessor)
     if preprocess.pad_size_divisor < 64:
         warn('the config pads a batch to its largest picture, so the table shows every picture stretched')
+    if args.bands is not None:
+        channels = _channels(dataset, preprocess)
+        if not all(0 <= band < channels for band in args.bands):
+            raise UserError(
+                f'--bands {" ".join(map(str, args.bands))}: the pictures have {channels} bands, 0 to {channels - 1}',
+                'give three of them',
+            )
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for index in range(min(args.count, len(dataset))):
-        pictures = [_sample(dataset, preprocess, index) for _ in range(args.repeat)]
+        pictures = [_sample(dataset, preprocess, index, args.bands) for _ in range(args.repeat)]
         height = round(args.width * pictures[0].shape[0] / pictures[0].shape[1]) if not rows else rows[0][0].shape[0]
         rows.append([cv2.resize(picture, (args.width, height), interpolation=cv2.INTER_AREA) for picture in pictures])
     picture_table(out / 'samples.png', rows, [f'draw {number + 1}' for number in range(args.repeat)])

@@ -15,7 +15,8 @@ from mmvim.checkpoints import allow_checkpoint_globals
 from mmvim.cli.arguments import add_run_arguments, config_parser, publish_local_rank
 from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
 from mmvim.cli.data import check_data
-from mmvim.cli.evaluation import set_output, set_tta, set_visualization
+from mmvim.cli.errors import UserError
+from mmvim.cli.evaluation import set_output, set_tiles, set_tta, set_visualization, without_wrapper
 from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import check_launcher, fit_to_cpu, has_accelerator, prepare_cpu_distribution
 from mmvim.cli.model import build_model
@@ -43,7 +44,23 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--wait-time', type=float, default=2.0, metavar='S', help='seconds a window stays open. Defaults to 2'
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    return parser.parse_args(argv)
+    parser.add_argument(
+        '--tile',
+        type=int,
+        nargs='+',
+        metavar=('H', 'W'),
+        help='predict large pictures tile by tile, with blended seams and bounded memory (mmseg): height and width '
+        'of a tile in pixels; one number for a square',
+    )
+    parser.add_argument(
+        '--overlap', type=int, metavar='N', help='pixels that tiles share at least. Defaults to a quarter of a tile'
+    )
+    args = parser.parse_args(argv)
+    if args.overlap is not None and args.tile is None:
+        parser.error('--overlap says how far tiles overlap, and --tile is missing')
+    if args.tile is not None and args.tta:
+        parser.error('--tile and --tta exclude each other: tiles leave no scores to merge')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     file = local_checkpoint(args.checkpoint)
     checkpoint = None if file is None else read_checkpoint(file, 'CHECKPOINT')
     check_data(cfg, ('test',))
-    model = build_model(cfg)
+    model = without_wrapper(build_model(cfg))
     samples = check_samples(cfg, model, ('test',), thorough=args.check)
     if file is not None and checkpoint is not None:
         cfg.load_from = check_fit(model, checkpoint, file, 'CHECKPOINT', complete=True)
@@ -80,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_output(cfg, args.out)
     if args.tta:
         set_tta(cfg, model)
+    if args.tile is not None:
+        if cfg.model.get('type') == 'mmvim.TiledSegmentor':
+            raise UserError('--tile: the config works by tiles already', 'set model.tile by --cfg-options instead')
+        set_tiles(cfg, model, args.tile, args.overlap)
     if args.check:
         print('\n'.join(samples))
         return

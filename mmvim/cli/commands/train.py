@@ -6,6 +6,7 @@ Whatever is missing or misspelt is reported in one line before anything is writt
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from mmengine.config import Config
@@ -13,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmvim.checkpoints import allow_checkpoint_globals
-from mmvim.cli.arguments import add_run_arguments, config_parser, publish_local_rank
+from mmvim.cli.arguments import AMP_KINDS, add_run_arguments, config_parser, name_amp, publish_local_rank
 from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError
@@ -37,7 +38,12 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = config_parser('train')
     add_run_arguments(parser)
-    parser.add_argument('--amp', action='store_true', help='mixed precision (float16 with loss scaling); needs a GPU')
+    parser.add_argument(
+        '--amp',
+        choices=AMP_KINDS,
+        help='mixed precision: alone or fp16 for float16 with loss scaling, which needs a GPU; bf16 for bfloat16, on a '
+        'GPU or a CPU',
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -56,7 +62,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='whose schedule and optimizer settings a resumed run follows where they differ (default: those of the '
         'checkpoint, unless they would bring the learning rate to 0 before the end)',
     )
-    return parser.parse_args(argv)
+    return parser.parse_args(name_amp(sys.argv[1:] if argv is None else argv))
 
 
 def _scale_lr(cfg: Config) -> None:

@@ -148,7 +148,7 @@ class MESAHook(Hook):
 
     def _add(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
-        if not self._active or mode != 'loss':
+        if not self._active or mode != 'loss' or not model.training:
             return
         assert self.average is not None
         if self._logits is None:

@@ -141,3 +141,18 @@ def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
             part.requires_grad_(False)
         elif part is not None:
             part.requires_grad = False
+
+
+def picture_channels(model: nn.Module) -> int:
+    """Return how many channels a model's pictures have, as its first convolution says; 3 where there is none.
+
+    Args:
+        model: A backbone, or a model with one under the name ``backbone``.
+
+    Examples:
+        >>> picture_channels(nn.Sequential(nn.Conv2d(5, 8, 3), nn.Conv2d(8, 8, 3)))
+        5
+    """
+    backbone = getattr(model, 'backbone', None)
+    parts = (backbone if isinstance(backbone, nn.Module) else model).modules()
+    return next((part.in_channels for part in parts if isinstance(part, nn.Conv2d)), 3)
