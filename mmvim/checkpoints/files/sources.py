@@ -4,11 +4,13 @@ import hashlib
 import os
 import re
 import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import torch
-from mmengine import dist
+from filelock import FileLock
 
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.files.header import check_header, is_plain_name, read_index
@@ -40,8 +42,8 @@ def fetch(location: str) -> str:
 
     A file of the Hugging Face hub, ``hf://owner/repo/path`` or ``hf://owner/repo@revision/path``, is taken from the
     hub's own cache on this machine (``HF_HUB_CACHE``, ``HF_HOME``) if it is there, else from the hub (``HF_ENDPOINT``).
-    Downloads are kept in PyTorch's folder for them (``TORCH_HOME``), shards beside their index (``*.index.json``). In a
-    distributed run one process downloads.
+    Downloads are kept in PyTorch's folder for them (``TORCH_HOME``), shards beside their index (``*.index.json``). Of
+    the processes that share this folder, as those of a machine do, one downloads, and the others wait for it.
 
     Args:
         location: A path, a folder that holds one checkpoint (or shards and their index), ``file://``, ``http(s)://`` or
@@ -125,22 +127,38 @@ def _download_all(url: str, inside: Path) -> str:
 
 
 def _download(url: str, inside: Path) -> str:
+    """Download a file once for all processes that share a disk: the others wait for the one that holds the lock."""
     target = Path(torch.hub.get_dir(), 'checkpoints', 'mmvim', inside)
-    if not target.is_file() and dist.get_rank() == 0:
-        part = target.with_name(f'{target.name}.{os.getpid()}.part')
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(part), progress=os.isatty(2))
-            check_header(str(part), url)  # keep a checkpoint, not a page that says why there is none
-            part.replace(target)
-        except (urllib.error.URLError, OSError) as error:
-            reason = getattr(error, 'reason', None) or error
-            raise CheckpointError(
-                f'{url} cannot be fetched ({reason})', 'download it by hand and give its path'
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
-    dist.barrier()
-    if not target.is_file():
-        raise CheckpointError(f'{url} was not fetched by rank 0', 'see the error of that process')
+    if target.is_file():
+        return str(target)
+    part = target.with_name(f'{target.name}.{os.getpid()}.part')
+    lock = target.with_name(f'{target.name}.lock')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(lock):
+            if not target.is_file():
+                torch.hub.download_url_to_file(url, str(part), progress=os.isatty(2))
+                check_header(str(part), url)  # keep a checkpoint, not a page that says why there is none
+                part.replace(target)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, 'reason', None) or error
+        raise CheckpointError(f'{url} cannot be fetched ({reason})', 'download it by hand and give its path') from error
+    finally:
+        part.unlink(missing_ok=True)
     return str(target)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock, which the system releases if the process dies; go on without one where there are none."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except NotImplementedError:  # some network disks; a file is put in its place as a whole in any case
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
