@@ -11,7 +11,7 @@ published segmentors and detectors, and ``tools/model_converters`` turns files i
 from mmvim.checkpoints.classifier import build_classifier, preprocessing
 from mmvim.checkpoints.convert import from_mmvim, to_mmvim
 from mmvim.checkpoints.errors import CheckpointError
-from mmvim.checkpoints.files.container import load_file
+from mmvim.checkpoints.files.container import check_bytes, load_file
 from mmvim.checkpoints.files.recorded_config import recorded_config
 from mmvim.checkpoints.files.safe_globals import allow_checkpoint_globals, checkpoint_globals
 from mmvim.checkpoints.files.save import check_target, save_file
@@ -34,6 +34,7 @@ __all__ = [
     'allow_checkpoint_globals',
     'build_classifier',
     'can_fetch',
+    'check_bytes',
     'check_target',
     'checkpoint_globals',
     'fetch',

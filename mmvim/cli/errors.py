@@ -11,9 +11,11 @@ from typing import NoReturn
 
 DEBUG_VARIABLE = 'MMVIM_DEBUG'
 
-# Exit statuses: the command line is wrong (argparse's own status), or the machine lacks something the command needs.
+# Exit statuses: the command line is wrong (argparse's own status), the machine lacks something the command needs, or
+# the user pressed Ctrl-C (a shell's 128 + SIGINT).
 USAGE = 2
 ENVIRONMENT = 1
+INTERRUPTED = 130
 
 
 class UserError(Exception):
@@ -23,6 +25,8 @@ class UserError(Exception):
         problem: What is wrong, naming the argument or path and its value.
         remedy: What to do about it.
         status: Exit status of the tool. Defaults to 2, a wrong command line.
+        everywhere: Whether any process of a distributed run may have it alone, and so must tell it. Defaults to False:
+            all have it, and the main process tells.
 
     Examples:
         >>> from mmvim.cli import UserError
@@ -31,9 +35,9 @@ class UserError(Exception):
         config vim.py does not exist; configs holds vim_t.py 2
     """
 
-    def __init__(self, problem: str, remedy: str, status: int = USAGE) -> None:
+    def __init__(self, problem: str, remedy: str, status: int = USAGE, everywhere: bool = False) -> None:
         super().__init__(_one_line(f'{problem}; {remedy}'))
-        self.status = status
+        self.status, self.everywhere = status, everywhere
 
 
 def _one_line(text: str) -> str:
@@ -118,7 +122,7 @@ def describe(error: BaseException, limit: int = 300) -> str:
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run ``main``, and exit with one ``error:`` line if it raises :class:`UserError`.
+    """Run ``main``, and exit with one ``error:`` line if it raises :class:`UserError` or the user presses Ctrl-C.
 
     With ``MMVIM_DEBUG=1`` in the environment the exception passes through, and its traceback is shown.
 
@@ -126,7 +130,7 @@ def run_tool(main: Callable[[], None]) -> None:
         main: The tool.
 
     Raises:
-        SystemExit: With the error's status.
+        SystemExit: With the error's status; 130 after Ctrl-C.
 
     Examples:
         >>> from mmvim.cli import UserError, run_tool
@@ -148,7 +152,15 @@ def run_tool(main: Callable[[], None]) -> None:
             raise
         if is_main_process():
             print(f'error: {error}', file=sys.stderr)
+        elif error.everywhere:
+            print(f'error: process {os.environ.get("RANK", "?")}: {error}', file=sys.stderr)
         raise SystemExit(error.status) from None
+    except KeyboardInterrupt:
+        if os.environ.get(DEBUG_VARIABLE, '0') not in ('', '0'):
+            raise
+        if is_main_process():
+            print('error: interrupted; run it again', file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # whoever read the output has seen enough, as in ``mmvim models | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries to flush it at exit
         raise SystemExit(1) from None

@@ -6,7 +6,6 @@ All are checked before the runner exists. Whether a file fits is judged by :clas
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.model.weight_init import initialize
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from mmvim import checkpoints
 from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, warn
 from mmvim.cli.resume import check_resumed
+from mmvim.cli.work_dir import RESUMABLE, last_checkpoint, loadable_beside
 from mmvim.engine.hooks.resume import ResumeHook
 from mmvim.models.backbones.base import Backbone
 
@@ -102,6 +102,42 @@ def read_checkpoint(path: str, option: str) -> dict:
         raise UserError(f'{option} {path} does not exist', 'give a checkpoint file')
     with checkpoint_errors():
         return checkpoints.load_file(path, f'{option} {path}')
+
+
+def read_resumed(path: str) -> dict:
+    """Read a checkpoint to resume from, and check all its bytes: a run that goes on from wrong ones is lost.
+
+    Args:
+        path: A local file.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UserError: If the file is missing or damaged; the message names the last one in its folder that can be resumed.
+
+    Examples:
+        >>> from mmvim.cli import UserError
+        >>> from mmvim.cli.weights import read_resumed
+        >>> try:
+        ...     read_resumed('gone.pth')
+        ... except UserError as error:
+        ...     print(error)
+        --resume gone.pth does not exist; give a checkpoint file
+    """
+    try:
+        checkpoint = read_checkpoint(path, '--resume')
+        with checkpoint_errors():
+            checkpoints.check_bytes(path, f'--resume {path}')
+        return checkpoint
+    except UserError as error:
+        other = loadable_beside(path)
+        if other is None:
+            raise
+        problem = str(error).rpartition('; ')[0]
+        raise UserError(
+            problem, f'the last one there that can be resumed is {other}: --resume {other}', error.status
+        ) from error
 
 
 def check_fit(model: nn.Module, checkpoint: dict, path: str, option: str, complete: bool) -> str:
@@ -267,41 +303,6 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = latest
 
 
-def last_checkpoint(work_dir: str) -> str | None:
-    """Return the checkpoint that the file ``last_checkpoint`` of a work dir names, even if the work dir was moved.
-
-    Args:
-        work_dir: The work dir.
-
-    Returns:
-        Its path; None if the work dir has no such file.
-
-    Raises:
-        UserError: If the checkpoint itself is gone.
-
-    Examples:
-        >>> import tempfile
-        >>> from mmvim.cli.weights import last_checkpoint
-        >>> with tempfile.TemporaryDirectory() as work_dir:
-        ...     print(last_checkpoint(work_dir))
-        None
-    """
-    note = Path(work_dir) / 'last_checkpoint'
-    if not note.is_file():
-        return None
-    named = note.read_text().strip()
-    beside = Path(work_dir) / Path(named).name
-    if beside.is_file():
-        return str(beside)
-    if is_remote(named) or os.path.isfile(named):
-        return named
-    raise UserError(
-        f'{note} names {named}, which does not exist',
-        f'give the checkpoint with --resume PATH, or remove {note} to start anew',
-        ENVIRONMENT,
-    )
-
-
 def check_start(cfg: Config, model: nn.Module, resume_with: str | None = None) -> ResumeHook:
     """Check the checkpoint that a run resumes or starts from, and adopt the seed of one that is resumed.
 
@@ -334,15 +335,17 @@ def check_start(cfg: Config, model: nn.Module, resume_with: str | None = None) -
         raise UserError(
             f'--resume-with {resume_with} says how to resume, but nothing is resumed', 'add --resume', USAGE
         )
+    if cfg.get('resume') and cfg.get('load_from') and os.path.isdir(cfg.load_from):
+        return _check_sharded(cfg.load_from, resume_with)
     path = cfg.get('load_from') and local_checkpoint(cfg.load_from)
     if not path:
         return ResumeHook()
     option = '--resume' if cfg.get('resume') else 'load_from'
-    checkpoint = read_checkpoint(path, option)
+    checkpoint = read_resumed(path) if cfg.get('resume') else read_checkpoint(path, option)
     cfg.load_from = check_fit(model, checkpoint, path, option, complete=bool(cfg.get('resume')))
     if not cfg.get('resume'):
         return ResumeHook()
-    lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+    lacking = [key for key in RESUMABLE if key not in checkpoint]
     if lacking:
         raise UserError(
             f'--resume {path} holds weights only (no {lacking[0]})',
@@ -354,3 +357,18 @@ def check_start(cfg: Config, model: nn.Module, resume_with: str | None = None) -
     if seed is not None and randomness.get('seed') is None:
         cfg.randomness = dict(randomness, seed=seed)
     return check_resumed(cfg, model, checkpoint, path, resume_with)
+
+
+def _check_sharded(folder: str, resume_with: str | None) -> ResumeHook:
+    """Check this process's part of a sharded checkpoint, which only as many processes as saved it can resume."""
+    if resume_with == 'config':
+        raise UserError('--resume-with config needs a checkpoint in one file', 'leave it out', USAGE)
+    rank, size = (int(os.environ.get(name, default)) for name, default in (('RANK', '0'), ('WORLD_SIZE', '1')))
+    parts = [name for name in os.listdir(folder) if name.startswith('rank') and name.endswith('.pth')]
+    if f'rank{rank}.pth' not in parts or os.path.exists(os.path.join(folder, f'rank{size}.pth')):
+        raise UserError(
+            f'--resume {folder} holds {len(parts)} parts of a sharded checkpoint, and there are {size} processes',
+            'resume on as many processes, each with its part on its disk',
+        )
+    read_resumed(os.path.join(folder, f'rank{rank}.pth'))
+    return ResumeHook()

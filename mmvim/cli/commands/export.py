@@ -21,7 +21,7 @@ from mmvim import checkpoints
 from mmvim.cli.arguments import OptionsAction
 from mmvim.cli.commands import command_parser
 from mmvim.cli.config import SUFFIXES, check_compiled_ops, load_config
-from mmvim.cli.errors import ENVIRONMENT, UserError, warn
+from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, warn
 from mmvim.cli.model import build_model
 from mmvim.cli.options import find_types
 from mmvim.cli.weights import check_fit, checkpoint_errors, is_remote, local_checkpoint, read_checkpoint
@@ -170,8 +170,8 @@ class deploy_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, DeployError):
-            status = {'status': ENVIRONMENT} if isinstance(error, MissingPackageError) else {}
-            raise UserError(error.problem, error.remedy, **status) from error
+            status = ENVIRONMENT if isinstance(error, MissingPackageError) else USAGE
+            raise UserError(error.problem, error.remedy, status) from error
 
 
 def three_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:

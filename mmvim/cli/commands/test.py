@@ -17,11 +17,13 @@ from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError
 from mmvim.cli.evaluation import set_output, set_tiles, set_tta, set_visualization, without_wrapper
+from mmvim.cli.faults import run_errors
 from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import check_launcher, fit_to_cpu, has_accelerator, prepare_cpu_distribution
 from mmvim.cli.model import build_model
 from mmvim.cli.noise import NoiseFilter
 from mmvim.cli.weights import check_fit, local_checkpoint, read_checkpoint
+from mmvim.engine.hooks import UnreadableFilesHook
 
 
 def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -109,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not has_accelerator() and args.launcher == 'none':
         print(fit_to_cpu(cfg, ('test',)))
     prepare_cpu_distribution(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.logger.addFilter(NoiseFilter())
-    runner.test()
+    with run_errors(cfg.work_dir, resumable=False):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.logger.addFilter(NoiseFilter())
+        runner.register_hook(UnreadableFilesHook())
+        runner.test()

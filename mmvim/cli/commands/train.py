@@ -18,6 +18,7 @@ from mmvim.cli.arguments import AMP_KINDS, add_run_arguments, config_parser, nam
 from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError
+from mmvim.cli.faults import add_fault_arguments, add_fault_hooks, run_errors, save_durably
 from mmvim.cli.first_step import check_first_step, warn_of_batch
 from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import (
@@ -31,7 +32,6 @@ from mmvim.cli.machine import (
 from mmvim.cli.model import build_model, check_wrapping
 from mmvim.cli.noise import NoiseFilter
 from mmvim.cli.weights import check_pretrained, check_start, set_resume
-from mmvim.engine.hooks import RandomStateHook
 
 
 def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,6 +62,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='whose schedule and optimizer settings a resumed run follows where they differ (default: those of the '
         'checkpoint, unless they would bring the learning rate to 0 before the end)',
     )
+    add_fault_arguments(parser)
     return parser.parse_args(name_amp(sys.argv[1:] if argv is None else argv))
 
 
@@ -117,9 +118,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not has_accelerator() and args.launcher == 'none':
         print(fit_to_cpu(cfg, stages))
     prepare_cpu_distribution(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.logger.addFilter(NoiseFilter())
-    runner.register_hook(resume)
-    if not any(isinstance(hook, RandomStateHook) for hook in runner.hooks):
-        runner.register_hook(RandomStateHook())
-    runner.train()
+    save_durably(cfg)
+    with run_errors(cfg.work_dir):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.logger.addFilter(NoiseFilter())
+        runner.register_hook(resume)
+        add_fault_hooks(runner, args)
+        runner.train()

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmvim.registry import HOOKS
 
-_KEY = 'random_state'
+_KEY, _RANKS = 'random_state', 'ranks'
 
 
 def capture_random_state() -> dict:
@@ -104,7 +104,8 @@ class RandomStateHook(Hook):
     the numbers that training draws.
 
     Limits: with ``num_workers > 0`` augmentation draws its numbers in worker processes, whose states are not kept, so
-    it starts over. A run of several processes resumes as it does without the hook.
+    it starts over. The states of several processes are kept where :class:`mmvim.engine.hooks.CheckpointHook` saves, and
+    restored if as many processes resume; with another checkpoint hook they resume as without this one.
 
     Examples:
         >>> from mmvim.engine.hooks import RandomStateHook
@@ -118,20 +119,31 @@ class RandomStateHook(Hook):
 
     def __init__(self) -> None:
         self._resumed: dict | None = None
+        self._collected: list[dict] | None = None
         self._before_val: dict | None = None
+
+    def collect(self) -> None:
+        """Collect the states of all processes, each of which must call this, for the checkpoint that is saved next."""
+        if get_world_size() > 1:
+            self._collected = all_gather_object(capture_random_state())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the states to the checkpoint."""
         if get_world_size() == 1:
             checkpoint[_KEY] = capture_random_state()
+        elif self._collected is not None:
+            checkpoint[_KEY] = {_RANKS: self._collected}
+            self._collected = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember the states of the checkpoint."""
-        self._resumed = checkpoint.get(_KEY)
+        """Remember the states of the checkpoint, that of this process if there are several."""
+        state = checkpoint.get(_KEY)
+        states = [] if state is None else state.get(_RANKS, [state])
+        self._resumed = states[get_rank()] if len(states) == get_world_size() else None
 
     def before_train(self, runner: Runner) -> None:
         """Arrange for the states to be restored before the first batch is drawn."""
-        if runner.iter == 0 or get_world_size() > 1:  # weights were loaded, training was not resumed
+        if runner.iter == 0:  # weights were loaded, training was not resumed
             self._resumed = None
         loop = runner.train_loop
         if self._resumed is None or self._in_workers(runner) or not isinstance(loop, IterBasedTrainLoop):

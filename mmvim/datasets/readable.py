@@ -1,0 +1,198 @@
+"""Pictures and label maps that cannot be read whole: which they are, and what a data set does about them.
+
+A decoder makes a grey rest of what a truncated JPEG file lacks, and says so to nobody; of an empty file it says that a
+buffer is empty, and not which file. Here the end of each file is looked at before the pipeline runs, and a pipeline's
+error is traced to the file it could not read.
+"""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.logging import print_log
+from PIL import Image, UnidentifiedImageError
+
+ACTIONS = ('stop', 'skip')
+_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
+_TAIL = 64  # bytes at the end of a file, in which its end marker stands unless something was appended
+
+
+class UnreadableFileError(OSError):
+    """Error for a picture or a label map that is missing, empty, truncated or no picture.
+
+    Args:
+        message: Names the file and what is wrong with it. (One text, so that a data worker can send the error.)
+
+    Examples:
+        >>> from mmvim.datasets.readable import UnreadableFileError
+        >>> print(UnreadableFileError('a.jpg is empty'))
+        a.jpg is empty
+    """
+
+
+def picture_problem(path: str) -> str | None:
+    """Decode a picture and say what is wrong with its file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A predicate to put after the file's name in a sentence; None if it can be read whole.
+
+    Examples:
+        >>> from mmvim.datasets.readable import picture_problem
+        >>> picture_problem('no such.jpg')
+        'does not exist'
+    """
+    if not os.path.exists(path):
+        return 'does not exist'
+    try:
+        if os.path.getsize(path) == 0:
+            return 'is empty'
+        with Image.open(path) as picture:
+            picture.load()
+    except UnidentifiedImageError:
+        return f'is no picture ({os.path.getsize(path)} bytes)'
+    except PermissionError:
+        return 'cannot be opened: no permission'
+    except (Image.DecompressionBombError, MemoryError):  # large, which is no fault of the file
+        return None
+    except Exception as error:  # decoders report damage in many ways
+        text = ' '.join(str(error).split())
+        return f'is truncated ({text})' if 'truncated' in text else f'is damaged ({text or type(error).__name__})'
+    return None
+
+
+def looks_whole(path: str) -> bool:
+    """Check, without decoding it, whether a picture's file has an end.
+
+    Args:
+        path: The file.
+
+    Returns:
+        False if a JPEG or PNG file lacks its end marker, a WebP or BMP file is shorter than it says, or a file is empty
+        or missing. True for other formats. Files with something appended may be False, too.
+
+    Examples:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mmvim.datasets.readable import looks_whole
+        >>> with tempfile.NamedTemporaryFile(suffix='.png') as file:
+        ...     Image.new('RGB', (8, 8)).save(file.name)
+        ...     whole = looks_whole(file.name)
+        ...     _ = file.truncate(40)
+        ...     whole, looks_whole(file.name)
+        (True, False)
+    """
+    try:
+        with open(path, 'rb') as stream:
+            head = stream.read(16)
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - _TAIL, 0))
+            tail = stream.read()
+    except OSError:
+        return False
+    if head.startswith(b'\xff\xd8'):
+        return b'\xff\xd9' in tail
+    if head.startswith(b'\x89PNG'):
+        return b'IEND' in tail
+    if head.startswith(b'RIFF') and head[8:12] == b'WEBP':
+        return int.from_bytes(head[4:8], 'little') + 8 <= size
+    if head.startswith(b'BM'):
+        return int.from_bytes(head[2:6], 'little') <= size
+    return size > 0
+
+
+class ReadablePipeline:
+    """A pipeline that names the file it cannot read, or leaves the sample out so that the data set draws another.
+
+    Args:
+        pipeline: The data set's own: takes and returns a dict, or None for a sample that is left out.
+        action: 'stop' raises an error that names the file; 'skip' leaves the sample out.
+        limit: After how many different unreadable files of one process 'skip' is an error, too. Defaults to 100.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Examples:
+        >>> from mmvim.datasets.readable import ReadablePipeline, UnreadableFileError
+        >>> pipeline = ReadablePipeline(lambda results: results, action='stop')
+        >>> try:
+        ...     pipeline({'img_path': 'gone.jpg'})
+        ... except UnreadableFileError as error:
+        ...     print(str(error).split(';')[0])
+        gone.jpg does not exist
+    """
+
+    def __init__(self, pipeline: Callable[[dict], Any], action: str, limit: int = 100) -> None:
+        if action not in ACTIONS:
+            raise ValueError(f"action={action!r} must be 'stop' or 'skip'")
+        if limit < 1:
+            raise ValueError(f'limit={limit} must be 1 or more files')
+        self.pipeline, self.action, self.limit = pipeline, action, limit
+        self._skips = multiprocessing.Value('q', 0)  # of all workers
+        self._whole: set[str] = set()  # have no end marker at their end, and are whole nevertheless
+        self._bad: dict[str, str] = {}
+
+    @property
+    def skips(self) -> int:
+        """How many samples all data workers have left out."""
+        return self._skips.value
+
+    def __call__(self, results: dict) -> Any:
+        """Run the pipeline on a sample.
+
+        Args:
+            results: What the data set knows of it: ``img_path``, ``seg_map_path`` and whatever else ends in ``path``.
+
+        Returns:
+            What the pipeline returns; None for a sample that is left out.
+
+        Raises:
+            UnreadableFileError: If a file cannot be read, and is not to be left out.
+        """
+        files = [
+            value
+            for key, value in results.items()
+            if key.endswith('path') and isinstance(value, str) and value.lower().endswith(_PICTURES)
+        ]
+        local = [path for path in files if '://' not in path]
+        for path in local:
+            if path not in self._whole and not looks_whole(path):
+                problem = picture_problem(path)
+                if problem is not None:
+                    return self._leave_out(path, problem, None)
+                self._whole.add(path)
+        try:
+            return self.pipeline(results)
+        except Exception as error:
+            for path in local:
+                problem = picture_problem(path)
+                if problem is not None:
+                    return self._leave_out(path, problem, error)
+            raise  # the files can be read: it is another error
+
+    def _leave_out(self, path: str, problem: str, cause: Exception | None) -> None:
+        new = path not in self._bad
+        self._bad[path] = problem
+        if self.action == 'stop':
+            raise UnreadableFileError(
+                f'{path} {problem}; replace it, or leave such pictures out while training '
+                "(mmvim.UnreadableFilesHook(action='skip'), mmvim train --unreadable skip)"
+            ) from cause
+        with self._skips.get_lock():
+            self._skips.value += 1
+        if len(self._bad) > self.limit:
+            raise UnreadableFileError(
+                f'{len(self._bad)} pictures cannot be read, of which {path} {problem}; is the whole data set there? '
+                '(limit of mmvim.UnreadableFilesHook)'
+            ) from cause
+        if new:
+            print_log(f'{path} {problem}: another picture is drawn', logger='current', level=logging.WARNING)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or name == 'pipeline':  # while it is unpickled in a worker it has no pipeline yet
+            raise AttributeError(name)
+        return getattr(self.pipeline, name)
