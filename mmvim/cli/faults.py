@@ -142,7 +142,7 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
         raise UserError(problem, remedy or 'replace it', ENVIRONMENT, everywhere=True) from error
     except (RuntimeError, OSError) as error:
         text = ' '.join(str(error).split())
-        worker = _WORKER.search(text)
+        worker = _WORKER.search(str(error.__cause__ or '')) or _WORKER.search(text)  # the cause names the signal
         if worker is not None:
             raise UserError(
                 f'a data worker (process {worker[1]}) died: it {worker[2].rstrip(". ")}',

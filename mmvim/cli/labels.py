@@ -13,11 +13,14 @@ from torch import nn
 from mmvim.cli.data import LARGEST, find_datasets, is_remote_file
 from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
 from mmvim.cli.noise import quiet
+from mmvim.datasets.readable import UnreadableFileError, first_problem, local_pictures, looks_whole
 
 _COUNT = 10  # samples of a data set
 
 
-def check_samples(cfg: Config, model: nn.Module, stages: tuple[str, ...], thorough: bool = False) -> list[str]:
+def check_samples(
+    cfg: Config, model: nn.Module, stages: tuple[str, ...], thorough: bool = False, unreadable: str = 'stop'
+) -> list[str]:
     """Read a few samples of every data set that a run will read, and compare their labels with the model's classes.
 
     Args:
@@ -26,6 +29,7 @@ def check_samples(cfg: Config, model: nn.Module, stages: tuple[str, ...], thorou
         stages: Any of 'train', 'val' and 'test'.
         thorough: Read annotation files of more than 50 MB too, and run whole pipelines, not only what loads. Defaults
             to False.
+        unreadable: 'skip' passes over pictures of the training that cannot be read. Defaults to 'stop'.
 
     Returns:
         What there is, a line for each data set.
@@ -58,7 +62,8 @@ def check_samples(cfg: Config, model: nn.Module, stages: tuple[str, ...], thorou
                     raise UserError(
                         f'{name} cannot be built: {describe(error)}', 'correct it or its files', ENVIRONMENT
                     ) from error
-                found.append(_Look(name, dataset, model, thorough).result())
+                skips = unreadable == 'skip' and stage == 'train'
+                found.append(_Look(name, dataset, model, thorough, skips).result())
     return found
 
 
@@ -103,8 +108,8 @@ def heads_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 class _Look:
     """The first samples of a data set, evenly spread."""
 
-    def __init__(self, name: str, dataset: Any, model: nn.Module, thorough: bool) -> None:
-        self.name, self.dataset, self.thorough = name, dataset, thorough
+    def __init__(self, name: str, dataset: Any, model: nn.Module, thorough: bool, skips: bool) -> None:
+        self.name, self.dataset, self.thorough, self.skips = name, dataset, thorough, skips
         self.heads = list(heads_of(model))
         self.on_masks = bool(self.heads) and self.heads[0][0].startswith('decode_head')
         metainfo = getattr(dataset, 'metainfo', None) or {}
@@ -127,18 +132,31 @@ class _Look:
 
     def look_at(self, index: int) -> None:
         pipeline = getattr(getattr(self.dataset, 'pipeline', None), 'transforms', [])
+        files: list[str] = []
+        bad: tuple[str, str] | None = None
         try:
             with quiet():
                 sample = self.dataset.get_data_info(index)
+                files = local_pictures(sample) if isinstance(sample, dict) else []
+                if not all(map(looks_whole, files)):
+                    bad = first_problem(files)
+                    if bad is not None:
+                        raise UnreadableFileError(' '.join(bad))
                 for transform in pipeline:  # a mask may be loaded after its picture was resized
                     if type(transform).__name__.startswith('Load'):
                         sample = transform(sample)
                 if self.thorough:
                     self.dataset[index]
         except Exception as error:  # of files, of transforms: the run would end in it
-            raise UserError(
-                f'sample {index} of {self.name} cannot be read: {describe(error)}', 'mend or remove it', ENVIRONMENT
-            ) from error
+            bad = bad or first_problem(files)
+            if bad is not None and self.skips:
+                warn(f'{" ".join(bad)}: it will be left out')
+                return
+            remedy = 'mend or remove it' + (
+                ', or pass --unreadable skip to leave such out' if bad and self.name.startswith('train') else ''
+            )
+            text = ' '.join(bad) if bad else describe(error)
+            raise UserError(f'sample {index} of {self.name} cannot be read: {text}', remedy, ENVIRONMENT) from error
         if not isinstance(sample, dict):
             return
         where = sample.get('seg_map_path') or sample.get('img_path') or f'sample {index}'

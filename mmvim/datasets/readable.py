@@ -1,8 +1,8 @@
 """Pictures and label maps that cannot be read whole: which they are, and what a data set does about them.
 
-A decoder makes a grey rest of what a truncated JPEG file lacks, and says so to nobody; of an empty file it says that a
-buffer is empty, and not which file. Here the end of each file is looked at before the pipeline runs, and a pipeline's
-error is traced to the file it could not read.
+Decoders differ: of a truncated JPEG file older versions of OpenCV make a picture with a grey rest and say so to nobody,
+and of an empty file none says which one it is. Here the end of each file is looked at before the pipeline runs, and a
+pipeline's error is traced to the file that it could not read.
 """
 
 import logging
@@ -105,6 +105,38 @@ def looks_whole(path: str) -> bool:
     return size > 0
 
 
+def local_pictures(results: dict) -> list[str]:
+    """Return the pictures and label maps on local disks that a sample names.
+
+    Args:
+        results: What a data set knows of the sample: ``img_path``, ``seg_map_path`` and whatever else ends in ``path``.
+
+    Examples:
+        >>> from mmvim.datasets.readable import local_pictures
+        >>> local_pictures({'img_path': 'a.jpg', 'seg_map_path': 's3://bucket/a.png', 'img_id': 3})
+        ['a.jpg']
+    """
+    return [
+        value
+        for key, value in results.items()
+        if key.endswith('path') and isinstance(value, str) and value.lower().endswith(_PICTURES) and '://' not in value
+    ]
+
+
+def first_problem(paths: list[str]) -> tuple[str, str] | None:
+    """Return the first file that cannot be read whole, and what is wrong with it; None if all can.
+
+    Args:
+        paths: The files, each of which is decoded.
+
+    Examples:
+        >>> from mmvim.datasets.readable import first_problem
+        >>> first_problem(['gone.jpg'])
+        ('gone.jpg', 'does not exist')
+    """
+    return next(((path, problem) for path in paths if (problem := picture_problem(path)) is not None), None)
+
+
 class ReadablePipeline:
     """A pipeline that names the file it cannot read, or leaves the sample out so that the data set draws another.
 
@@ -153,26 +185,19 @@ class ReadablePipeline:
         Raises:
             UnreadableFileError: If a file cannot be read, and is not to be left out.
         """
-        files = [
-            value
-            for key, value in results.items()
-            if key.endswith('path') and isinstance(value, str) and value.lower().endswith(_PICTURES)
-        ]
-        local = [path for path in files if '://' not in path]
-        for path in local:
-            if path not in self._whole and not looks_whole(path):
-                problem = picture_problem(path)
-                if problem is not None:
-                    return self._leave_out(path, problem, None)
-                self._whole.add(path)
+        files = [path for path in local_pictures(results) if path not in self._whole]
+        suspects = [path for path in files if not looks_whole(path)]
+        found = first_problem(suspects)
+        if found is not None:
+            return self._leave_out(*found, None)
+        self._whole.update(suspects)
         try:
             return self.pipeline(results)
         except Exception as error:
-            for path in local:
-                problem = picture_problem(path)
-                if problem is not None:
-                    return self._leave_out(path, problem, error)
-            raise  # the files can be read: it is another error
+            found = first_problem(local_pictures(results))
+            if found is None:
+                raise  # the files can be read: it is another error
+            return self._leave_out(*found, error)
 
     def _leave_out(self, path: str, problem: str, cause: Exception | None) -> None:
         new = path not in self._bad

@@ -185,7 +185,7 @@ def det_config(path: Path, root: Path) -> Path:
 
 def run(*command, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     """Run a command as a user does, on one thread."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+    path = os.pathsep.join(filter(None, (str(ROOT), env.pop('PYTHONPATH', None), os.environ.get('PYTHONPATH'))))
     return subprocess.run(
         [str(c) for c in command],
         cwd=cwd,

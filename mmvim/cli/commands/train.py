@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_model(cfg)
     check_wrapping(cfg, model)
     check_first_step(cfg, model)
-    samples = check_samples(cfg, model, stages, thorough=args.check)
+    samples = check_samples(cfg, model, stages, thorough=args.check, unreadable=args.unreadable)
     check_pretrained(cfg, model)
     resume = check_start(cfg, model, args.resume_with)
     warn_of_batch(cfg)

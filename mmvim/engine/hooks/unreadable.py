@@ -16,7 +16,7 @@ class UnreadableFilesHook(Hook):
 
     It stands before the pipeline of each data set that a run reads, inside wrappers such as ``RepeatDataset``, in
     MMSegmentation, MMDetection and MMPreTrain alike; no config of a pipeline changes. The ends of JPEG, PNG, WebP and
-    BMP files are looked at before they are decoded, because a decoder fills up what a truncated file lacks. Files on
+    BMP files are looked at before they are decoded, because some decoders fill up what a truncated file lacks. Files on
     remote storage are read by the pipeline alone.
 
     Args:
