@@ -3,6 +3,7 @@
 import os
 import signal
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, TRANSFORMS
 from torch.utils.data import get_worker_info
@@ -45,3 +46,22 @@ class NaNAt(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter + 1 == self.iteration and runner.rank == self.rank:
             data_batch['inputs'] = [picture.float() * float('nan') for picture in data_batch['inputs']]
+
+
+@HOOKS.register_module()
+class Record(Hook):
+    """Write the loss and the pictures of each iteration, a file a process, and the weights at the end."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.lines = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        names = [os.path.basename(sample.img_path) for sample in data_batch['data_samples']]
+        self.lines.append({'iter': runner.iter + 1, 'loss': float(outputs['loss']), 'pictures': names})
+
+    def after_train(self, runner):
+        os.makedirs(runner.work_dir, exist_ok=True)
+        weights = {name: value.detach().clone() for name, value in runner.model.state_dict().items()}
+        torch.save({'iterations': self.lines, 'weights': weights}, f'{runner.work_dir}/record_{runner.rank}.pt')
