@@ -83,6 +83,25 @@ def save_durably(cfg: Config) -> None:
             hook['type'] = _DURABLE
 
 
+def shard_resumably(cfg: Config) -> None:
+    """Let mmvim's strategy take the place of MMEngine's where a config shards a model, with the same arguments.
+
+    Args:
+        cfg: The config, changed in place.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmvim.cli.faults import shard_resumably
+        >>> cfg = Config(dict(runner_type='FlexibleRunner', strategy=dict(type='FSDPStrategy')))
+        >>> shard_resumably(cfg)
+        >>> cfg.strategy.type
+        'mmvim.FSDPStrategy'
+    """
+    strategy = cfg.get('strategy')
+    if isinstance(strategy, dict) and strategy.get('type') in ('FSDPStrategy', 'mmengine.FSDPStrategy'):
+        strategy['type'] = 'mmvim.FSDPStrategy'
+
+
 def add_fault_hooks(runner: Runner, args: argparse.Namespace) -> None:
     """Register the hooks that the options ask for, unless the config has its own.
 

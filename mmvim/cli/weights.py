@@ -363,12 +363,19 @@ def _check_sharded(folder: str, resume_with: str | None) -> ResumeHook:
     """Check this process's part of a sharded checkpoint, which only as many processes as saved it can resume."""
     if resume_with == 'config':
         raise UserError('--resume-with config needs a checkpoint in one file', 'leave it out', USAGE)
-    rank, size = (int(os.environ.get(name, default)) for name, default in (('RANK', '0'), ('WORLD_SIZE', '1')))
-    parts = [name for name in os.listdir(folder) if name.startswith('rank') and name.endswith('.pth')]
-    if f'rank{rank}.pth' not in parts or os.path.exists(os.path.join(folder, f'rank{size}.pth')):
-        raise UserError(
-            f'--resume {folder} holds {len(parts)} parts of a sharded checkpoint, and there are {size} processes',
-            'resume on as many processes, each with its part on its disk',
-        )
-    read_resumed(os.path.join(folder, f'rank{rank}.pth'))
+    parts = sorted(name for name in os.listdir(folder) if name.startswith('rank') and name.endswith('.pth'))
+    own = parts  # all of them, where one process checks for the others
+    if 'WORLD_SIZE' in os.environ:
+        size, own = int(os.environ['WORLD_SIZE']), [f'rank{os.environ["RANK"]}.pth']
+        if own[0] not in parts or f'rank{size}.pth' in parts:
+            raise UserError(
+                f'--resume {folder} holds {len(parts)} parts of a sharded checkpoint, and there are {size} processes',
+                'resume on as many processes, each with its part on its disk',
+            )
+    if not own:
+        raise UserError(f'--resume {folder} holds no part of a checkpoint (rank0.pth ...)', 'give another')
+    for name in own:
+        part = os.path.join(folder, name)
+        with checkpoint_errors():  # its tensors can be read in a group of processes only, which there is not yet
+            checkpoints.check_bytes(part, f'--resume {part}')
     return ResumeHook()

@@ -1,5 +1,5 @@
-"""Everything around a model while it trains, such as parameter groups and hooks."""
+"""Everything around a model while it trains, such as parameter groups, hooks and shards."""
 
-from mmvim.engine import hooks, optimizers
+from mmvim.engine import hooks, optimizers, strategies
 
-__all__ = ['hooks', 'optimizers']
+__all__ = ['hooks', 'optimizers', 'strategies']

@@ -63,5 +63,6 @@ class Record(Hook):
 
     def after_train(self, runner):
         os.makedirs(runner.work_dir, exist_ok=True)
-        weights = {name: value.detach().clone() for name, value in runner.model.state_dict().items()}
+        state = runner.model.state_dict()
+        weights = {name: value.clone() for name, value in state.items() if type(value) is torch.Tensor}  # no shards
         torch.save({'iterations': self.lines, 'weights': weights}, f'{runner.work_dir}/record_{runner.rank}.pt')

@@ -182,6 +182,43 @@ optim_wrapper = dict(accumulative_counts={counts})
     assert found[0]['iterations'][2]['loss'] != straight[0]['iterations'][2]['loss']
 
 
+def test_sharded(tmp_path, seg):
+    """FSDP by MMEngine's FlexibleRunner: DDP's losses, a part of the checkpoint a process, and resuming from it."""
+    sharded = "runner_type = 'FlexibleRunner'\nstrategy = dict(type='FSDPStrategy')\n"
+    options = ('--cfg-options', 'train_dataloader.batch_size=2')
+    whole = train(tmp_path, config(seg), 2, *options, work='whole')
+    shards = train(tmp_path, config(seg, more=sharded, name='shards'), 2, *options, work='shards')
+    assert (losses(shards) / losses(whole) - 1).abs().max() < 1e-5
+
+    cfg = config(seg, RANDOM, sharded + 'randomness = dict(seed=7, diff_rank_seed=True)\n', name='random')
+    straight = train(tmp_path, cfg, 2, work='straight')
+    train(tmp_path, cfg, 2, '--cfg-options', 'train_cfg.max_iters=2', work='parted')
+    work = tmp_path / 'parted'
+    assert (work / 'last_checkpoint').read_text() == str(work / 'iter_2.pth')
+    assert sorted(part.name for part in (work / 'iter_2.pth').iterdir()) == ['rank0.pth', 'rank1.pth']
+    assert not list(work.glob('*.partial'))
+    resumed = train(tmp_path, cfg, 2, '--resume', work='parted')
+    for rank in range(2):
+        assert resumed[rank]['iterations'] == straight[rank]['iterations'][2:], rank
+
+    part = work / 'iter_4.pth/rank1.pth'
+    part.write_bytes(part.read_bytes()[:-1000])
+    command = ('bash', tiny.TOOLS / 'dist_train.sh', cfg, 2, '--work-dir', work, '--resume')
+    result = tiny.run(*command, cwd=tmp_path, PORT=free_port(), PYTHONPATH=HERE)
+    assert result.returncode != 0 and 'iter_4.pth/rank1.pth' in result.stderr and 'damaged' in result.stderr
+
+
+def test_a_sharded_step_is_left_out(tmp_path, seg):
+    more = (
+        "runner_type = 'FlexibleRunner'\nstrategy = dict(type='FSDPStrategy')\n"
+        "custom_hooks = [dict(type='Record'), dict(type='NaNAt', iteration=2, rank=1)]\n"
+    )
+    found = train(tmp_path, config(seg, more=more), 2, '--non-finite', 'skip')
+    values = torch.tensor([[one['loss'] for one in record['iterations']] for record in found])
+    assert values.isfinite().tolist() == [[True] * 4, [True, False, True, True]]
+    assert 'the loss of iteration 2 is not finite' in log(tmp_path / 'work')
+
+
 class Counting(http.server.SimpleHTTPRequestHandler):
     """Serves a folder, and counts."""
 

@@ -79,9 +79,9 @@ def make_data(root: Path) -> None:
 def train(config: Path, work: Path, tool: str) -> None:
     """Train, from the last checkpoint if there is one."""
     if tool == 'mmvim':
-        from mmvim.cli.commands.train import main as train_command
+        from mmvim.cli.main import main as mmvim
 
-        train_command([str(config), '--work-dir', str(work), '--resume'])
+        mmvim(['train', str(config), '--work-dir', str(work), '--resume'])
     else:
         from mmengine.config import Config
         from mmengine.runner import Runner

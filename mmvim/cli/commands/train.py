@@ -18,7 +18,7 @@ from mmvim.cli.arguments import AMP_KINDS, add_run_arguments, config_parser, nam
 from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError
-from mmvim.cli.faults import add_fault_arguments, add_fault_hooks, run_errors, save_durably
+from mmvim.cli.faults import add_fault_arguments, add_fault_hooks, run_errors, save_durably, shard_resumably
 from mmvim.cli.first_step import check_first_step, warn_of_batch
 from mmvim.cli.labels import check_samples
 from mmvim.cli.machine import (
@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(fit_to_cpu(cfg, stages))
     prepare_cpu_distribution(cfg)
     save_durably(cfg)
+    shard_resumably(cfg)
     with run_errors(cfg.work_dir):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.logger.addFilter(NoiseFilter())
