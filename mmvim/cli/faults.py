@@ -19,6 +19,7 @@ from mmvim.engine.hooks import (
     NonFiniteLossError,
     NonFiniteLossHook,
     RandomStateHook,
+    ResumeError,
     UnreadableFilesHook,
 )
 
@@ -137,7 +138,8 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
 
     Raises:
         UserError: If a checkpoint cannot be written or the disk is full, a picture cannot be read, the loss is not
-            finite, a data worker or another process died, or the user pressed Ctrl-C (then with status 130).
+            finite, processes begin at different iterations, a data worker or another process died, or the user pressed
+            Ctrl-C (then with status 130).
 
     Examples:
         >>> from mmvim.cli import UserError
@@ -153,7 +155,7 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise UserError('interrupted', _remedy(work_dir, resumable), INTERRUPTED) from error
-    except (CheckpointWriteError, NonFiniteLossError) as error:
+    except (CheckpointWriteError, NonFiniteLossError, ResumeError) as error:
         raise UserError(error.problem, error.remedy, ENVIRONMENT) from error
     except UnreadableFileError as error:
         # From a data worker it comes with the worker's traceback before it.

@@ -13,7 +13,7 @@ from small_runs import Classifier, Numbers, runner, stack, weights
 
 from mmvim import checkpoints
 from mmvim.engine import durable
-from mmvim.engine.hooks import CheckpointWriteError, checkpoint
+from mmvim.engine.hooks import CheckpointWriteError, ResumeError, ResumeHook, checkpoint
 
 KIND = 'mmvim.CheckpointHook'
 
@@ -217,6 +217,14 @@ def test_best_checkpoint(tmp_path, monkeypatch):
         if name in ('best_acc_iter_4.pth', 'best_acc_iter_8.pth'):
             assert f'best_acc_iter_{2 if "_4" in name else 4}.pth' in files
             assert f'{name}{durable.PARTIAL}' in files and name not in files
+
+
+def test_a_node_without_the_checkpoint(tmp_path, monkeypatch):
+    """The processes that begin at 0 are not trained with those that go on."""
+    run = runner(tmp_path, [ResumeHook()], name='node')
+    monkeypatch.setattr('mmvim.engine.hooks.resume.all_gather_object', lambda iteration: [2, iteration])
+    with pytest.raises(ResumeError, match=r'at different iterations \(2, 0\); each node needs the checkpoint'):
+        run.train()
 
 
 def test_published_keys(tmp_path):

@@ -6,7 +6,7 @@ from mmvim.engine.hooks.mesa import MESAHook
 from mmvim.engine.hooks.nonfinite import NonFiniteLossError, NonFiniteLossHook
 from mmvim.engine.hooks.progress_bar_hook import ProgressBarHook
 from mmvim.engine.hooks.random_state import RandomStateHook
-from mmvim.engine.hooks.resume import ResumeHook
+from mmvim.engine.hooks.resume import ResumeError, ResumeHook
 from mmvim.engine.hooks.unreadable import UnreadableFilesHook
 from mmvim.engine.hooks.val_loss import ValLossHook
 
@@ -19,6 +19,7 @@ __all__ = [
     'NonFiniteLossHook',
     'ProgressBarHook',
     'RandomStateHook',
+    'ResumeError',
     'ResumeHook',
     'UnreadableFilesHook',
     'ValLossHook',

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -94,6 +94,24 @@ def by_name(state: dict, names: Sequence[Sequence[str]], wanted: Sequence[Sequen
     return {'state': states, 'param_groups': groups}
 
 
+class ResumeError(RuntimeError):
+    """Error for processes of one run that do not go on from the same checkpoint.
+
+    Args:
+        problem: Which process begins where.
+        remedy: What to do about it.
+
+    Examples:
+        >>> from mmvim.engine.hooks import ResumeError
+        >>> print(ResumeError('process 0 begins at 2, process 1 at 0', 'copy the checkpoint'))
+        process 0 begins at 2, process 1 at 0; copy the checkpoint
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f'{problem}; {remedy}')
+        self.problem, self.remedy = problem, remedy
+
+
 def _unwrapped(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
@@ -127,6 +145,23 @@ class ResumeHook(Hook):
         if resume_with not in ('checkpoint', 'config'):
             raise ValueError(f"resume_with={resume_with!r} must be 'checkpoint' or 'config'")
         self.resume_with, self.names = resume_with, names
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that all processes begin at the same iteration: a node may lack the checkpoint that the others have.
+
+        Args:
+            runner: The runner of the training.
+
+        Raises:
+            ResumeError: If they do not.
+        """
+        begun = all_gather_object(runner.iter)
+        if len(set(begun)) > 1:
+            raise ResumeError(
+                f'the processes of this run begin at different iterations ({", ".join(map(str, begun))})',
+                'each node needs the checkpoint that is resumed: copy last_checkpoint and the file it names to the '
+                'others',
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note how many processes train."""
