@@ -161,13 +161,8 @@ def test_ctrl_c_as_a_user_sees_it(tmp_path, seg):
         process.kill()
     assert process.returncode == 130
     lines = [line for line in error.splitlines() if not line.startswith('warning')]
-    assert len(lines) == 1 and lines[0].startswith('error: interrupted; go on from work/iter_'), error
-    assert saved_in(tmp_path, 'work') >= 2
-
-
-def saved_in(folder, work):
-    note = folder / work / 'last_checkpoint'
-    return checkpoints.load_file(str(folder / note.read_text()))['meta']['iter']
+    assert len(lines) == 1 and lines[0].startswith(f'error: interrupted; go on from {work}/iter_'), error
+    assert saved(work) >= 2
 
 
 def test_a_loss_that_is_not_finite(train, fails, tmp_path, seg):
