@@ -75,7 +75,7 @@ class NonFiniteLossHook(Hook):
     processes of a run decide together. In a step that is left out the weights, the optimizer's state, the loss scale
     and the running statistics of batch norms stay as they are, while schedules go on. Where gradients are accumulated,
     one bad batch spoils the whole step that it is a part of. With ``AmpOptimWrapper`` gradients are left to its loss
-    scaling, which skips such steps itself.
+    scaling, if that is on, which skips such steps itself.
 
     This reads one number from the device each iteration, and so waits for the forward pass.
 
@@ -217,7 +217,8 @@ class NonFiniteLossHook(Hook):
     def _step(self, step: Callable, *args: Any, **options: Any) -> None:
         wrapper = self._wrapper
         assert wrapper is not None
-        if not hasattr(wrapper, 'loss_scaler'):
+        scaler = getattr(wrapper, 'loss_scaler', None)
+        if scaler is None or not scaler.is_enabled():  # else it skips such steps itself
             parameters = [p for group in wrapper.optimizer.param_groups for p in group['params'] if p.grad is not None]
             gradients = [p.grad for p in parameters if p.grad.numel() and not p.grad.is_sparse]
             if gradients:
