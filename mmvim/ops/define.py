@@ -55,6 +55,19 @@ def refuse_second_derivative(name: str, op: str) -> None:
     register_derivative(name, refuse, lambda ctx, inputs, output: None)
 
 
+def is_watched() -> bool:
+    """Check whether something watches or replaces operators: a compiler, an exporter, a count of FLOPs, a transform.
+
+    Then an operator must be called as such; otherwise its implementation may be.
+    """
+    return bool(
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """Return the dtype that autocast runs matrix products in where ``x`` is, or None if it is off.
 
