@@ -30,6 +30,7 @@ MEASURING = {
     'analysis_tools/compare_backbones.py',
     'analysis_tools/compile_and_export.py',
     'analysis_tools/detection_learning.py',
+    'analysis_tools/precision_loss.py',
     'analysis_tools/profile_step.py',
     'analysis_tools/real_pictures.py',
     'analysis_tools/train_one_step.py',
