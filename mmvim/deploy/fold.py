@@ -1,7 +1,25 @@
-"""Folding of a batch norm into the convolution before it."""
+"""What copies for inference are made by: folding of batch norms, and layers of mmcv's made PyTorch's."""
+
+from typing import TypeVar
 
 import torch
+from mmcv.cnn.bricks.wrappers import Linear
 from torch import nn
+
+Model = TypeVar('Model', bound=nn.Module)
+
+
+def with_plain_linears(model: Model) -> Model:
+    """Make mmcv's linear layers, which differ from PyTorch's for an old version of it only, PyTorch's, in place.
+
+    Examples:
+        >>> type(with_plain_linears(nn.Sequential(Linear(2, 2)))[0]) is nn.Linear
+        True
+    """
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = nn.Linear
+    return model
 
 
 def fold_norm(conv: nn.Module, norm: nn.Module) -> None:

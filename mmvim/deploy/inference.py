@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmvim.deploy.fold import fold_norm
+from mmvim.deploy.fold import fold_norm, with_plain_linears
 from mmvim.models.layers.derived_weights import DerivedWeights
 from mmvim.models.layers.plain_layers import InferenceLinear, is_plain
 from mmvim.models.layers.vim_mixer import VimMixer
@@ -68,7 +68,7 @@ def optimize_for_inference(model: Model) -> Model:
         raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
     if is_optimized(model):
         raise ValueError(f'this {type(model).__name__} is a copy for inference already; {_REMEDY}')
-    made = copy.deepcopy(model).eval().requires_grad_(False)
+    made = with_plain_linears(copy.deepcopy(model).eval().requires_grad_(False))
     places = Counter(id(child) for module in made.modules() for child in module._modules.values())
     for module in list(made.modules()):
         for conv, owner, name in _pairs(module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvim.deploy.errors import DeployError
+from mmvim.deploy.fold import with_plain_linears
 from mmvim.models.layers.plain_layers import is_plain
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -93,7 +94,7 @@ def quantize_dynamic(model: Model, skip: Sequence[str] = STEPS) -> Model:
     """
     if torch.backends.quantized.engine == 'none':
         raise DeployError('this PyTorch has no kernels of 8-bit integers', 'compute in float32 or bfloat16 here')
-    made = copy.deepcopy(model).eval().requires_grad_(False)
+    made = with_plain_linears(copy.deepcopy(model).eval().requires_grad_(False))
     names = [
         name
         for name, module in made.named_modules()
