@@ -22,6 +22,7 @@ ONLY_COMMANDS = {'models', 'config', 'doctor'}
 # They measure mmvim from a checkout, and are no part of an installation.
 MEASURING = {
     'analysis_tools/benchmark_backbone.py',
+    'analysis_tools/benchmark_calls.py',
     'analysis_tools/benchmark_cpu.py',
     'analysis_tools/benchmark_onnx.py',
     'analysis_tools/benchmark_scan.py',

@@ -25,8 +25,8 @@ two are, eager. Memory is the peak of a call above what was resident, eager and 
 is what was published for ADE20K at 512 x 512, single scale. What is not mmvim's is MMSegmentation's own. A dash is what
 was not measured, or cannot be run.
 
-- *for inference* is `mmvim.optimize_for_inference(model)`, for all models alike: on x86 processors that are not Intel's it
-  takes linear layers from MKL to oneDNN.
+- *for inference* is `mmvim.optimize_for_inference(model)`, for all models alike: on x86 processors that are not Intel's
+  it takes linear layers from MKL to oneDNN.
 - *bf16* and *int8* are autocast and `mmvim.deploy.quantize_dynamic`, both of the copy for inference.
 - *DeiT-T, plain* is MMSegmentation's vision transformer as it is; *fused* is the same without the weights that nobody
   reads, so that PyTorch's fused attention runs.
@@ -94,7 +94,7 @@ def claims(rows: Sequence[dict]) -> str:
         return row['runtimes'][runtime]['ms'] / row['references']['DeiT-T, fused']['ms']
 
     lines = [
-        '| at 1248 x 1248 | times the speed of DeiT-T, plain | memory saved, % | times DeiT-T, fused | memory saved, % |',
+        '| at 1248 x 1248 | times as fast as DeiT-T, plain | memory saved, % | as DeiT-T, fused | memory saved, % |',
         '|-|-|-|-|-|',
         '| Vim-T, its paper (a GPU, half precision, batch) | 2.8 | 86.8 | - | - |',
         '| ViT^3-T, its paper (likewise) | 4.6 | 90.3 | - | - |',
