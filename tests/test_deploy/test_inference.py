@@ -221,6 +221,7 @@ def test_pieces_are_what_a_copy_takes(pieces, monkeypatch):
     assert_equal(made, model, x)
     assert len(taken) == 1
     assert_equal(made, model, x[:, :10])  # two pieces are not worth it
+    assert_equal(mmvim.optimize_for_inference(model, in_chunks=False), model, x)
     made(x)
     counts = []
     for one in (made, model):

@@ -13,7 +13,8 @@ pictures made up.
 
 Runtimes: eager; optimized (mmvim.optimize_for_inference); bf16 and int8 (autocast and mmvim.deploy.quantize_dynamic,
 both optimized); compiled (torch.compile); onnxruntime and openvino, of the exported model at a fixed size. Memory is
-the peak of a call above what was resident before it, in a process of its own whose freed memory goes back at once.
+the peak of a call above what was resident before it, in a process of its own whose freed memory goes back at once; of
+the last three, which take minutes a model to make, it is not measured.
 
 It measures mmvim itself, from a checkout.
 """
@@ -38,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 RUNTIMES = ('eager', 'optimized', 'bf16', 'int8', 'compiled', 'onnxruntime', 'openvino')
 USUAL = ('eager', 'optimized', 'bf16', 'int8')
+COSTLY = ('compiled', 'onnxruntime', 'openvino')  # minutes to make: in one process alone, without memory
 # Every tensor of 64 KiB or more is a mapping of its own, which the system takes back with the tensor.
 EXACT = {'MALLOC_MMAP_THRESHOLD_': '65536'}
 
@@ -187,7 +189,9 @@ class Rows:
                 self.references[reference].ask('ready eager')
         own, aside = self.start(name), self.start(name, EXACT)
         try:
-            found: dict[str, dict] = {runtime: aside.ask(f'memory {runtime}') for runtime in runtimes}
+            found: dict[str, dict] = {
+                runtime: {} if runtime in COSTLY else aside.ask(f'memory {runtime}') for runtime in runtimes
+            }
             aside.close()
             alive = [runtime for runtime in runtimes if 'failed' not in found[runtime]]
             for runtime in list(alive):
