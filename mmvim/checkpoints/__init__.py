@@ -12,6 +12,7 @@ from mmvim.checkpoints.classifier import build_classifier, preprocessing
 from mmvim.checkpoints.convert import from_mmvim, to_mmvim
 from mmvim.checkpoints.errors import CheckpointError
 from mmvim.checkpoints.files.container import check_bytes, load_file
+from mmvim.checkpoints.files.int8 import pack
 from mmvim.checkpoints.files.recorded_config import recorded_config
 from mmvim.checkpoints.files.safe_globals import allow_checkpoint_globals, checkpoint_globals
 from mmvim.checkpoints.files.save import check_target, save_file
@@ -44,6 +45,7 @@ __all__ = [
     'load_file',
     'load_from_published',
     'model_weights',
+    'pack',
     'preprocessing',
     'read',
     'read_for_model',

@@ -8,6 +8,7 @@ from mmvim.checkpoints.errors import CheckpointError
 from mmvim.checkpoints.families import family_for, recognise
 from mmvim.checkpoints.families.adapted import fusion_record
 from mmvim.checkpoints.files.container import SAFETENSORS, SHARDS, check_tensors, load_file, weights_of
+from mmvim.checkpoints.files.int8 import INT8
 from mmvim.checkpoints.files.sources import fetch
 from mmvim.checkpoints.naming import sort_tensors
 from mmvim.checkpoints.report import Report
@@ -116,6 +117,6 @@ def is_native(container: dict, weights: OrderedDict[str, Tensor]) -> bool:
         (True, False)
     """
     own = container.get('state_dict', container)
-    if container.get('format') in (SAFETENSORS, SHARDS):
+    if container.get('format') in (SAFETENSORS, SHARDS, INT8):
         return False
     return isinstance(own, dict) and [k for k in own if isinstance(own[k], Tensor)] == list(weights)

@@ -17,6 +17,8 @@ from mmvim.deploy.errors import DeployError, MissingPackageError
 if TYPE_CHECKING:
     from mmvim.deploy.compare import Exported
     from mmvim.deploy.export import export_onnx
+    from mmvim.deploy.inference import optimize_for_inference
+    from mmvim.deploy.low_precision import compute_in_bf16, quantize_dynamic
     from mmvim.deploy.predict import Prediction, Predictor
     from mmvim.deploy.program import export_program, load_program
     from mmvim.deploy.tracing import free_sizes
@@ -26,10 +28,13 @@ _FILES = {
     'Exported': 'compare',
     'Prediction': 'predict',
     'Predictor': 'predict',
+    'compute_in_bf16': 'low_precision',
     'export_onnx': 'export',
     'export_program': 'program',
     'free_sizes': 'tracing',
     'load_program': 'program',
+    'optimize_for_inference': 'inference',
+    'quantize_dynamic': 'low_precision',
 }
 
 __all__ = [
@@ -38,10 +43,13 @@ __all__ = [
     'MissingPackageError',
     'Prediction',
     'Predictor',
+    'compute_in_bf16',
     'export_onnx',
     'export_program',
     'free_sizes',
     'load_program',
+    'optimize_for_inference',
+    'quantize_dynamic',
 ]
 
 

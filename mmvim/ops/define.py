@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 _LIBRARY = torch.library.Library('mmvim', 'FRAGMENT')
 
@@ -53,6 +54,24 @@ def refuse_second_derivative(name: str, op: str) -> None:
         )
 
     register_derivative(name, refuse, lambda ctx, inputs, output: None)
+
+
+def is_watched() -> bool:
+    """Check whether something watches or replaces operators: a compiler, an exporter, a count of FLOPs, a transform.
+
+    Then an operator must be called as such; otherwise its implementation may be.
+    """
+    return bool(
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def are_plain(*tensors: object) -> bool:
+    """Return whether no tensor is of a class of its own, such as a fake or a sharded one."""
+    return all(x is None or type(x) is Tensor or type(x) is Parameter for x in tensors)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -22,6 +22,8 @@ ONLY_COMMANDS = {'models', 'config', 'doctor'}
 # They measure mmvim from a checkout, and are no part of an installation.
 MEASURING = {
     'analysis_tools/benchmark_backbone.py',
+    'analysis_tools/benchmark_calls.py',
+    'analysis_tools/benchmark_cpu.py',
     'analysis_tools/benchmark_onnx.py',
     'analysis_tools/benchmark_scan.py',
     'analysis_tools/benchmark_threads.py',
@@ -31,6 +33,7 @@ MEASURING = {
     'analysis_tools/compile_and_export.py',
     'analysis_tools/detection_learning.py',
     'analysis_tools/kill_training.py',
+    'analysis_tools/precision_loss.py',
     'analysis_tools/profile_step.py',
     'analysis_tools/real_pictures.py',
     'analysis_tools/train_one_step.py',

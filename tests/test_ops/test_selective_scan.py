@@ -225,3 +225,63 @@ def test_equal_bits_each_time(backend, dtype, tolerance):
     first, second = run(), run()
     assert all(torch.isfinite(x).all() for x in first)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+USUAL = {'u': (2, 5, 7), 'delta': (2, 5, 7), 'A': (5, 3), 'B': (2, 3, 7), 'C': (2, 3, 7), 'D': (5,), 'z': (2, 5, 7)}
+USUAL |= {'delta_bias': (5,), 'initial_state': (2, 5, 3)}
+
+
+def usual():
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in USUAL.items()}
+
+
+@pytest.mark.parametrize('left_out', [(), ('D',), ('z', 'initial_state'), ('D', 'z', 'delta_bias', 'initial_state')])
+@pytest.mark.parametrize('reverse', [False, True])
+def test_usual_arguments_are_brought_into_the_same_form(left_out, reverse, monkeypatch):
+    """The short way through the checks, taken by what is float32 on CPUs, gives what the long way does."""
+    from mmvim.ops.selective_scan import arguments
+
+    given = {name: None if name in left_out else x for name, x in usual().items()}
+    assert arguments._is_usual(*given.values())
+    short = arguments.single_path(*given.values(), True, reverse, None)
+    monkeypatch.setattr(arguments, '_is_usual', lambda *tensors: False)
+    long = arguments.single_path(*given.values(), True, reverse, None)
+    for name, a, b in zip(short._fields, short, long, strict=True):
+        same = torch.equal(a, b) and a.stride() == b.stride() if isinstance(a, torch.Tensor) else a == b
+        assert same and type(a) is type(b), name
+
+
+@pytest.mark.parametrize('name', USUAL)
+@pytest.mark.parametrize('change', ['shape', 'dtype', 'kind', 'device'])
+def test_unusual_arguments_take_the_long_way(name, change):
+    from mmvim.ops.selective_scan.arguments import _is_usual
+
+    given = usual()
+    changed = {
+        'shape': torch.randn(*USUAL[name][:-1], USUAL[name][-1] + 1),
+        'dtype': given[name].bfloat16(),
+        'kind': given[name].numpy(),
+        'device': given[name].to('meta'),
+    }
+    given[name] = changed[change]
+    assert not _is_usual(*given.values())
+
+
+def test_operators_are_called_where_somebody_watches():
+    """Without gradients a CPU's kernel is called itself, but not under a mode, in a graph, or with fake tensors."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    given, seen = usual(), []
+    with torch.no_grad():
+        wanted = selective_scan(**given)
+        with Names():
+            found = selective_scan(**given)
+    assert torch.equal(found, wanted) and 'mmvim::selective_scan_fwd' in seen
+    given['u'].requires_grad_()
+    assert selective_scan(**given).grad_fn is not None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.files.header import INDEX, PICKLE, ZIP, check_header, is_plain_name, read_index
+from mmvim.checkpoints.files.int8 import unpack
 from mmvim.checkpoints.files.safe_globals import allow_checkpoint_globals
 
 EVERYTHING = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
@@ -80,7 +81,7 @@ def load_file(path: str, name: str | None = None) -> dict:
         raise _damaged(name, error) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, not a dict of weights', 'give a checkpoint')
-    return checkpoint
+    return unpack(checkpoint, name)
 
 
 def check_bytes(path: str, name: str | None = None) -> None:

@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mmvim import checkpoints
+from mmvim.cli.arguments import add_dtype_argument
 from mmvim.cli.commands import command_parser
 from mmvim.cli.errors import UserError
 from mmvim.cli.weights import checkpoint_errors
+from mmvim.deploy.low_precision import compute_in_bf16
 
 
 def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,6 +59,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='Defaults to cuda if there is one, else cpu',
     )
+    add_dtype_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -125,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = checkpoints.read(args.checkpoint, key=args.key, arch=args.arch, **options)
         view = checkpoints.preprocessing(found, args.img_size, args.crop_pct, args.interpolation, args.crop_mode)
         model = checkpoints.build_classifier(found).to(args.device)
+    if args.dtype == 'bf16':
+        compute_in_bf16(model)
     assert found.head is not None  # build_classifier has seen to it
     names = _class_names(args.classes, found.head['num_classes'])
     console = Console()

@@ -3,6 +3,7 @@
     mmvim export upernet_vim_t_ade20k --checkpoint work_dirs/vim_t/iter_160000.pth --out vim_t.onnx
     mmvim export vim_t_midclstok_76p1acc.pth --out classifier.onnx
     mmvim export upernet_vim_t_ade20k --out vim_t.pt2     # a program of torch.export
+    mmvim export upernet_vim_t_ade20k --checkpoint work_dirs/vim_t/iter_160000.pth --int8 --out small.pth
 
 Pictures of any number and size can be given to the exported model. docs/deployment.md says what is exact.
 """
@@ -22,6 +23,7 @@ from mmvim.cli.arguments import OptionsAction
 from mmvim.cli.commands import command_parser
 from mmvim.cli.config import SUFFIXES, check_compiled_ops, load_config
 from mmvim.cli.errors import ENVIRONMENT, USAGE, UserError, warn
+from mmvim.cli.int8 import write_int8
 from mmvim.cli.model import build_model
 from mmvim.cli.options import find_types
 from mmvim.cli.weights import check_fit, checkpoint_errors, is_remote, local_checkpoint, read_checkpoint
@@ -92,6 +94,12 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--images', nargs='+', default=[], metavar='IMAGE', help='pictures to compare on. Defaults to made-up ones'
     )
+    parser.add_argument(
+        '--int8',
+        action='store_true',
+        help='write a checkpoint instead, with 8-bit weights, that mmvim test and the others read like any; --out '
+        'FILE.pth',
+    )
     args = parser.parse_args(argv)
     if args.fixed_size is not None and min(args.fixed_size) < 1:
         parser.error(f'--fixed-size {" ".join(map(str, args.fixed_size))} is not two positive numbers')
@@ -109,6 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             cannot be exported.
     """
     args = _parse_args(argv)
+    if args.int8:
+        print(write_int8(args))
+        return
     suffix = Path(args.out).suffix
     with deploy_errors():
         if suffix not in SUFFIXES_OUT:

@@ -12,7 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmvim.checkpoints import allow_checkpoint_globals
-from mmvim.cli.arguments import add_run_arguments, config_parser, publish_local_rank
+from mmvim.cli.arguments import add_dtype_argument, add_run_arguments, config_parser, publish_local_rank
 from mmvim.cli.config import check_compiled_ops, load_config, set_work_dir, warn_if_untested
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError
@@ -23,6 +23,7 @@ from mmvim.cli.machine import check_launcher, fit_to_cpu, has_accelerator, prepa
 from mmvim.cli.model import build_model
 from mmvim.cli.noise import NoiseFilter
 from mmvim.cli.weights import check_fit, local_checkpoint, read_checkpoint
+from mmvim.deploy.low_precision import compute_in_bf16
 from mmvim.engine.hooks import UnreadableFilesHook
 
 
@@ -57,6 +58,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--overlap', type=int, metavar='N', help='pixels that tiles share at least. Defaults to a quarter of a tile'
     )
+    add_dtype_argument(parser)
     args = parser.parse_args(argv)
     if args.overlap is not None and args.tile is None:
         parser.error('--overlap says how far tiles overlap, and --tile is missing')
@@ -115,4 +117,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.logger.addFilter(NoiseFilter())
         runner.register_hook(UnreadableFilesHook())
+        if args.dtype == 'bf16':
+            compute_in_bf16(runner.model)
         runner.test()

@@ -63,6 +63,8 @@ class ConvBlock(nn.Module):
         torch.Size([1, 8, 16, 24])
     """
 
+    conv_norms: ClassVar[tuple[tuple[str, str], ...]] = (('conv1', 'norm1'), ('conv2', 'norm2'))
+
     def __init__(self, dim: int, drop_path_rate: float) -> None:
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(dim, dim, 3, 1, 1), nn.BatchNorm2d(dim, eps=1e-5)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvim.models.layers.channel_attention import ChannelGate
+from mmvim.models.layers.derived_weights import DerivedWeights
 from mmvim.models.layers.plain_layers import dtype_of, is_plain
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
@@ -111,7 +112,7 @@ class LocalScan2D(SelectiveScan2D):
 
 
 @MODELS.register_module()
-class LocalVimMixer(nn.Module):
+class LocalVimMixer(DerivedWeights):
     """Mix the tokens of a grid along LocalMamba's directions, each with a convolution and a scan of its own.
 
     Every direction is a sequence: a causal convolution runs along it, the scan follows, and the gate applies to what it
@@ -163,6 +164,11 @@ class LocalVimMixer(nn.Module):
         self.attn = DirectionAttention(self.d_inner)
         self.out_proj = nn.Linear(self.d_inner, embed_dims, bias=False)
 
+    def derive(self) -> dict[str, Tensor]:
+        """See the base class."""
+        logs = torch.stack([getattr(self, f'A_log_{k}') for k in range(len(self.paths))])
+        return {'A': -torch.exp(logs.float())}  # (K, d_inner, d_state)
+
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mix tokens.
 
@@ -176,7 +182,10 @@ class LocalVimMixer(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, d_inner)
         x, z = x.mT, z.mT
         paths = scan_paths(self.paths, *grid, device=x.device)
-        y = torch.stack([self._scan(x, z, path, k).mT for k, path in enumerate(paths)], dim=1).mT  # (B, K, d_inner, L)
+        decays = self.derived()['A']
+        y = torch.stack(
+            [self._scan(x, z, decays[k], path, k).mT for k, path in enumerate(paths)], dim=1
+        ).mT  # (B, K, d_inner, L)
         y = self.attn(y).mT
         return self.out_proj(y.to(dtype_of(self.out_proj, x.dtype)))
 
@@ -188,7 +197,7 @@ class LocalVimMixer(nn.Module):
             return conv1d_silu(x.mT, weight, bias, (past,), self.scan_backend)[:, 0].mT
         return F.silu(layer(F.pad(x, (past, 0))))
 
-    def _scan(self, x: Tensor, z: Tensor, path: ScanPath, k: int) -> Tensor:
+    def _scan(self, x: Tensor, z: Tensor, A: Tensor, path: ScanPath, k: int) -> Tensor:
         """Convolve and scan along one direction: (B, d_inner, L) in raster order, as x and z are."""
         u = self._filter(path.read(x), k)  # (B, d_inner, T), in the order of the steps
         projected = getattr(self, f'x_proj_{k}')(u.mT)
@@ -202,7 +211,7 @@ class LocalVimMixer(nn.Module):
         return selective_scan_paths(
             u,
             delta.mT,
-            -torch.exp(getattr(self, f'A_log_{k}').float()),
+            A,
             b.mT,
             c.mT,
             getattr(self, f'D_{k}').float(),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.derived_weights import DerivedWeights
 from mmvim.models.layers.plain_layers import call_with_bias, is_plain
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
 from mmvim.ops import selective_scan
@@ -17,7 +18,7 @@ from mmvim.registry import MODELS
 
 
 @MODELS.register_module()
-class MambaVisionMixer(nn.Module):
+class MambaVisionMixer(DerivedWeights):
     """Mix tokens through two halves of the channels: both go through a centred depthwise convolution, one is scanned.
 
     As in the published models, the bias of ``dt_proj`` enters delta twice, once in the layer and once in the scan. The
@@ -68,6 +69,10 @@ class MambaVisionMixer(nn.Module):
         self.conv1d_x = nn.Conv1d(self.d_half, self.d_half, d_conv, groups=self.d_half, bias=False)
         self.conv1d_z = nn.Conv1d(self.d_half, self.d_half, d_conv, groups=self.d_half, bias=False)
 
+    def derive(self) -> dict[str, Tensor]:
+        """See the base class."""
+        return {'A': -torch.exp(self.A_log.float())}  # (d_half, d_state)
+
     def _filter(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
         """Run a convolution and SiLU on tokens (B, L, d_half)."""
         left = (self.d_conv - 1) // 2
@@ -87,7 +92,7 @@ class MambaVisionMixer(nn.Module):
         y: Tensor = selective_scan(
             u.transpose(1, 2),  # (B, L, d_half) -> (B, d_half, L)
             delta.transpose(1, 2),
-            -torch.exp(self.A_log.float()),
+            self.derived()['A'],
             b.transpose(1, 2),  # (B, L, d_state) -> (B, d_state, L)
             c.transpose(1, 2),
             self.D.float(),

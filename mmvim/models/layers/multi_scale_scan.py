@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvim.models.layers.channel_attention import LinearSqueezeExcite
+from mmvim.models.layers.derived_weights import DerivedWeights
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.plain_layers import dtype_of
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, mark_no_weight_decay, resolve_dt_rank
@@ -21,7 +22,7 @@ from mmvim.registry import MODELS
 
 
 @MODELS.register_module()
-class MultiScaleScan2D(nn.Module):
+class MultiScaleScan2D(DerivedWeights):
     """Mix the cells of a map by a scan along its rows and, at half resolution, by a scan along three further paths.
 
     The three are one sequence of three times as many steps: the second starts in the state that the first has reached,
@@ -85,6 +86,10 @@ class MultiScaleScan2D(nn.Module):
         self.se = LinearSqueezeExcite(inner, reduction)
         self.out_proj = nn.Linear(inner, embed_dims, bias=False)
 
+    def derive(self) -> dict[str, Tensor]:
+        """See the base class."""
+        return {'A': -torch.exp(self.A_logs.float())}  # (2 * d_inner, d_state)
+
     def forward(self, x: Tensor) -> Tensor:
         """Mix a map (B, embed_dims, H, W); same shape out."""
         x, z = self.in_proj(x.permute(0, 2, 3, 1)).chunk(2, dim=-1)  # (B, H, W, d_inner) each
@@ -115,7 +120,7 @@ class MultiScaleScan2D(nn.Module):
         return selective_scan_paths(
             u,
             torch.einsum('brl,dr->bdl', dt, self.dt_projs_weight[index]),
-            -torch.exp(self.A_logs[inner].float()),
+            self.derived()['A'][inner],
             b,
             c,
             self.Ds[inner].float(),

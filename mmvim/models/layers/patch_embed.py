@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from mmvim.ops.define import is_watched
+
 
 class PatchEmbed(nn.Module):
     """Cut an image into patches and project each (https://arxiv.org/abs/2010.11929, Sec. 3.1).
@@ -51,5 +53,6 @@ class PatchEmbed(nn.Module):
         h, w = self.grid(height, width)
         bottom = (h - 1) * self.stride[0] + self.patch_size[0] - height
         right = (w - 1) * self.stride[1] + self.patch_size[1] - width
-        x = F.pad(x, (0, right, 0, bottom))  # without asking whether it must be: the answer would bind a traced size
+        if is_watched() or bottom or right:  # a traced size must not be asked; without need, the image is not copied
+            x = F.pad(x, (0, right, 0, bottom))
         return self.proj(x).flatten(2).transpose(1, 2), (h, w)  # (B, C, h, w) -> (B, C, h * w) -> (B, h * w, C)

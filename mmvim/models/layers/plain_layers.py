@@ -5,6 +5,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from mmvim.ops.linear import linear
+
+
+class InferenceLinear(nn.Linear):
+    """A linear layer by :func:`mmvim.ops.linear.linear`, as :func:`mmvim.optimize_for_inference` makes them.
+
+    Examples:
+        >>> layer = nn.Linear(2, 3).requires_grad_(False)
+        >>> x = torch.randn(5, 2)
+        >>> wanted = layer(x)
+        >>> layer.__class__ = InferenceLinear
+        >>> torch.allclose(layer(x), wanted, atol=1e-6), is_plain(nn.Linear, layer)
+        (True, True)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return linear(x, self.weight, self.bias)
+
 
 def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
     """Return whether calling the layers would run their class's own forward on their own weights, and nothing else.
@@ -14,7 +33,7 @@ def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
     called.
 
     Args:
-        kind: The class that the layers were built with; a subclass is not plain.
+        kind: The class that the layers were built with; a subclass is not plain, but for :class:`InferenceLinear`.
         *layers: The layers.
 
     Examples:
@@ -26,7 +45,7 @@ def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
         False
     """
     return not _has_any_global_hook() and all(
-        type(layer) is kind
+        (type(layer) is kind or (type(layer) is InferenceLinear and kind is nn.Linear))
         and not layer._forward_hooks
         and not layer._forward_pre_hooks
         and not layer._backward_hooks

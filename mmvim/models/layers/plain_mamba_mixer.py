@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.derived_weights import DerivedWeights
 from mmvim.models.layers.plain_layers import call_with_bias
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, mark_no_weight_decay, resolve_dt_rank
 from mmvim.ops import selective_scan_paths
@@ -22,7 +23,7 @@ _PATHS = ('zigzag_row', 'zigzag_row_reverse', 'zigzag_col', 'zigzag_col_reverse'
 
 
 @MODELS.register_module()
-class PlainMambaMixer(nn.Module):
+class PlainMambaMixer(DerivedWeights):
     """Mix the cells of a map by four zigzag scans that share all parameters, and know the direction of each step.
 
     A learned vector for the direction of the step that reaches a cell (one for the first) is added to B. Three habits
@@ -78,6 +79,10 @@ class PlainMambaMixer(nn.Module):
         nn.init.trunc_normal_(self.direction_Bs, std=0.02)
         self.out_proj = nn.Linear(self.d_inner, embed_dims)
 
+    def derive(self) -> dict[str, Tensor]:
+        """See the base class."""
+        return {'A': -torch.exp(self.A_log.float())}  # (d_inner, d_state)
+
     def _direct(self, b: Tensor, height: int, width: int) -> Tensor:
         """Add the vectors of each path's directions to B: (B, L, d_state) to (B, paths, L, d_state)."""
         directions = step_directions(_PATHS, height, width, b.device)  # (paths, L)
@@ -97,7 +102,7 @@ class PlainMambaMixer(nn.Module):
         y = selective_scan_paths(
             u,
             delta.transpose(1, 2),  # (B, L, d_inner) -> (B, d_inner, L)
-            -torch.exp(self.A_log.float()),
+            self.derived()['A'],
             self._direct(b, height, width).mT,  # (B, paths, L, d_state) -> (B, paths, d_state, L)
             c.transpose(1, 2),  # (B, L, d_state) -> (B, d_state, L)
             self.D.float(),

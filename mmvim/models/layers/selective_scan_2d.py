@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.derived_weights import DerivedWeights
 from mmvim.models.layers.norm import build_norm
 from mmvim.models.layers.plain_layers import dtype_of
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, mark_no_weight_decay, resolve_dt_rank
@@ -59,7 +60,7 @@ class PathLinear(nn.Module):
 
 
 @MODELS.register_module()
-class SelectiveScan2D(nn.Module):
+class SelectiveScan2D(DerivedWeights):
     """Mix the cells of a map by selective scans along one or more paths; a drop-in replacement for a convolution.
 
     A projection, a depthwise convolution and SiLU come first. Then every path has a scan with its own delta, A, B, C
@@ -155,6 +156,10 @@ class SelectiveScan2D(nn.Module):
             elif not self.stacked and stacked in state_dict:
                 state_dict[flat] = state_dict.pop(stacked).flatten(0, 1)
 
+    def derive(self) -> dict[str, Tensor]:
+        """See the base class."""
+        return {'A': -torch.exp(self.A_logs.float()).unflatten(0, (len(self.paths), -1))}  # (paths, d_inner, d_state)
+
     def forward(self, x: Tensor) -> Tensor:
         """Mix a map (B, embed_dims, H, W); same shape out."""
         height, width = x.shape[2:]
@@ -166,7 +171,7 @@ class SelectiveScan2D(nn.Module):
         y = selective_scan_paths(
             u,
             delta,
-            -torch.exp(self.A_logs.float()).unflatten(0, (count, -1)),  # (paths, d_inner, d_state)
+            self.derived()['A'],  # (paths, d_inner, d_state)
             b,
             c,
             self.Ds.float().unflatten(0, (count, -1)),  # (paths, d_inner)

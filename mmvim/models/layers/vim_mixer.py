@@ -11,15 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvim.models.layers.derived_weights import DerivedWeights
 from mmvim.models.layers.plain_layers import is_plain
 from mmvim.models.layers.ssm_params import init_a_log, init_dt_proj, init_skip, resolve_dt_rank
+from mmvim.models.layers.vim_chunks import VimWeights, mix_in_chunks
 from mmvim.ops import selective_scan_paths
 from mmvim.ops.conv_silu import conv1d_silu
+from mmvim.ops.define import is_watched
+from mmvim.ops.linear import linear
 from mmvim.registry import MODELS
 
 
 @MODELS.register_module()
-class VimMixer(nn.Module):
+class VimMixer(DerivedWeights):
     """Mix tokens by two selective scans, one along the sequence and one against it, gated and averaged.
 
     Both directions run in one call of the scan. The backward one steps through the sequence in reverse, so no flipped
@@ -44,6 +48,8 @@ class VimMixer(nn.Module):
     """
 
     scan_operator: ClassVar[str] = 'mmvim::selective_scan'  # what a count of FLOPs must have found
+    chunk: ClassVar[int] = 512  # tokens of a part
+    in_chunks: bool = False  # mix long sequences part by part where no gradient is wanted
     conv1d: nn.Conv1d
     conv1d_b: nn.Conv1d
     x_proj: nn.Linear
@@ -80,43 +86,92 @@ class VimMixer(nn.Module):
             setattr(self, f'D{suffix}', init_skip(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, embed_dims, bias=False)
 
-    def _filter(self, x: Tensor) -> Tensor:
-        """Run both convolutions and SiLU: (B, L, d_inner) to (B, 2, L, d_inner)."""
-        # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
-        past = self.d_conv - 1
-        if is_plain(nn.Conv1d, self.conv1d, self.conv1d_b):
+    def _has_plain(self, name: str) -> bool:
+        """Return whether a layer and the backward direction's are plain, see :func:`is_plain`."""
+        kind = nn.Conv1d if name == 'conv1d' else nn.Linear
+        return is_plain(kind, getattr(self, name), getattr(self, f'{name}_b'))
+
+    def derive(self) -> dict[str, Tensor]:
+        """Compute A and D of both directions, and one weight for both of each layer that is plain."""
+        derived = {'A': -torch.exp(_stack(self.A_log, self.A_b_log).float()), 'D': _stack(self.D, self.D_b).float()}
+        if self._has_plain('conv1d'):
+            # A causal filter over the reversed sequence is the mirrored filter over the next tokens.
             filters = torch.cat([self.conv1d.weight, self.conv1d_b.weight.flip(-1)], dim=1)  # (d_inner, 2, d_conv)
-            filters = filters.transpose(0, 1)  # (2, d_inner, d_conv)
-            bias = torch.stack([self.conv1d.bias, self.conv1d_b.bias])  # type: ignore[list-item]
-            return conv1d_silu(x, filters, bias, (past, 0), self.scan_backend)
+            derived['conv1d'] = filters.transpose(0, 1)  # (2, d_inner, d_conv)
+            derived['conv1d_bias'] = torch.stack([self.conv1d.bias, self.conv1d_b.bias])  # type: ignore[list-item]
+        for name in ('x_proj', 'dt_proj'):
+            if self._has_plain(name):
+                layer, layer_b = getattr(self, name), getattr(self, f'{name}_b')
+                derived[name] = _stack(layer.weight, layer_b.weight)  # (2, out, in)
+                if layer.bias is not None:
+                    derived[f'{name}_bias'] = _stack(layer.bias, layer_b.bias)  # (2, out)
+        return derived
+
+    def derived(self) -> dict[str, Tensor]:
+        """See the base class; what was kept of a layer that somebody has wrapped since is left out."""
+        found = super().derived()
+        wrapped = [name for name in ('conv1d', 'x_proj', 'dt_proj') if self._kept and not self._has_plain(name)]
+        return {name: x for name, x in found.items() if name.removesuffix('_bias') not in wrapped} if wrapped else found
+
+    def fold_average(self) -> None:
+        """Put the factor 1/2 of the two directions' average into ``out_proj``, in place, where that is plain."""
+        if self.if_divide_out and is_plain(nn.Linear, self.out_proj):
+            with torch.no_grad():
+                self.out_proj.weight /= 2  # exact
+            self.if_divide_out = False
+
+    def chunk_weights(self, derived: dict[str, Tensor]) -> VimWeights | None:
+        """Return what :func:`mix_in_chunks` takes, or None if a layer is not plain, and has to be called.
+
+        Args:
+            derived: What :meth:`derived` returns.
+        """
+        projections = self.in_proj, self.out_proj
+        if not is_plain(nn.Linear, *projections) or any(layer.bias is not None for layer in projections):
+            return None
+        weights = {'in_proj': self.in_proj.weight, 'out_proj': self.out_proj.weight, **derived}
+        return VimWeights(**weights) if set(weights) == set(VimWeights._fields) else None
+
+    def _filter(self, x: Tensor, derived: dict[str, Tensor]) -> Tensor:
+        """Run both convolutions and SiLU: (B, L, d_inner) to (B, 2, L, d_inner)."""
+        past = self.d_conv - 1
+        if 'conv1d' in derived:
+            return conv1d_silu(x, derived['conv1d'], derived['conv1d_bias'], (past, 0), self.scan_backend)
         x = x.transpose(1, 2)  # (B, d_inner, L)
         forward = self.conv1d(F.pad(x, (past, 0)))
         backward = self.conv1d_b(F.pad(x.flip(-1), (past, 0))).flip(-1)
         return F.silu(_stack(forward, backward, dim=1)).transpose(2, 3)  # (B, 2, d_inner, L) -> (B, 2, L, d_inner)
 
-    @staticmethod
-    def _project(x: Tensor, layer: nn.Linear, layer_b: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    def _project(self, x: Tensor, name: str, derived: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Project (B, 2, L, C), each direction by its layer: (B, 2, L, D), and the bias (2, D) still to be added."""
-        if is_plain(nn.Linear, layer, layer_b):  # one product serves both directions, nothing is concatenated
-            bias = None if layer.bias is None else _stack(layer.bias, layer_b.bias)
-            return torch.matmul(x, _stack(layer.weight, layer_b.weight).mT), bias
-        return _stack(layer(x[:, 0]), layer_b(x[:, 1]), dim=1), None
+        if name in derived:  # one product serves both directions, nothing is concatenated
+            weight, bias = derived[name], derived.get(f'{name}_bias')
+            if self._kept:
+                return _stack(linear(x[:, 0], weight[0]), linear(x[:, 1], weight[1]), dim=1), bias
+            return torch.matmul(x, weight.mT), bias
+        return _stack(getattr(self, name)(x[:, 0]), getattr(self, f'{name}_b')(x[:, 1]), dim=1), None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens (B, L, embed_dims); same shape and order out."""
+        derived = self.derived()
+        if self.in_chunks and x.shape[1] > 2 * self.chunk and not torch.is_grad_enabled() and not is_watched():
+            weights = self.chunk_weights(derived)
+            if weights is not None:
+                y = mix_in_chunks(x, weights, self.chunk, self.scan_backend)
+                return y / 2 if self.if_divide_out else y
         x, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, d_inner)
-        u = self._filter(x)
-        projected, _ = self._project(u, self.x_proj, self.x_proj_b)
+        u = self._filter(x, derived)
+        projected, _ = self._project(u, 'x_proj', derived)
         dt, b, c = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)  # each (B, 2, L, ...)
-        delta, delta_bias = self._project(dt, self.dt_proj, self.dt_proj_b)
+        delta, delta_bias = self._project(dt, 'dt_proj', derived)
         # Channels stay contiguous in memory: the scan takes transposed views, (B, 2, L, D) -> (B, 2, D, L).
         y = selective_scan_paths(
             u.transpose(2, 3),
             delta.transpose(2, 3),
-            -torch.exp(_stack(self.A_log, self.A_b_log).float()),
+            derived['A'],
             b.transpose(2, 3),
             c.transpose(2, 3),
-            _stack(self.D, self.D_b).float(),
+            derived['D'],
             z=z.transpose(1, 2),  # (B, L, d_inner) -> (B, d_inner, L)
             delta_bias=None if delta_bias is None else delta_bias.float(),
             delta_softplus=True,

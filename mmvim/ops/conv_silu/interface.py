@@ -10,7 +10,7 @@ from torch import Tensor
 from mmvim.ops.backends import REFERENCE
 from mmvim.ops.conv_silu.operators import BACKENDS, conv_silu_fwd
 from mmvim.ops.conv_silu.reference import conv_silu_reference
-from mmvim.ops.define import autocast_dtype
+from mmvim.ops.define import are_plain, autocast_dtype, is_watched
 
 
 def conv1d_silu(
@@ -59,6 +59,9 @@ def conv1d_silu(
     if torch.is_grad_enabled() and needs_gradient:
         lay_out = BACKENDS[BACKENDS.select(backend, x.device.type, x, weight)].implementation.lay_out
         return conv_silu_fwd(lay_out(x) if lay_out else x, weight, bias, left, name)
+    if x.is_cpu and x.numel() > 0 and not is_watched() and are_plain(x, weight, bias):
+        with torch._C._AutoDispatchBelowAutograd():  # no operator of PyTorch's for few tokens, see selective_scan
+            return BACKENDS.serving(name, 'cpu', x, weight).forward(x, weight, bias, left)
     if torch.compiler.is_compiling():
         return conv_silu_fwd(x, weight, bias, left, name)
     with torch._C._AutoDispatchBelowAutograd():  # nothing to differentiate: half the time of a call

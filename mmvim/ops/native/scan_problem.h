@@ -76,9 +76,12 @@ inline Problem prepare(const Tensor& u, const Tensor& delta, const Tensor& A, co
   const float* a = all.const_data_ptr<float>();
   p.A.assign(p.paths * p.states * p.padded, 0.f);
   for (int64_t k = 0; k < p.paths; ++k)
-    for (int64_t d = 0; d < p.dim; ++d)
-      for (int64_t n = 0; n < p.states; ++n)
-        p.A[(k * p.states + n) * p.padded + p.column(d)] = a[(k * p.dim + d) * p.states + n];
+    for (const Block& block : p.blocks)
+      for (int64_t n = 0; n < p.states; ++n) {
+        float* to = &p.A[(k * p.states + n) * p.padded + block.column];  // (lanes,)
+        const float* from = &a[(k * p.dim + block.channel) * p.states + n];
+        for (int i = 0; i < block.lanes; ++i) to[i] = from[i * p.states];
+      }
   p.A2.resize(p.A.size());
   std::transform(p.A.begin(), p.A.end(), p.A2.begin(), [](float x) { return x * LOG2E; });
   // D, delta_bias: (1|K, D) -> (K, padded); zeros if there is none.
@@ -87,7 +90,8 @@ inline Problem prepare(const Tensor& u, const Tensor& delta, const Tensor& A, co
     if (!t) return;
     auto f = t->to(at::kFloat).expand({p.paths, p.dim}).contiguous();
     for (int64_t k = 0; k < p.paths; ++k)
-      for (int64_t d = 0; d < p.dim; ++d) out[k * p.padded + p.column(d)] = f.const_data_ptr<float>()[k * p.dim + d];
+      for (const Block& block : p.blocks)
+        std::copy_n(f.const_data_ptr<float>() + k * p.dim + block.channel, block.lanes, &out[k * p.padded + block.column]);
   };
   per_channel(D, p.D), per_channel(delta_bias, p.delta_bias);
   p.delta_softplus = delta_softplus;

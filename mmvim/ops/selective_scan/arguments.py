@@ -115,6 +115,27 @@ def single_path(
     out_dtype: torch.dtype | None,
 ) -> ScanArguments:
     """Check the arguments of :func:`mmvim.ops.selective_scan`; return them in the common form."""
+    if _is_usual(u, delta, A, B, C, D, z, delta_bias, initial_state) and out_dtype in (None, torch.float32):
+        return ScanArguments(
+            u.unsqueeze(1),
+            delta.unsqueeze(1),
+            A.unsqueeze(0),
+            B.unsqueeze(1).unsqueeze(1),
+            C.unsqueeze(1).unsqueeze(1),
+            None if D is None else D.unsqueeze(0),
+            z,
+            None if delta_bias is None else delta_bias.unsqueeze(0),
+            None if initial_state is None else initial_state.unsqueeze(1),
+            None,
+            (-1,),
+            (bool(reverse),),
+            (True,) * 4,
+            u.shape[2],
+            False,
+            bool(delta_softplus),
+            False,
+            torch.float32,
+        )
     _check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     _check_dim('u', u, (3,), '(B, D, L)')
     batch, dim, length = u.shape
@@ -148,6 +169,39 @@ def single_path(
         bool(delta_softplus),
         False,
         _out_dtype(u, out_dtype),
+    )
+
+
+def _is_usual(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+) -> bool:
+    """Return whether all is float32, on CPUs, without groups and of fitting shapes.
+
+    A short way through the checks for scans of few tokens, which take no longer than the checks themselves. Whatever
+    else there is, wrong arguments included, is looked at one by one.
+    """
+    for x in (u, delta, A, B, C, D, z, delta_bias, initial_state):
+        if x is not None and not (isinstance(x, Tensor) and x.dtype is torch.float32 and x.is_cpu):
+            return False
+    if u.dim() != 3 or A.dim() != 2:
+        return False
+    (batch, dim, length), states = u.shape, A.shape[1]
+    return (
+        delta.shape == u.shape
+        and A.shape[0] == dim
+        and B.shape == C.shape == (batch, states, length)
+        and (D is None or D.shape == (dim,))
+        and (z is None or z.shape == u.shape)
+        and (delta_bias is None or delta_bias.shape == (dim,))
+        and (initial_state is None or initial_state.shape == (batch, dim, states))
     )
 
 

@@ -18,13 +18,18 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def can_run(args: ScanArguments) -> bool:
     """Return whether C++ takes a call: float32 states on a CPU, and B and C that vary in time."""
     return (
-        args.u.device.type == 'cpu'
+        args.u.is_cpu
         and args.A.dtype == torch.float32
         and args.B.dim() == args.C.dim() == 5
-        and 0 not in args.u.shape
+        and args.u.numel() > 0
         and args.out_dtype in _DTYPES
-        and all(x.dtype in _DTYPES for name, x in args.tensors().items() if name != 'maps')
+        and all(x is None or x.dtype in _DTYPES for x in _numbers(args))
     )
+
+
+def _numbers(args: ScanArguments) -> tuple[Tensor | None, ...]:
+    """Return all tensors but the maps."""
+    return args[: len(TENSORS) - 1]  # type: ignore[return-value]
 
 
 def _flags(args: ScanArguments) -> tuple:

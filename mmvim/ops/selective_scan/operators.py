@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mmvim.ops.backends import PLAIN, REFERENCE, Backends
-from mmvim.ops.define import define_operator, refuse_second_derivative, register_derivative
+from mmvim.ops.define import are_plain, define_operator, is_watched, refuse_second_derivative, register_derivative
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments, empty_rows
 from mmvim.ops.selective_scan.reference import scan_reference
 
@@ -62,9 +62,14 @@ def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
         ValueError: If the backend is unknown or cannot run here.
     """
     device_type = args.u.device.type
+    differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in args[:9] if x is not None)
+    if device_type == 'cpu' and not differentiable and not is_watched() and are_plain(*args[: len(TENSORS)]):
+        # On CPUs a call of few tokens takes no longer than PyTorch's dispatcher.
+        with torch._C._AutoDispatchBelowAutograd():
+            return BACKENDS[BACKENDS.select(backend, device_type, args)].implementation.forward(args, False)[:2]
     if BACKENDS.select(backend, device_type) == REFERENCE:  # differentiated by autograd, as often as one likes
         return scan_reference(args)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in args.tensors().values()) and not _exporting():
+    if differentiable and not _exporting():
         name = BACKENDS.select(backend, device_type, args)
         lay_out = BACKENDS[name].implementation.lay_out
         return selective_scan_fwd(*(lay_out(args) if lay_out else args), True, name)[:2]
