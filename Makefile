@@ -59,7 +59,7 @@ setup: ## only the set-up that `make test` does
 	@echo "$(VENV) is ready; activate it with: . $(VENV)/bin/activate"
 
 clean: ## remove build leftovers and caches
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache mmvim/ops/native/*.so
+	@rm -rf build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache mmvim/ops/native/*.so
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## the same, and the environment that the set-up made

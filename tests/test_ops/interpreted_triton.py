@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_scan_properties import test_a_sequence_in_pieces_is_the_whole as pieces_are_the_whole
 from triton_cases import CASES, LONG, PARTIAL, Case, errors_of
 
 from mmvim.ops import selective_scan
@@ -68,6 +69,11 @@ def test_equal_bits_each_time():
         found.append([out, last, *torch.autograd.grad(out.square().sum() + last.sum(), leaves)])
     assert all(torch.isfinite(x).all() for x in found[0])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.full
+def test_a_sequence_in_pieces_is_the_whole():
+    pieces_are_the_whole('triton', torch.float32, examples=2)
 
 
 def test_extremes():
