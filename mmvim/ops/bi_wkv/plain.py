@@ -28,6 +28,7 @@ from mmvim.ops.bi_wkv.operators import Implementation
 from mmvim.ops.define import without_autocast
 
 LOWEST = -1e30  # the exponent of nothing; infinity less infinity would be NaN
+LARGE = 30.0  # a decay for a token beyond which exp(decay) is kept as an exponent
 
 
 class Sums(NamedTuple):
@@ -132,6 +133,9 @@ class Problem:
         # The published kernel lets no weight grow from a segment's first token on, nor for it.
         inner = torch.arange(self.steps, device=decay.device) > 0
         self.inner = inner[:, None].to(decay.dtype)  # (n, 1)
+        # 1 - exp(decay) as growth * exp(lift), so that it does not overflow.
+        self.lift = torch.where(decay > LARGE, decay, 0.0)
+        self.growth = torch.where(decay > LARGE, torch.expm1(-decay), -torch.expm1(decay))
 
     def cut(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """Return (..., T, C) as (..., S, n, C)."""
@@ -149,22 +153,25 @@ class Problem:
             near = _across(x, self.decay, back)
             return Mixed(near, far, None, None, _add((near, 0.0), (far, 0.0), (x, self.bonus)))
         near, others = _apart(x, self.decay, back)
-        inner = Sums(x.values * self.inner, x.scale)
-        grown = _sweep(inner, _product(-self.decay, 1), _nothing(inner), back)[0]
-        grown = Sums(grown.values * self.inner, grown.scale)
+        inner = self.inside(x)
+        grown = self.inside(_sweep(inner, _product(-self.decay, 1), _nothing(inner), back)[0])
         total = _add(
             (near, 0.0),
             (others, 0.0),
             (far, -self.decay),
             (x, self.bonus),
-            (self.growing(grown), self.decay),
-            (self.growing(inner), 0.0),
+            (self.growing(grown), self.decay + self.lift),
+            (self.growing(inner), self.lift),
         )
         return Mixed(near, far, others, grown, total)
 
+    def inside(self, x: Sums) -> Sums:
+        """Return a sum without the tokens that let no weight grow; nothing has the exponent of nothing."""
+        return Sums(x.values * self.inner, torch.where(self.inner > 0, x.scale, LOWEST))
+
     def growing(self, x: Sums) -> Sums:
-        """Return a sum times 1 - exp(decay)."""
-        return Sums(x.values * -torch.expm1(self.decay), x.scale)
+        """Return a sum times 1 - exp(decay), but for the factor exp(lift)."""
+        return Sums(x.values * self.growth, x.scale)
 
     def slope(self, r: Sums, grads: Mixed, x: Sums, sums: Mixed) -> Tensor:
         """Return the gradient of decay, (C,).
@@ -175,12 +182,14 @@ class Problem:
         w = self.decay
         if not self.published:
             return -_dot(grads.near, sums.near, -w) - _dot(grads.far, sums.far, -w)
-        near, others, inner = sums.near, sums.others, Sums(x.values * self.inner, x.scale)
+        near, others, inner = sums.near, sums.others, self.inside(x)
         assert others and grads.others and sums.grown and grads.grown
         total = _dot(grads.near, near, -w) + _dot(grads.others, near, -w) + _dot(grads.near, others, -w)
         total = total + _dot(grads.others, others, 0.0) + _dot(r, others, 0.0)
         total = total + _dot(grads.far, sums.far, -2 * w) + _dot(r, sums.far, -w)
-        total = total - _dot(self.growing(grads.grown), sums.grown, 2 * w) - _dot(self.growing(r), sums.grown, w)
+        lift = self.lift
+        total = total - _dot(self.growing(grads.grown), sums.grown, 2 * w + lift)
+        total = total - _dot(self.growing(r), sums.grown, w + lift)
         return -total - _dot(r, sums.grown, 2 * w) - _dot(r, inner, w)
 
 

@@ -24,16 +24,20 @@ def bi_wkv_reference(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, publish
     segment = -(-length // 32) if published else max(length, 1)
     j = torch.arange(length, device=k.device)[:, None]  # (T, 1)
     outputs = []
+    # 1 - exp(decay) as factor * exp(lift), so that it does not overflow; clamped, so that no gradient does either.
+    large = decay > 30
+    lift = torch.where(large, decay, 0)
+    factor = torch.where(large, torch.expm1(-decay.clamp(min=30)), -torch.expm1(decay.clamp(max=30)))
     for t in range(length):
         first, distance = t // segment * segment, (t - j).abs()
         inside = (j < t) & (j >= first) if published else j != t
         exponent = -decay * (distance - inside.to(k.dtype))  # (T, C)
         exponent = torch.where(j == t, bonus, exponent) + k  # (B, T, C)
-        extra = decay * distance + k
+        extra = decay * distance + k + lift
         grows = (j > first) & (j <= t) & published
         top = torch.maximum(exponent, torch.where(grows, extra, exponent)).amax(1, keepdim=True).detach()
         weights = torch.exp(exponent - top)
-        growth = torch.exp(torch.where(grows, extra - top, 0)) * -torch.expm1(torch.where(grows, decay, 0))
+        growth = torch.exp(torch.where(grows, extra - top, 0)) * factor
         weights = weights + torch.where(grows, growth, 0)  # (B, T, C)
         outputs.append((weights * v).sum(1) / weights.sum(1))
     return torch.stack(outputs, dim=1) if outputs else v * k

@@ -53,7 +53,8 @@ def conv1d_silu(
     dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
     x, left = x.to(dtype), list(left)
     if BACKENDS.select(backend, x.device.type) == REFERENCE:
-        return conv_silu_reference(x, weight.to(dtype), None if bias is None else bias.to(dtype), left)
+        real = torch.promote_types(dtype, torch.float32)
+        return conv_silu_reference(x.to(real), weight.to(real), None if bias is None else bias.to(real), left).to(dtype)
     name = BACKENDS.in_graph(backend)
     needs_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and needs_gradient:

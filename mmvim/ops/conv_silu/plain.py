@@ -32,9 +32,14 @@ def _before_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> Tensor:
-    """Run the forward pass; arguments and result as of :func:`mmvim.ops.conv_silu.conv1d_silu`."""
+    """Run the forward pass; arguments and result as of :func:`mmvim.ops.conv_silu.conv1d_silu`.
+
+    Sums are float32, as the other backends' are: a float16 sum that overflows to minus infinity has NaN for its SiLU.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     with without_autocast(x):
-        return torch.stack([F.silu(_before_silu(x, weight, bias, left, k)) for k in range(len(left))], dim=1)
+        filtered = [F.silu(_before_silu(wide, weight, bias, left, k)) for k in range(len(left))]
+        return torch.stack([y.to(x.dtype) for y in filtered], dim=1)
 
 
 def backward(
@@ -45,8 +50,9 @@ def backward(
     The convolution is computed again rather than kept. PyTorch's own CPU backward of a depthwise convolution takes many
     times its forward's time; here the gradients of x and of the weight cost about one forward pass each.
     """
-    taps, length = weight.shape[-1], x.shape[1]
+    taps, length, dtype = weight.shape[-1], x.shape[1], x.dtype
     exact = torch.promote_types(weight.dtype, torch.float32)
+    x = x.to(torch.promote_types(dtype, torch.float32))
     grad_x = x.new_zeros(x.shape)
     grad_weight = weight.new_zeros(weight.shape, dtype=exact)
     grad_bias = weight.new_empty(0 if bias is None else bias.shape, dtype=exact)
@@ -64,7 +70,7 @@ def backward(
                 if start < stop:
                     products = dy[:, start:stop] * x[:, start + shift : stop + shift]
                     grad_weight[k, :, i] = products.sum((0, 1), dtype=exact)
-    return grad_x, grad_weight.to(weight.dtype), grad_bias if bias is None else grad_bias.to(bias.dtype)
+    return grad_x.to(dtype), grad_weight.to(weight.dtype), grad_bias if bias is None else grad_bias.to(bias.dtype)
 
 
 IMPLEMENTATION = Implementation(forward, backward)

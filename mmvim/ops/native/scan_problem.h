@@ -207,17 +207,20 @@ inline void store_state(const Problem& p, const Block& block, int64_t b, int64_t
 
 // How the work is shared. A task is a run of blocks of one group and batch element; where there are far fewer tasks than
 // threads, L is cut into parts too. All depends on nothing but shapes and the number of threads, so results repeat bit for bit.
+// Where PyTorch is told to be deterministic, they do not depend on the number of threads either: the work is shared as among
+// eight of them, and L is not cut.
 struct Cut {
   int64_t runs, tasks, parts;  // runs of a group; batch * groups * runs; parts of each task's L
 
   Cut(const Problem& p, int64_t longest_run) {
-    const int64_t threads = std::max(at::get_num_threads(), 1), units = p.batch * p.groups;
+    const bool fixed = at::globalContext().deterministicAlgorithms();
+    const int64_t threads = fixed ? 8 : std::max(at::get_num_threads(), 1), units = p.batch * p.groups;
     runs = std::max((threads + units - 1) / units, (p.blocks_per_group + longest_run - 1) / longest_run);
     runs = std::max<int64_t>(1, std::min(runs, p.blocks_per_group));
     tasks = units * runs;
     // Parts are scanned twice, the first time to learn the states between them: with two threads for a task nothing is gained.
     const int64_t spare = threads / std::max<int64_t>(tasks, 1);
-    parts = spare < 3 ? 1 : std::max<int64_t>(1, std::min(spare, p.chunks / 4));
+    parts = fixed || spare < 3 ? 1 : std::max<int64_t>(1, std::min(spare, p.chunks / 4));
   }
   int64_t begin(const Problem& p, int64_t part) const { return p.chunks * part / parts; }  // a part's first chunk
 };
