@@ -1,0 +1,25 @@
+"""Mixed-precision training of every family, where there is no GPU: autocast on a CPU, and a gradient scaler."""
+
+import pytest
+import torch
+from families import FAMILY_CASES
+from short_training import train
+
+
+@pytest.mark.parametrize('family', FAMILY_CASES)
+@pytest.mark.parametrize(
+    ('precision', 'tolerance'), [(torch.bfloat16, 0.01), (torch.float16, 0.001)], ids=['bfloat16', 'float16']
+)
+def test_losses_follow_those_of_float32(family, precision, tolerance):
+    options = {
+        'steps': 4,
+        'cells': 16 if precision == torch.bfloat16 and 'depths' in FAMILY_CASES[family].tiny['arch'] else 4,
+        # Its batch norms over few values magnify what is rounded a hundredfold within these steps.
+        'batch_statistics': family != 'efficientvmamba',
+    }
+    exact, run = train(family, **options), train(family, precision=precision, **options)
+    assert exact.losses[-1] < exact.losses[0], 'nothing is learned'
+    assert run.losses == pytest.approx(exact.losses, rel=tolerance)
+    assert run.losses != exact.losses, 'autocast must reach the model, or nothing is tested'
+    assert run.skipped == 0
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in run.model.parameters())
