@@ -33,9 +33,11 @@ MEASURING = {
     'analysis_tools/compile_and_export.py',
     'analysis_tools/detection_learning.py',
     'analysis_tools/kill_training.py',
+    'analysis_tools/measure_memory.py',
     'analysis_tools/precision_loss.py',
     'analysis_tools/profile_step.py',
     'analysis_tools/real_pictures.py',
+    'analysis_tools/stress_training.py',
     'analysis_tools/train_one_step.py',
 }
 
