@@ -57,6 +57,7 @@ def train(
     precision: torch.dtype = torch.float32,
     perturbed: int | None = None,
     cells: int = 4,
+    count: int = 2 * CLASSES,
     batch_statistics: bool = True,
     lr: float = 0.005,
 ) -> Run:
@@ -70,17 +71,18 @@ def train(
         perturbed: A seed by which all weights are first moved by a ten-millionth of their size.
         cells: Of the pictures' sides. Autocast of bfloat16 on a CPU needs 16 of a pyramid: the gradient that PyTorch
             gives a convolution of a map of one cell reads memory that nobody has written.
+        count: Of the pictures, eight at most.
         batch_statistics: Whether batch norms use those, rather than the ones that they begin with.
         lr: Learning rate.
     """
     rates = {'drop_path_rate': 0.0}
     torch.manual_seed(0)
     with mock.patch.dict(os.environ, {} if backend is None else {ENV: backend}):
-        model, x = Classifier(family, **rates).train(), pictures(family, cells)
+        model, x = Classifier(family, **rates).train(), pictures(family, cells)[:count]
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train(batch_statistics)
-        labels = torch.arange(CLASSES).repeat(2)
+        labels = torch.arange(CLASSES).repeat(2)[:count]
         if perturbed is not None:
             generator = torch.Generator().manual_seed(perturbed)
             with torch.no_grad():

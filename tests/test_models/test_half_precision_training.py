@@ -5,10 +5,17 @@ import torch
 from families import FAMILY_CASES
 from short_training import train
 
+# In bfloat16 these take seconds.
+LONG = ('efficientvmamba', 'localvmamba', 'msvmamba')
 
-@pytest.mark.parametrize('family', FAMILY_CASES)
+
 @pytest.mark.parametrize(
-    ('precision', 'tolerance'), [(torch.bfloat16, 0.01), (torch.float16, 0.001)], ids=['bfloat16', 'float16']
+    ('family', 'precision', 'tolerance'),
+    [
+        pytest.param(family, precision, tolerance, marks=[pytest.mark.full] * (family in LONG and tolerance > 0.001))
+        for family in FAMILY_CASES
+        for precision, tolerance in ((torch.bfloat16, 0.01), (torch.float16, 0.001))
+    ],
 )
 def test_losses_follow_those_of_float32(family, precision, tolerance):
     options = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 from families import FAMILY_CASES, build_smallest
 from hooked import assert_hooks_fire
+from short_training import train
 
 from mmvim.ops.backends import ENV
 
@@ -51,3 +52,12 @@ def test_hooks_fire(family, monkeypatch):
     """Those of blocks and mixers; and the kernel that adds and normalises must not run where a norm is observed."""
     model, picture = build_smallest(family)
     assert_hooks_fire(model, FAMILY_CASES[family].blocks(model), picture, 'triton', monkeypatch)
+
+
+@pytest.mark.full
+@FAMILIES
+def test_losses_of_three_steps_are_those_of_the_definition(family, monkeypatch):
+    monkeypatch.undo()  # a training makes new tensors of PyTorch's own, which need not be NaN
+    options = {'count': 2, 'batch_statistics': False}  # two pictures, for time; a batch norm would make signs of them
+    expected = train(family, 3, 'reference', **options).losses
+    assert train(family, 3, 'triton', **options).losses == pytest.approx(expected, rel=1e-5)

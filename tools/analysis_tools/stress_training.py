@@ -18,6 +18,7 @@ It measures mmvim itself, from a checkout.
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -223,7 +224,7 @@ def train(name: str, args: argparse.Namespace) -> dict:
         'iterations': args.iters,
         'seconds': time.perf_counter() - start,
         'first_loss': losses[0],
-        'last_loss': sum(losses[-20:]) / len(losses[-20:]),
+        'last_loss': statistics.median(losses[-20:]),
         'states': states.largest,
         'scale': {'first': scales[0], 'least': min(scales), 'most': max(scales), 'last': scales[-1]},
         'skipped': skipped,
