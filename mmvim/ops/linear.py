@@ -17,8 +17,7 @@ from mmvim.ops.define import autocast_dtype, is_watched
 def onednn_serves() -> bool:
     """Return whether float32 products are oneDNN's here: on x86 processors that are not Intel's.
 
-    PyTorch leaves them to Intel's MKL, which takes two to three times as long there (docs/cpu.md has what was
-    measured).
+    PyTorch leaves them to Intel's MKL, which took two to three times as long on an AMD EPYC with AVX-512.
     """
     if platform.machine() not in ('x86_64', 'AMD64') or not torch.backends.mkl.is_available():
         return False
