@@ -137,7 +137,7 @@ class _Look:
         try:
             with quiet():
                 sample = self.dataset.get_data_info(index)
-                files = local_pictures(sample) if isinstance(sample, dict) else []
+                files = local_pictures(sample, pipeline) if isinstance(sample, dict) else []
                 if not all(map(looks_whole, files)):
                     bad = first_problem(files)
                     if bad is not None:

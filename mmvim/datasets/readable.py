@@ -8,7 +8,7 @@ pipeline's error is traced to the file that it could not read.
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -105,21 +105,27 @@ def looks_whole(path: str) -> bool:
     return size > 0
 
 
-def local_pictures(results: dict) -> list[str]:
+def local_pictures(results: dict, transforms: Sequence[object] | None = None) -> list[str]:
     """Return the pictures and label maps on local disks that a sample names.
 
     Args:
         results: What a data set knows of the sample: ``img_path``, ``seg_map_path`` and whatever else ends in ``path``.
+        transforms: Of its pipeline. Where none of them loads annotations, label maps are not read, and need not be
+            there. Defaults to None, all files count.
 
     Examples:
         >>> from mmvim.datasets.readable import local_pictures
         >>> local_pictures({'img_path': 'a.jpg', 'seg_map_path': 's3://bucket/a.png', 'img_id': 3})
         ['a.jpg']
     """
+    labels = transforms is None or any('Annotation' in type(transform).__name__ for transform in transforms)
     return [
         value
         for key, value in results.items()
-        if key.endswith('path') and isinstance(value, str) and value.lower().endswith(_PICTURES) and '://' not in value
+        if (key == 'img_path' or (labels and key.endswith('path')))
+        and isinstance(value, str)
+        and value.lower().endswith(_PICTURES)
+        and '://' not in value
     ]
 
 
@@ -185,7 +191,7 @@ class ReadablePipeline:
         Raises:
             UnreadableFileError: If a file cannot be read, and is not to be left out.
         """
-        files = [path for path in local_pictures(results) if path not in self._whole]
+        files = [path for path in self._files(results) if path not in self._whole]
         suspects = [path for path in files if not looks_whole(path)]
         found = first_problem(suspects)
         if found is not None:
@@ -194,10 +200,13 @@ class ReadablePipeline:
         try:
             return self.pipeline(results)
         except Exception as error:
-            found = first_problem(local_pictures(results))
+            found = first_problem(self._files(results))
             if found is None:
                 raise  # the files can be read: it is another error
             return self._leave_out(*found, error)
+
+    def _files(self, results: dict) -> list[str]:
+        return local_pictures(results, getattr(self.pipeline, 'transforms', None))
 
     def _leave_out(self, path: str, problem: str, cause: Exception | None) -> None:
         new = path not in self._bad

@@ -76,7 +76,10 @@ def _write_pictures(dataset: dict, root: Path, labels: list[int], shapes: list[t
             (prefix['seg_map_path'], dataset.get('seg_map_suffix', '.png'), label),
         ):
             (root / folder).mkdir(parents=True, exist_ok=True)
-            assert cv2.imwrite(str(root / folder / f'{i}{suffix}'), array)
+            if suffix == '.npy':  # five bands
+                np.save(root / folder / f'{i}{suffix}', np.concatenate([array, array[..., :2]], axis=2))
+            else:
+                assert cv2.imwrite(str(root / folder / f'{i}{suffix}'), array)
     dataset['data_root'] = str(root)
 
 

@@ -90,9 +90,9 @@ def test_one_step_from_a_users_config(family, repository, shrink):
 
 
 def snippets(page):
-    """The configs of segmentors printed in a page."""
+    """The configs of segmentors printed in a page, but for those that build on one of the reader's."""
     blocks = re.findall(r'^```python\n(.*?)^```', page.read_text('utf-8'), re.MULTILINE | re.DOTALL)
-    return [text for text in blocks if re.search('^_base_ = ', text, re.MULTILINE) and '_coco' not in text]
+    return [text for text in blocks if re.search('^_base_ = ', text, re.MULTILINE) and not re.search('_coco|my_', text)]
 
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md')), *sorted(CONFIGS.rglob('README.md'))]

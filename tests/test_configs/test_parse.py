@@ -35,7 +35,12 @@ def own_names() -> set[str]:
     registries = [r for r in vars(mmvim.registry).values() if isinstance(r, Registry) and r.scope == 'mmvim']
     for registry in registries:
         registry.import_from_location()
-    names = {name for registry in registries for name in registry.module_dict}
+    names = {  # CheckpointHook and others that MMEngine has as well stand for its own
+        name
+        for registry in registries
+        for name in registry.module_dict
+        if registry.parent is None or name not in registry.parent.module_dict
+    }
     backbones = {case.backbone.__name__ for case in FAMILY_CASES.values()}
     assert {*backbones, 'LearningRateDecayOptimWrapperConstructor'} <= names
     return names

@@ -58,12 +58,12 @@ def outputs_and_gradients(model, *inputs):
 
 
 def assert_same(got, wanted):
-    """Equal within the rounding of a matrix product: 2e-6 of the output's std on average, gradients likewise."""
+    """Equal within the rounding of a matrix product: 3e-6 of the output's std on average, gradients likewise."""
     for y, reference in zip(got[0], wanted[0], strict=True):
-        assert (y - reference).square().mean().sqrt() <= 2e-6 * reference.std()
+        assert (y - reference).square().mean().sqrt() <= 3e-6 * reference.std()
     for name, reference in wanted[1].items():
         grad = got[1][name]
-        assert (grad - reference).norm() <= 2e-6 * reference.norm() + 1e-9, name
+        assert (grad - reference).norm() <= 3e-6 * reference.norm() + 1e-9, name
 
 
 @pytest.fixture(

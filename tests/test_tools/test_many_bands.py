@@ -63,7 +63,8 @@ model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint={str(tmp_
 
     repeated = tmp_path / f'repeated_{tmp_path.name}.py'
     repeated.write_text(start.replace("'Pretrained',", "'Pretrained', channel_change='repeat',"))
-    train.main([str(repeated), '--work-dir', str(tmp_path / 'work')])
+    named = ['--cfg-options', f'visualizer.name=train_{tmp_path.name}']  # one of its own, which writes here
+    train.main([str(repeated), '--work-dir', str(tmp_path / 'work'), *named])
     [log] = (tmp_path / 'work').glob('*/*.log')
     assert 'patch_embed.proj.weight: 3 to 5 channels (repeat)' in log.read_text()
     [scalars] = (tmp_path / 'work').glob('*/vis_data/scalars.json')
