@@ -188,3 +188,5 @@ def test_through_a_pipeline_and_a_preprocessor(scope, pack, npy):
     ):
         with pytest.raises(ValueError, match=text):
             MODELS.build({'type': kind, **options})
+    with pytest.raises(TypeError, match='size_divisors'):
+        MODELS.build({'type': kind, 'mean': mean, 'std': std, 'size_divisors': 32})

@@ -270,4 +270,4 @@ def test_weights_are_fetched_once_a_node(tmp_path, seg):
         server.shutdown()
     assert Counting.requests == ['/weights.pth'] * 2
     assert len(list(tmp_path.glob('node*/home/**/weights.pth'))) == 2
-    assert len(list(tmp_path.glob('node*/work/record_*.pt'))) == 4
+    assert len(list(tmp_path.glob('node*/**/record_*.pt'))) == 4
