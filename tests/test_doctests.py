@@ -12,6 +12,7 @@ from mmengine.registry import Registry
 
 import mmvim
 from mmvim import registry
+from mmvim.ops import scan_orders
 from mmvim.ops.selective_scan.operators import BACKENDS
 
 MODULES = sorted(
@@ -68,6 +69,9 @@ def test_every_public_name_has_an_example():
 @pytest.mark.parametrize('name', MODULES)
 def test_examples_run(name, capsys, monkeypatch):
     monkeypatch.setattr(BACKENDS, '_found', {**BACKENDS._found})  # an example registers a backend
+    monkeypatch.setattr(scan_orders, '_ORDERS', {**scan_orders._ORDERS})  # another a scan order
+    kept = importlib.import_module('mmvim.ops.scan_paths')  # the package's attribute is the function
+    monkeypatch.setattr(kept, '_cache', kept._cache.copy())  # with the maps of that order
     monkeypatch.setattr(sys, 'meta_path', [*sys.meta_path])  # to which mmvim.compat.mamba_ssm adds
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

@@ -119,6 +119,20 @@ def test_rows_and_page(tools, here, alone, tmp_path, capsys):
     assert page.read_text() == text.replace('# Speed on a CPU', '# Fast')
 
 
+def test_a_command_makes_the_machine_quiet(tools, here, alone, tmp_path):
+    """It runs before and after the turns of each row, also where another process disturbs them."""
+    log, script = tmp_path / 'log', tmp_path / 'around.sh'
+    script.write_text(f'echo "$1" >> {log}')
+    usual = ('--parts', 'backbone', '--sides', '64', '--models', 'ResNet', '--rounds', '1', '--runtimes', 'eager')
+    measure(tools, command(tools, tmp_path / 'logs', *usual, '--around', f'sh {script}'))
+    assert log.read_text().split() == ['begin', 'end']
+    with pytest.raises(tools.busy.BusyError), tools.benchmark_cpu.quietly(f'sh {script}'):
+        raise tools.busy.BusyError('another one')
+    assert log.read_text().split() == ['begin', 'end'] * 2
+    with pytest.raises(subprocess.CalledProcessError), tools.benchmark_cpu.quietly('false'):
+        pass
+
+
 def row(model, ms, mb, part='backbone', side=1248, **runtimes):
     found = {'eager': {'ms': ms, 'mb': mb}, **runtimes}
     beside = {'DeiT-T, fused': {'ms': 100.0}, 'Swin-T': {'ms': 200.0}}

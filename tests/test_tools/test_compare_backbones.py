@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools' / 'analysis_tools'
@@ -322,6 +323,11 @@ def test_a_row(tools, tmp_path, monkeypatch, camvid, row):
     assert (first['mIoU'], first['aAcc']) != (second['mIoU'], second['aAcc']), 'the seed changes nothing'
     text = tools.table.table(tools.table.summarise(logs), None)
     assert re.search(rf'^\| {tools.rows.ROWS[row].title} \| 1\.\d\d \|', text, re.MULTILINE)
+    work = tmp_path / 'work' / tools.logs.log_path(tmp_path, row, 0).stem
+    model = tools.main.build(Config.fromfile(work / 'config.py'))
+    trained = torch.load(work / f'iter_{first["budget"]["iterations"]}.pth', weights_only=True)
+    model.load_state_dict(trained['state_dict'])
+    assert 'optimizer' not in trained
     before = tools.logs.log_path(tmp_path, row, 0).stat().st_mtime_ns
     again = parse(tools, monkeypatch, 'row', row, '0', *options)
     tools.main.train(again)

@@ -1,5 +1,6 @@
 """Published files go straight into the tools: whole segmentors and detectors, classifiers, converters."""
 
+import re
 import sys
 from collections import OrderedDict
 
@@ -278,6 +279,28 @@ def test_classify(classifier, fails, tmp_path, capsys, monkeypatch):
     assert '--device abacus cannot be used' in fails(main, picture, '--checkpoint', 'x', '--device', 'abacus', status=2)
     assert 'crop_pct=0.0' in fails(main, picture, '--checkpoint', classifier, '--crop-pct', '0', status=1)
     assert 'more than 32768' in fails(main, picture, '--checkpoint', classifier, '--crop-pct', '1e-7', status=1)
+
+
+def test_classify_in_bfloat16(classifier, tmp_path, capsys, monkeypatch):
+    """Layers compute in bfloat16, weights stay, and the printed probabilities are those of float32 nearly."""
+    main = load_tool('classify.py').main
+    picture = tmp_path / 'picture.png'
+    cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (240, 260, 3), dtype=np.uint8))
+    seen, own = set(), torch.nn.Linear.forward
+
+    def forward(layer, x):
+        y = own(layer, x)
+        seen.add((y.dtype, layer.weight.dtype))
+        return y
+
+    monkeypatch.setattr(torch.nn.Linear, 'forward', forward)
+    best = {}
+    for dtype in ('float32', 'bf16'):
+        seen.clear()
+        main([str(picture), '--checkpoint', str(classifier), '--device', 'cpu', '--dtype', dtype])
+        assert seen == {(torch.bfloat16 if dtype == 'bf16' else torch.float32, torch.float32)}
+        best[dtype] = [float(value) for value in re.findall(r'0\.\d{4}\b', capsys.readouterr().out)]
+    assert len(best['bf16']) == 5 and best['bf16'] == pytest.approx(best['float32'], rel=0.1)
 
 
 def test_preprocessing():

@@ -24,11 +24,13 @@ import contextlib
 import ctypes
 import json
 import platform
+import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from busy import BusyError, Watch
@@ -58,6 +60,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=7, help='turns of each at most. Defaults to 7')
     parser.add_argument('--seconds', type=float, default=30.0, help='of a row, but two turns at least. Defaults to 30')
     parser.add_argument('--retries', type=int, default=3, help='of a row beside a busy process. Defaults to 3')
+    parser.add_argument(
+        '--around',
+        metavar='COMMAND',
+        help="what makes the machine quiet: run as 'COMMAND begin' before the turns of a row, 'COMMAND end' after them",
+    )
     parser.add_argument('--write', type=Path, help='write the tables of this page, and the chart beside it')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     if argv is None and '--worker' in sys.argv:
@@ -159,6 +166,19 @@ def answering(job: dict) -> Callable[[str], object]:
     return answer
 
 
+@contextlib.contextmanager
+def quietly(command: str | None) -> Iterator[None]:
+    """Run 'COMMAND begin' before what is timed and 'COMMAND end' after it, come what may."""
+    if command is None:
+        yield
+        return
+    try:
+        subprocess.run([*shlex.split(command), 'begin'], check=True)
+        yield
+    finally:
+        subprocess.run([*shlex.split(command), 'end'], check=True)
+
+
 class Rows:
     """The rows of one part and side: the models that they have in common stay there from row to row.
 
@@ -200,14 +220,15 @@ class Rows:
             turns = [(found[runtime].setdefault('times', []), own, runtime) for runtime in alive]
             beside: dict[str, dict] = {reference: {'times': []} for reference in REFERENCES}
             turns += [(beside[reference]['times'], self.references[reference], 'eager') for reference in REFERENCES]
-            watch, begin = Watch(), time.monotonic()
-            for turn in range(self.args.rounds):
-                if turn >= 2 and time.monotonic() - begin > self.args.seconds:
-                    break
-                for times, worker, runtime in turns:
-                    times.append(round(worker.ask(f'time {runtime}'), 2))
-                    watch.check()
-            watch.check(last=True)
+            with quietly(self.args.around):
+                watch, begin = Watch(), time.monotonic()
+                for turn in range(self.args.rounds):
+                    if turn >= 2 and time.monotonic() - begin > self.args.seconds:
+                        break
+                    for times, worker, runtime in turns:
+                        times.append(round(worker.ask(f'time {runtime}'), 2))
+                        watch.check()
+                watch.check(last=True)
         finally:
             own.close()
             aside.close()

@@ -8,8 +8,8 @@
     python tools/analysis_tools/compare_backbones.py table --page docs/comparison.md --chart docs/comparison.png
 
 Each row and seed is trained in a process of its own, which leaves a log in OUT when it is done, so that 'run' can be
-stopped and started again at any time. The table, what the spread of the seeds carries, and the chart are written from
-the logs alone. A log of another model or budget than asked for is an error.
+stopped and started again at any time; its config and weights are in OUT/work. The table, what the spread of the seeds
+carries, and the chart are written from the logs alone. A log of another model or budget than asked for is an error.
 
 It measures mmvim itself, from a checkout.
 """
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SEEDS = (0, 1, 2)
+CONFIG = 'config.py'  # beside the trained weights, for the other tools
 FOLDERS = ('train', 'trainannot', 'test', 'testannot')
 
 
@@ -147,6 +148,7 @@ def train(args: argparse.Namespace) -> Path:
     cfg.work_dir = str(args.out / 'work' / path.stem)
     cfg.visualizer = {'type': 'SegLocalVisualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}
     runner = Runner.from_cfg(cfg)
+    cfg.dump(Path(cfg.work_dir) / CONFIG)
     marks = [time.process_time()]
     runner.train()
     marks.append(time.process_time())

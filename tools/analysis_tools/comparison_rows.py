@@ -295,6 +295,6 @@ def config(name: str, seed: int, data_root: Path | str, budget: Budget) -> Confi
     for key in ('val_dataloader', 'val_evaluator', 'val_cfg'):
         cfg[key] = None
     cfg.train_cfg.pop('val_interval')
-    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.checkpoint.update(interval=budget.iterations, save_optimizer=False, save_param_scheduler=False)
     cfg.randomness = {'seed': seed}
     return cfg
