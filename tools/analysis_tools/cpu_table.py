@@ -30,6 +30,8 @@ was not measured, or cannot be run.
 - *bf16* and *int8* are autocast and `mmvim.deploy.quantize_dynamic`, both of the copy for inference.
 - *DeiT-T, plain* is MMSegmentation's vision transformer as it is; *fused* is the same without the weights that nobody
   reads, so that PyTorch's fused attention runs.
+- *MambaVision-T* has the windows that its segmentor was published with, 64 and 32 cells a side, which at 512 pixels are
+  three quarters padding; *fitting windows* are of the map's size, for which nothing is published.
 
 ```shell
 python tools/analysis_tools/benchmark_cpu.py --logs LOGS --parts backbone whole --sides 512 1024
