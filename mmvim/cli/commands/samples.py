@@ -1,12 +1,15 @@
-"""Draw what a detector is trained on: augmented, normalised and padded images with their boxes and masks.
+"""Draw what a model is trained on: augmented, normalised and padded images with their boxes and masks, or their labels.
 
     mmvim samples vitdet_vim_t_coco --out work_dirs/samples
+    mmvim samples upernet_vim_s_ade20k --out work_dirs/samples
 
 Images pass through the config's training pipeline and data preprocessor, so they are what the model gets. Normalisation
-is undone for display, so padding, which is zero, appears in the mean colour.
+is undone for display, so padding, which is zero, appears in the mean colour. Pixels that a segmentor does not learn
+from have no tint.
 """
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +18,10 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.model import ImgDataPreprocessor
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmvim.analysis.instances import draw_instances, picture_table
+from mmvim.analysis.label_maps import draw_labels
 from mmvim.cli.arguments import config_parser
 from mmvim.cli.config import load_config
 from mmvim.cli.data import check_data
@@ -46,7 +50,7 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _sample(
     dataset: BaseDataset, preprocess: ImgDataPreprocessor, index: int, bands: Sequence[int] | None
 ) -> np.ndarray:
-    """Return one image (H, W, 3) uint8, RGB, with its instances drawn."""
+    """Return one image (H, W, 3) uint8, RGB, with its instances or its labels drawn."""
     item = dataset[index]
     data = preprocess({key: [value] for key, value in item.items()}, training=True)
     pixels = data['inputs'][0] * preprocess.std + preprocess.mean
@@ -54,10 +58,11 @@ def _sample(
         image = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
     else:
         image = as_rgb(pixels.permute(1, 2, 0).numpy(), bands)
-    objects = data['data_samples'][0].gt_instances
-    return draw_instances(
-        image, objects.bboxes.numpy(), objects.masks.masks, objects.labels.tolist(), dataset.metainfo['classes']
-    )
+    truth, names = data['data_samples'][0], dataset.metainfo['classes']
+    if 'gt_sem_seg' in truth and 'gt_instances' not in truth:
+        return draw_labels(image, truth.gt_sem_seg.data[0].numpy(), names, dataset.metainfo.get('palette'))
+    objects = truth.gt_instances
+    return draw_instances(image, objects.bboxes.numpy(), objects.masks.masks, objects.labels.tolist(), names)
 
 
 def _channels(dataset: BaseDataset, preprocess: ImgDataPreprocessor) -> int:
@@ -80,15 +85,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, name) < 1:
             raise UserError(f'--{name} {getattr(args, name)} is less than 1', 'give a larger number')
     cfg = load_config(args.config, args.cfg_options)
-    if cfg.default_scope != 'mmdet':
-        raise UserError(f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector')
+    if cfg.default_scope not in ('mmdet', 'mmseg'):
+        raise UserError(
+            f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector or of a segmentor'
+        )
     check_data(cfg, ('train',))
-    from mmdet.registry import DATASETS, MODELS
-
-    init_default_scope('mmdet')
+    importlib.import_module(f'{cfg.default_scope}.registry')
+    init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocess = MODELS.build(cfg.model.data_preprocessor)
-    if preprocess.pad_size_divisor < 64:
+    if cfg.default_scope == 'mmdet' and preprocess.pad_size_divisor < 64:
         warn('the config pads a batch to its largest picture, so the table shows every picture stretched')
     if args.bands is not None:
         channels = _channels(dataset, preprocess)
