@@ -14,7 +14,7 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all lint sanitize setup clean distclean
+.PHONY: help demo test test-fast test-all lint docs sanitize setup clean distclean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ lint: ## check style, format and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+docs: ## write the documentation site to docs/site/build; a warning is an error
+	@tools/setup_env.sh lint
+	@$(PY) -m sphinx -W --keep-going -q -b html -c docs/site . docs/site/build
+	@echo 'Open docs/site/build/docs/site/index.html'
 
 sanitize: ## run the scan's tests on builds of its C++ with sanitizers, for AVX2 and for any x86
 	@tools/setup_env.sh test

@@ -27,10 +27,20 @@ def chunks(path: Path) -> None:
             for t in range(STEPS):
                 dashed = row == 1  # computed again
                 axis.add_patch(
-                    plt.Circle((left + t, row * 1.3), 0.3, fill=not dashed, fc='white', ec=colour, lw=1.5, ls='--' if dashed else '-')
+                    plt.Circle(
+                        (left + t, row * 1.3),
+                        0.3,
+                        fill=not dashed,
+                        fc='white',
+                        ec=colour,
+                        lw=1.5,
+                        ls='--' if dashed else '-',
+                    )
                 )
                 number = k * STEPS + t + 1
-                axis.text(left + t, row * 1.3, f'${label}_{{{number}}}$', ha='center', va='center', fontsize=9, color=colour)
+                axis.text(
+                    left + t, row * 1.3, f'${label}_{{{number}}}$', ha='center', va='center', fontsize=9, color=colour
+                )
                 ends = ((left + t - 0.68, row * 1.3), (left + t - 0.32, row * 1.3))
                 if row == 0:
                     ends = (ends[1], ends[0])

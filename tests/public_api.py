@@ -114,7 +114,7 @@ def _load(path: Path) -> Any:
 
 def _options(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """Options and positional arguments with what each takes: choices, default, number of values."""
-    return {
+    found = {
         f'{name}: {" ".join(action.option_strings) or action.dest}': {
             'dest': action.dest,
             'choices': sorted(map(str, action.choices or ())),
@@ -123,6 +123,11 @@ def _options(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
         }
         for action in parser._actions
     }
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, below in action.choices.items():
+                found |= _options(f'{name} {command}', below)
+    return found
 
 
 def tools() -> dict[str, Any]:
@@ -130,9 +135,10 @@ def tools() -> dict[str, Any]:
     found = {}
     for path in sorted([*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'demo').glob('*.py')]):
         text = path.read_text('utf-8')
-        if 'def parse_args' in text or 'mmvim.cli.commands' in text:
+        if 'ArgumentParser(' in text or 'def parse_args' in text or 'mmvim.cli.commands' in text:
             tool = _load(path)
-            parser = _parser_of(tool.parse_args) if hasattr(tool, 'parse_args') else _parser_of(tool.main, [])
+            begin = getattr(tool, 'parse_args', None) or tool.main
+            parser = _parser_of(begin, *([[]] if inspect.signature(begin).parameters else []))
             folder = ROOT if path.parent.name == 'demo' else ROOT / 'tools'
             found |= _options(path.relative_to(folder).as_posix(), parser)
     return found

@@ -86,9 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f'--{name} {getattr(args, name)} is less than 1', 'give a larger number')
     cfg = load_config(args.config, args.cfg_options)
     if cfg.default_scope not in ('mmdet', 'mmseg'):
-        raise UserError(
-            f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector or of a segmentor'
-        )
+        raise UserError(f'{args.config} is a config of {cfg.default_scope}', 'give one of a detector or of a segmentor')
     check_data(cfg, ('train',))
     importlib.import_module(f'{cfg.default_scope}.registry')
     init_default_scope(cfg.default_scope)
