@@ -12,6 +12,7 @@ from mmvim.cli.threads import let_threads_sleep
 COMMANDS = {
     'train': 'Train a segmentor or a detector.',
     'test': 'Evaluate a segmentor or a detector.',
+    'demo': 'Draw predictions on pictures, videos or a webcam, with a legend.',
     'classify': 'Print the five most probable classes of each picture.',
     'flops': 'Count the parameters and floating-point operations of a model.',
     'samples': 'Draw augmented training pictures of a detector with boxes and masks.',
