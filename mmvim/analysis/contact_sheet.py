@@ -96,6 +96,33 @@ def contact_sheet(
         ...     os.listdir(folder)
         ['sheet.png']
     """
+    sheet = draw_contact_sheet(rows, classes, palette, title, groups, cell_width)
+    # 256 colours keep the file small enough for a README
+    sheet = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    sheet.save(Path(path), format='PNG', optimize=True)
+
+
+def draw_contact_sheet(
+    rows: Sequence[SheetRow],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    title: str = '',
+    groups: int = 1,
+    cell_width: int = 240,
+) -> Image.Image:
+    """Draw what :func:`contact_sheet` writes, in all its colours; arguments and errors are the same.
+
+    Returns:
+        The sheet, RGB.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.analysis.contact_sheet import SheetRow, draw_contact_sheet
+        >>> labels = np.zeros((24, 32), np.uint8)
+        >>> row = SheetRow(np.zeros((24, 32, 3), np.uint8), labels, labels)
+        >>> draw_contact_sheet([row], ['sky'], [(120, 180, 250)]).mode
+        'RGB'
+    """
     if not rows:
         raise ValueError('a contact sheet needs at least one row')
     if len(classes) != len(palette):
@@ -175,10 +202,4 @@ def contact_sheet(
     )
     buffer = io.BytesIO()
     canvas.print_png(buffer)
-    # 256 colours keep the file small enough for a README
-    sheet = (
-        Image.open(buffer)
-        .convert('RGB')
-        .quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
-    )
-    sheet.save(Path(path), format='PNG', optimize=True)
+    return Image.open(buffer).convert('RGB')

@@ -75,12 +75,12 @@ def plot_curves(
     title: str = '',
     colours: Sequence[str] = ('#2a6fb0', '#d1495b', '#3a8f5c', '#7a5195'),
 ) -> None:
-    """Draw losses on the left and scores on the right over the iterations, as PNG.
+    """Draw losses on the left and scores on the right over the iterations, as PNG; one panel if there are no others.
 
     Args:
         path: The file; its folder must exist.
-        losses: Training loss of each run, by its name.
-        scores: Validation score of each run, by the same names.
+        losses: Training loss of each run, by its name; or losses of one run, by other names than its scores.
+        scores: Validation score of each run, by name.
         score_name: What the score is. Defaults to ``'mIoU (%)'``.
         floors: Levels to mark among the scores, by their description. Defaults to None.
         title: A line above. Defaults to ''.
@@ -103,25 +103,19 @@ def plot_curves(
         raise ValueError('there is no curve to draw')
     figure = Figure(figsize=(9.6, 3.6), dpi=100, layout='constrained', facecolor='white')
     canvas = FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    panels = [('training loss', losses)] if losses and set(losses) <= set(scores) else [('loss', losses)]
+    panels = [panel for panel in (*panels, (score_name, scores)) if panel[1]]
     names = list(dict.fromkeys([*losses, *scores]))
-    for number, name in enumerate(names):
-        colour = colours[number % len(colours)]
-        if name in losses:
-            left.plot(losses[name].steps, losses[name].values, color=colour, linewidth=1.6, label=name)
-        if name in scores:
-            right.plot(
-                scores[name].steps,
-                scores[name].values,
-                color=colour,
-                linewidth=1.8,
-                marker='o',
-                markersize=4,
-                label=f'{name}: {scores[name].values[-1]:.1f}',
-            )
-    for description, level in (floors or {}).items():
-        right.axhline(level, color='0.45', linewidth=1.2, linestyle='--', label=f'{description}: {level:.1f}')
-    for axes, label in ((left, 'training loss'), (right, score_name)):
+    for axes, (label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        is_score = curves is scores
+        for name, curve in curves.items():
+            colour = colours[names.index(name) % len(colours)]
+            style = {'linewidth': 1.8, 'marker': 'o', 'markersize': 4} if is_score else {'linewidth': 1.6}
+            last = f': {curve.values[-1]:.1f}' if is_score and len(curve.values) else ''
+            axes.plot(curve.steps, curve.values, color=colour, label=f'{name}{last}', **style)
+        if is_score:
+            for description, level in (floors or {}).items():
+                axes.axhline(level, color='0.45', linewidth=1.2, linestyle='--', label=f'{description}: {level:.1f}')
         axes.set_xlabel('iteration')
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
@@ -129,9 +123,11 @@ def plot_curves(
         axes.grid(alpha=0.25)
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
-    right.set_ylim(top=max(right.get_ylim()[1] * 1.08, 1))
-    if names:
-        right.legend(frameon=False, loc='lower right', bbox_to_anchor=(1, 0.1), fontsize=9)
+        if is_score:
+            axes.set_ylim(top=max(axes.get_ylim()[1] * 1.08, 1))
+            axes.legend(frameon=False, loc='lower right', bbox_to_anchor=(1, 0.1), fontsize=9)
+        elif len(curves) > 1 and not set(curves) <= set(scores):
+            axes.legend(frameon=False, loc='upper right', fontsize=9)
     if title:
         figure.suptitle(title, fontsize=12)
     with Path(path).open('wb') as file:

@@ -131,6 +131,25 @@ def picture_table(
         ...     Image.open(path).size  # 2 x (48 + 6) + 6, 22 + 32 + 6
         (114, 60)
     """
+    picture = Image.fromarray(draw_table(rows, titles))
+    if colours is not None:
+        picture = picture.quantize(colours, dither=Image.Dither.NONE)  # plain areas stay plain, and compress well
+    picture.save(Path(path), format='PNG', optimize=True)
+
+
+def draw_table(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> np.ndarray:
+    """Draw what :func:`picture_table` writes; arguments and errors are the same.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmvim.analysis.instances import draw_table
+        >>> picture = np.zeros((32, 48, 3), np.uint8)
+        >>> draw_table([[picture, picture]], ['truth', 'prediction']).shape
+        (60, 114, 3)
+    """
     shapes = {picture.shape for row in rows for picture in row}
     if not rows or any(len(row) != len(titles) for row in rows) or len(shapes) != 1:
         raise ValueError(
@@ -145,7 +164,4 @@ def picture_table(
         for line, row in enumerate(rows):
             top = HEAD + line * (height + GAP)
             table[top : top + height, left : left + width] = row[column]
-    picture = Image.fromarray(table)
-    if colours is not None:
-        picture = picture.quantize(colours, dither=Image.Dither.NONE)  # plain areas stay plain, and compress well
-    picture.save(Path(path), format='PNG', optimize=True)
+    return table

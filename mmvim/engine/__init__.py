@@ -1,5 +1,5 @@
-"""Everything around a model while it trains, such as parameter groups, hooks and shards."""
+"""Everything around a model while it trains, such as parameter groups, hooks, shards and trackers."""
 
-from mmvim.engine import hooks, optimizers, strategies
+from mmvim.engine import hooks, optimizers, strategies, vis_backends
 
-__all__ = ['hooks', 'optimizers', 'strategies']
+__all__ = ['hooks', 'optimizers', 'strategies', 'vis_backends']

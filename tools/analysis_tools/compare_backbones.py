@@ -135,6 +135,8 @@ def train(args: argparse.Namespace) -> Path:
     from comparison_rows import config
     from mmengine.runner import Runner
 
+    from mmvim.engine.hooks import LearningCurveHook
+
     budget = budget_of(args)
     name = rows_named([args.row])[0]
     path = log_path(args.out, name, args.seed)
@@ -149,6 +151,7 @@ def train(args: argparse.Namespace) -> Path:
     cfg.visualizer = {'type': 'SegLocalVisualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}
     runner = Runner.from_cfg(cfg)
     cfg.dump(Path(cfg.work_dir) / CONFIG)
+    runner.register_hook(LearningCurveHook())
     marks = [time.process_time()]
     runner.train()
     marks.append(time.process_time())

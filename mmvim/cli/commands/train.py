@@ -31,6 +31,7 @@ from mmvim.cli.machine import (
 )
 from mmvim.cli.model import build_model, check_wrapping
 from mmvim.cli.noise import NoiseFilter
+from mmvim.cli.records import add_record_hooks
 from mmvim.cli.weights import check_pretrained, check_start, set_resume
 
 
@@ -125,4 +126,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner.logger.addFilter(NoiseFilter())
         runner.register_hook(resume)
         add_fault_hooks(runner, args)
+        add_record_hooks(runner)
         runner.train()

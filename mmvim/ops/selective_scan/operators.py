@@ -32,6 +32,8 @@ _BACKWARD = (
     '(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)'
 )
 _FIELDS = len(ScanArguments._fields)
+# Called with the arguments of each scan that runs as an operator; see :mod:`mmvim.ops.selective_scan.states`.
+WATCHERS: list[Callable[[ScanArguments], None]] = []
 
 
 class Implementation(NamedTuple):
@@ -91,6 +93,8 @@ def _serving(backend: str, args: ScanArguments) -> Implementation:
 
 def _run_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     args, (save, backend) = ScanArguments(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    for watch in WATCHERS:
+        watch(args)
     return _serving(backend, args).forward(args, save)
 
 
