@@ -21,7 +21,7 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = Path(__file__).with_suffix('.json')
-MODULES = ('mmvim.ops', 'mmvim.checkpoints', 'mmvim.compat', 'mmvim.deploy')
+MODULES = ('mmvim.ops', 'mmvim.checkpoints', 'mmvim.compat', 'mmvim.deploy', 'mmvim.hub')
 VARIABLE = re.compile(r'MMVIM_(?!AVX)[A-Z_]+')  # MMVIM_AVX512 is a macro of the C++ sources
 
 

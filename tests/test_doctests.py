@@ -22,6 +22,8 @@ MODULES = sorted(
 )
 DEPLOY = 'mmvim.deploy.'  # whose modules need the extra "export"
 EXPORTING = importlib.util.find_spec('onnxscript') is not None
+# Modules that are of no use without a package, by which importing them begins.
+OF_A_PACKAGE = {'mmvim.hub.auto_backbone': 'transformers'}
 # Packages that export nothing by name: what their modules define is public.
 OPEN = ('mmvim.analysis', 'mmvim.datasets', 'mmvim.engine.progress')
 
@@ -30,6 +32,8 @@ def load(name):
     """A module; those of kernels need Triton."""
     if name.startswith(DEPLOY) and not EXPORTING:
         pytest.skip('the extra "export" is not installed')
+    if name in OF_A_PACKAGE and importlib.util.find_spec(OF_A_PACKAGE[name]) is None:
+        pytest.skip(f'{OF_A_PACKAGE[name]} is not installed')
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -43,6 +47,8 @@ def public_names():
     found = {}
     for name in MODULES:
         if name.endswith('.kernels') or '.triton' in name or (name.startswith(DEPLOY) and not EXPORTING):
+            continue
+        if name in OF_A_PACKAGE:
             continue
         module = importlib.import_module(name)
         exported = vars(module).get('__all__', ()) if hasattr(module, '__path__') else ()

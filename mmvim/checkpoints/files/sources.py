@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.files.header import check_header, is_plain_name, read_index
+from mmvim.checkpoints.files.hub_files import NotAHubError, cache_folder, endpoint, has_hub, hub_file
 
 # The prefix by which MMEngine's own loaders are sent to a publisher's file; see :mod:`mmvim.checkpoints.mmengine`.
 PUBLISHED = 'published://'
@@ -41,9 +42,11 @@ def fetch(location: str) -> str:
     """Return the path of the file that a location names, downloading it if need be.
 
     A file of the Hugging Face hub, ``hf://owner/repo/path`` or ``hf://owner/repo@revision/path``, is taken from the
-    hub's own cache on this machine (``HF_HUB_CACHE``, ``HF_HOME``) if it is there, else from the hub (``HF_ENDPOINT``).
-    Downloads are kept in PyTorch's folder for them (``TORCH_HOME``), shards beside their index (``*.index.json``). Of
-    the processes that share this folder, as those of a machine do, one downloads, and the others wait for it.
+    hub's own cache on this machine (``HF_HUB_CACHE``, ``HF_HOME``) if it is there, else from the hub (``HF_ENDPOINT``):
+    by the package huggingface_hub, if it is installed, into that cache, with its token (``HF_TOKEN``) and its offline
+    mode (``HF_HUB_OFFLINE``). Other downloads are kept in PyTorch's folder for them (``TORCH_HOME``), shards beside
+    their index (``*.index.json``). Of the processes that share a folder, as those of a machine do, one downloads, and
+    the others wait for it.
 
     Args:
         location: A path, a folder that holds one checkpoint (or shards and their index), ``file://``, ``http(s)://`` or
@@ -76,12 +79,17 @@ def fetch(location: str) -> str:
     owner, repo, revision, file = match['owner'], match['repo'], match['revision'] or 'main', match['file']
     if '..' in (owner, repo, revision, *file.split('/')):
         raise CheckpointError(f'{location} leaves its repository', 'name the file in the repository')
+    inside = Path('hf', owner, repo, revision, file)
     cached = _hub_cache(owner, repo, revision, file)
     if cached is not None:
         return str(cached)
-    endpoint = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
-    url = f'{endpoint}/{owner}/{repo}/resolve/{quote(revision, safe="")}/{quote(file)}'
-    return _download_all(url, Path('hf', owner, repo, revision, file))
+    if has_hub() and not _kept(inside).is_file():
+        try:
+            return _of_hub(f'{owner}/{repo}', file, revision)
+        except NotAHubError:
+            pass  # a plain mirror: as from any server
+    url = f'{endpoint()}/{owner}/{repo}/resolve/{quote(revision, safe="")}/{quote(file)}'
+    return _download_all(url, inside)
 
 
 def _file_name(url: str) -> str:
@@ -107,12 +115,23 @@ def _in_folder(path: str) -> str:
 
 
 def _hub_cache(owner: str, repo: str, revision: str, file: str) -> Path | None:
-    home = os.environ.get('HF_HOME') or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'huggingface')
-    root = Path(os.environ.get('HF_HUB_CACHE') or Path(home, 'hub')).expanduser() / f'models--{owner}--{repo}'
+    root = cache_folder() / f'models--{owner}--{repo}'
     note = root / 'refs' / revision
     commit = note.read_text().strip() if note.is_file() else revision
     path = root / 'snapshots' / commit / file
     return path if path.is_file() else None
+
+
+def _of_hub(repo_id: str, file: str, revision: str) -> str:
+    """Fetch a file by the hub's package, and the shards of an index, which it puts beside it."""
+    path = hub_file(repo_id, file, revision)
+    check_header(path, f'hf://{repo_id}/{file}')
+    if path.endswith(_INDEX):
+        folder = file.rpartition('/')[0]
+        for shard in dict.fromkeys((read_index(path) or {}).values()):
+            if is_plain_name(shard):  # any other is refused when the index is read
+                hub_file(repo_id, f'{folder}/{shard}' if folder else shard, revision)
+    return path
 
 
 def _download_all(url: str, inside: Path) -> str:
@@ -126,9 +145,13 @@ def _download_all(url: str, inside: Path) -> str:
     return path
 
 
+def _kept(inside: Path) -> Path:
+    return Path(torch.hub.get_dir(), 'checkpoints', 'mmvim', inside)
+
+
 def _download(url: str, inside: Path) -> str:
     """Download a file once for all processes that share a disk: the others wait for the one that holds the lock."""
-    target = Path(torch.hub.get_dir(), 'checkpoints', 'mmvim', inside)
+    target = _kept(inside)
     if target.is_file():
         return str(target)
     part = target.with_name(f'{target.name}.{os.getpid()}.part')
