@@ -13,6 +13,7 @@ COMMANDS = {
     'train': 'Train a segmentor or a detector.',
     'test': 'Evaluate a segmentor or a detector.',
     'demo': 'Draw predictions on pictures, videos or a webcam, with a legend.',
+    'app': 'Open a local web page that draws predictions on pictures.',
     'classify': 'Print the five most probable classes of each picture.',
     'flops': 'Count the parameters and floating-point operations of a model.',
     'samples': 'Draw augmented training pictures of a detector with boxes and masks.',
