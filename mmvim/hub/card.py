@@ -121,7 +121,9 @@ def _header(name: str, scope: str | None, license: str, measured: Sequence[Measu
             {
                 'task': {'type': task},
                 'dataset': {'name': one.dataset, 'type': one.dataset, 'split': one.split},
-                'metrics': [{'type': one.metric, 'value': float(one.value), 'name': one.metric, 'args': {'how': one.how}}],
+                'metrics': [
+                    {'type': one.metric, 'value': float(one.value), 'name': one.metric, 'args': {'how': one.how}}
+                ],
             }
             for one in measured
         ]

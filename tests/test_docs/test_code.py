@@ -7,7 +7,7 @@ import re
 import shlex
 
 import pytest
-from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, VISBACKENDS
 from pages import ROOT, code, pages
 
 import mmvim.registry
@@ -20,7 +20,7 @@ PROGRAMS = [  # those that need no file
     for name, block in BLOCKS
     if block.startswith('import torch') and not re.search(r'\.(pt2|onnx|jpg)\b', block) and name != 'README.md'
 ]
-REGISTRIES = (MODELS, HOOKS, TRANSFORMS, OPTIM_WRAPPERS, mmvim.registry.OPTIM_WRAPPER_CONSTRUCTORS)
+REGISTRIES = (MODELS, HOOKS, TRANSFORMS, OPTIM_WRAPPERS, VISBACKENDS, mmvim.registry.OPTIM_WRAPPER_CONSTRUCTORS)
 # Commands of others, and options that stand for those of a reader's own script.
 OTHERS = {'pip', 'source', 'python3', 'git', 'make', 'torchrun', 'mim', 'bash', 'docker', 'for', 'done', 'cp', 'mkdir'}
 
