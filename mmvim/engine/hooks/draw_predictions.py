@@ -22,7 +22,8 @@ from mmvim.registry import HOOKS
 class DrawPredictionsHook(Hook):
     """Draw what the model sees on the same few pictures every so many iterations, beside the truth.
 
-    For MMSegmentation and MMDetection. The sheet goes to all backends of the config's visualizer under the name
+    For MMSegmentation and MMDetection. Where the validation pipeline loads no annotations, the picture alone stands in
+    the truth's place. The sheet goes to all backends of the config's visualizer under the name
     ``predictions``: with MMEngine's ``LocalVisBackend`` to ``<run>/vis_data/vis_image/predictions_<iteration>.png``,
     and to TensorBoard or :class:`mmvim.TrackioVisBackend` if the config has them. What training draws at random stays
     the same.
@@ -120,7 +121,8 @@ class DrawPredictionsHook(Hook):
             ]
             height = round(self.width * shown[0].shape[0] / shown[0].shape[1]) if not rows else rows[0][0].shape[0]
             rows.append([cv2.resize(one, (self.width, height), interpolation=cv2.INTER_AREA) for one in shown])
-        return draw_table(rows, ('truth', 'prediction'))
+        known = any(len(truth.get('gt_instances', ())) for _, truth, _ in pairs)  # if the pipeline loads annotations
+        return draw_table(rows, ('truth' if known else 'image', 'prediction'))
 
     def _one(self, image: np.ndarray, objects: Any, classes: list[str], scale: tuple[float, float]) -> np.ndarray:
         """Draw objects on a picture of the network's size; ``scale`` leads from their pixels to its."""
