@@ -1,0 +1,17 @@
+"""Draw where the scan writes: ``mmvim visualize delta``, for a checkout.
+
+    python tools/visualize/delta.py VMamba:tiny --picture street.png
+
+Its options are those of the command.
+"""
+
+import sys
+
+try:
+    from mmvim.cli.commands.visualize import main
+    from mmvim.cli.errors import run_tool
+except ModuleNotFoundError as error:
+    sys.exit(f'error: {error}; install mmvim and what it needs: pip install -e . in its folder')
+
+if __name__ == '__main__':
+    run_tool(lambda: main(['delta', *sys.argv[1:]]))
