@@ -6,6 +6,7 @@ sampling, which is run by PyTorch's ``grid_sample`` meanwhile. Norms, activation
 are not counted, as in other counters.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
@@ -91,17 +92,22 @@ def _is_one_of(operator: object, names: Iterable[str]) -> bool:
     return str(getattr(operator, '_qualified_op_name', operator)).startswith(tuple(names))
 
 
-def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[str, Complexity]:
-    """Count a model and its direct children over one run, in evaluation mode and without gradients.
+def count_complexity(model: nn.Module, forward: Callable[[], object], depth: int = 1) -> dict[str, Complexity]:
+    """Count a model and its parts over one run, in evaluation mode and without gradients.
+
+    An operation belongs to the innermost module that runs it, and to those that this one is a part of, whoever calls
+    it: a stage has its downsampling, even where the backbone calls that after the stage.
 
     Args:
         model: The model.
         forward: Runs it once.
+        depth: Levels of parts: 1 for the model's children, 2 for their children, too. Defaults to 1.
 
     Returns:
-        '' is the whole model, the other keys are the names of its children.
+        '' is the whole model, the other keys are the names of its parts.
 
     Raises:
+        ValueError: If ``depth`` is below 1.
         UncountedScanError: If a layer of the model names its scan (``scan_operator``) and none was counted.
 
     Examples:
@@ -112,24 +118,67 @@ def count_complexity(model: nn.Module, forward: Callable[[], object]) -> dict[st
         >>> counts[''].flops, counts['0'].flops, counts['1'].params  # 2 x (4 x 8 + 8 x 2), 2 x 4 x 8, 8 x 2 + 2
         (96, 64, 18)
     """
+    if depth < 1:
+        raise ValueError(f'depth={depth} must be at least 1')
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter, _Owners(model) as own:
+            own.read = lambda: dict(counter.flop_counts.get('Global', {}))
             forward()
     finally:
         model.train(training)
-    counts = counter.get_flop_counts()
-    total, named = counts.get('Global', {}), _named_scans(model)
+    total, named = counter.get_flop_counts().get('Global', {}), _named_scans(model)
     if not all(any(_is_one_of(operator, [name]) for operator in total) for name in named):
         raise UncountedScanError('the scan ran on a backend that has no FLOP formula')
     scans = {_SCAN, *named}
-    whole = Complexity(_params(model), *_sum(total, scans))
-    parts = {}
-    for name, child in model.named_children():
-        flops = _part(child, f'{type(model).__name__}.{name}', counts, scans)
-        parts[name] = Complexity(_params(child), *flops)
-    return {'': whole, **parts}
+    counts = {'': Complexity(_params(model), *_sum(total, scans))}
+    for name, part in model.named_modules():
+        if name and name.count('.') < depth:
+            counts[name] = Complexity(_params(part), *_sum(own.count(name), scans))
+    return counts
+
+
+class _Owners:
+    """What each module of a model has run itself, without what its parts have: the counts between its begin and end."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.read: Callable[[], dict] = dict  # the counts so far, by operator
+        self._own: dict[str, Counter] = {}
+        self._running: list[tuple[Counter, Counter]] = []  # counts at the begin, and what parts have run since
+        self._hooks: list = []
+
+    def __enter__(self) -> '_Owners':
+        for name, module in self.model.named_modules():
+            self._hooks.append(module.register_forward_pre_hook(self._begin))
+            self._hooks.append(module.register_forward_hook(self._end(name), always_call=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, *_: object) -> None:
+        self._running.append((Counter(self.read()), Counter()))
+
+    def _end(self, name: str) -> Callable:
+        def end(*_: object) -> None:
+            before, of_parts = self._running.pop()
+            run = Counter(self.read()) - before
+            self._own.setdefault(name, Counter()).update(run - of_parts)
+            if self._running:
+                self._running[-1][1].update(run)
+
+        return end
+
+    def count(self, name: str) -> Counter:
+        """Return the counts of a module and its parts, by operator."""
+        found: Counter = Counter()
+        for other, own in self._own.items():
+            if other == name or other.startswith(f'{name}.'):
+                found.update(own)
+        return found
 
 
 def _params(module: nn.Module) -> int:
@@ -138,14 +187,6 @@ def _params(module: nn.Module) -> int:
 
 def _sum(count: dict, scans: set[str]) -> tuple[int, int]:
     return sum(count.values()), sum(value for operator, value in count.items() if _is_one_of(operator, scans))
-
-
-def _part(module: nn.Module, name: str, counts: dict, scans: set[str]) -> tuple[int, int]:
-    """Return the count of a called module, or the sum of its children's where its ``forward`` was called directly."""
-    if name in counts:
-        return _sum(counts[name], scans)
-    parts = [_part(child, f'{name}.{key}', counts, scans) for key, child in module.named_children()]
-    return sum(p[0] for p in parts), sum(p[1] for p in parts)
 
 
 def default_shape(cfg: Config) -> tuple[int, int]:

@@ -215,7 +215,7 @@ def load_backbones(args: argparse.Namespace) -> tuple[Subject, Subject | None]:
     if hasattr(untrained, 'init_weights'):
         with quiet():
             untrained.init_weights()
-    named = args.model if _NAMED.fullmatch(args.model) else Path(args.model).stem
+    named = args.model if _NAMED.fullmatch(args.model) else f'{type(untrained).__name__} of {Path(args.model).stem}'
     subject = Subject(untrained.eval(), named, config_preprocessing(cfg), None)
     if args.checkpoint is None:
         return subject, None

@@ -12,6 +12,7 @@ from mmvim.models.backbones import (
     ViTAdapter,
     VMamba,
 )
+from mmvim.models.complexity import register as _register_operators
 from mmvim.models.heads import HiddenReadout, LinearReadout
 from mmvim.models.layers import (
     ES2D,
@@ -37,6 +38,7 @@ from mmvim.registry import FUNCTIONS
 FUNCTIONS.register_module(module=bi_wkv)
 FUNCTIONS.register_module(module=selective_scan)
 FUNCTIONS.register_module(module=selective_scan_paths)
+_register_operators()
 
 __all__ = [
     'ES2D',

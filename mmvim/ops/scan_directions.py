@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvim.ops.scan_paths import ScanPath, keep, scan_paths
+from mmvim.ops.scan_paths import ScanPath, keep, plain_size, scan_paths
 
 __all__ = ['DIRECTIONS', 'step_directions']
 
@@ -42,6 +42,7 @@ def step_directions(names: Sequence[str], H: int, W: int, device: torch.device |
         >>> step_directions(('zigzag_row', 'zigzag_row_reverse', 'row'), 2, 3).tolist()
         [[0, 1, 1, 4, 2, 2], [0, 1, 1, 3, 2, 2], [0, 1, 1, 0, 1, 1]]
     """
+    H, W = plain_size(H), plain_size(W)
     paths = scan_paths(names, H, W, device)
     partial = [path.name for path in paths if path.partial]
     if partial:

@@ -244,6 +244,7 @@ def scan_paths(names: Sequence[str] | str, H: int, W: int, device: torch.device 
         zigzag_row_reverse [3, 4, 5, 2, 1, 0]
         window2 [0, 1, 3, 4, 2, 5]
     """
+    H, W = plain_size(H), plain_size(W)
     if H < 1 or W < 1:
         raise ValueError(f'a scan path needs a map of at least 1 x 1, got H={H}, W={W}')
     names = (names,) if isinstance(names, str) else tuple(names)
@@ -253,6 +254,11 @@ def scan_paths(names: Sequence[str] | str, H: int, W: int, device: torch.device 
         index, partial = _index_map(stem, H, W, torch.device(device))
         paths.append(ScanPath(H * W, index, stem != name, name, (stem, H, W), partial))
     return tuple(paths)
+
+
+def plain_size(side: int | Tensor) -> int:
+    """Return a size as a number; in ``torch.jit.trace`` it is a tensor, which must not become a key of the cache."""
+    return int(side) if isinstance(side, Tensor) else side
 
 
 def cross_scan(H: int, W: int, device: torch.device | str = 'cpu') -> tuple[ScanPath, ...]:

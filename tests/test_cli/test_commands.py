@@ -28,6 +28,7 @@ MEASURING = {
     'analysis_tools/benchmark_scan.py',
     'analysis_tools/benchmark_threads.py',
     'analysis_tools/benchmark_tiles.py',
+    'analysis_tools/benchmark_train.py',
     'analysis_tools/benchmark_wkv.py',
     'analysis_tools/compare_backbones.py',
     'analysis_tools/compile_and_export.py',

@@ -1,5 +1,6 @@
 """Panels of maps over a picture, labelled and readable in grey: the darker, the more."""
 
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 
 DPI = 100
 _MARK = '#00695c'
@@ -41,9 +43,32 @@ class Panel(NamedTuple):
     title: str
     values: np.ndarray | None = None
     picture: np.ndarray | None = None
-    mark: tuple[int, int] | None = None
+    mark: tuple[float, float] | None = None
     colours: np.ndarray | None = None
     note: str = ''
+
+
+def write_png(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure as PNG of 256 colours, a third as large as one of all.
+
+    Args:
+        figure: What to write.
+        path: The file; its folder must exist.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from matplotlib.figure import Figure
+        >>> from mmvim.analysis.visualize.figure import write_png
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_png(Figure(figsize=(1, 1)), os.path.join(folder, 'a.png'))
+        ...     os.listdir(folder)
+        ['a.png']
+    """
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    picture = Image.open(buffer).convert('RGB')
+    reduced = picture.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
+    reduced.save(Path(path), format='PNG', optimize=True)
 
 
 def light_grey(picture: np.ndarray) -> np.ndarray:
@@ -120,7 +145,6 @@ def draw_panels(
     total = (columns * (width + 0.12) + 0.1 + bar, head + len(rows) * line + foot)
     total = (max(total[0], 0.085 * max(len(title), len(footer)) + 0.2), total[1])
     figure = Figure(figsize=total, dpi=DPI, facecolor='white')
-    canvas = FigureCanvasAgg(figure)
     unit = _largest(panels) if shared else 1.0
     norm = _norm(unit or 1.0, log_floor)
     for number, row in enumerate(rows):
@@ -143,8 +167,7 @@ def draw_panels(
         colours = figure.colorbar(ScalarMappable(norm, DARKER_IS_MORE), cax=bar_axes)
         colours.set_label(label, fontsize=8)
         colours.ax.tick_params(labelsize=8)
-    with Path(path).open('wb') as file:
-        canvas.print_png(file)
+    write_png(figure, path)
 
 
 def _norm(unit: float, log_floor: float | None) -> Normalize:

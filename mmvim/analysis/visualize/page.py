@@ -39,8 +39,8 @@ _PAGE = """<!DOCTYPE html>
 <body>
 <h1>@TITLE@</h1>
 <p>The scan visits the cells of a map in the order of the line: from the circle, first steps light, last steps dark
-(<span class="bar" role="img" aria-label="light to dark"></span>), to the square. Thin broken parts jump to a cell that is
-no neighbour. NAME_reverse is the same line backwards.</p>
+(<span class="bar" role="img" aria-label="light to dark"></span>), to the square. Thin broken parts jump further
+than to one of the eight cells around. NAME_reverse is the same line backwards.</p>
 <form id="controls">
   <label>map <input id="size" type="range" min="0" max="0" value="0"><output id="size-text"></output></label>
   <label>steps <input id="step" type="range" min="1" max="1000" value="1000"><output id="step-text"></output></label>
@@ -102,7 +102,7 @@ function draw() {
     c.lineCap = 'round';
     for (let t = 1; t < cells.length; t++) {
       const a = cells[t - 1], b = cells[t], [x, y] = at(a), [u, v] = at(b);
-      const near = Math.abs(a % W - b % W) + Math.abs(Math.floor(a / W) - Math.floor(b / W)) === 1;
+      const near = Math.max(Math.abs(a % W - b % W), Math.abs(Math.floor(a / W) - Math.floor(b / W))) === 1;
       c.strokeStyle = colour(t / Math.max(1, total - 1));
       c.lineWidth = near ? Math.max(3, cell / 7) : Math.max(1.5, cell / 20);
       c.setLineDash(near ? [] : [cell / 5, cell / 6]);

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmvim.analysis.visualize.attention import attention_map, delta_map
 from mmvim.analysis.visualize.features import principal_components
 from mmvim.analysis.visualize.figure import Panel
-from mmvim.analysis.visualize.receptive import side_holding
+from mmvim.analysis.visualize.receptive import ReceptiveField, side_holding
 from mmvim.analysis.visualize.record import RecordedScan
 
 
@@ -60,6 +60,9 @@ def attention_panels(
 ) -> list[list[Panel]]:
     """Make a row of panels a layer, and in it one a direction: what each cell contributes to a pixel's cell.
 
+    The cell's contribution to itself, which the skip D is part of and which would make all others vanish, is drawn no
+    darker than the largest of the others'; the note has both.
+
     Args:
         layers: Scans by layer.
         pixel: Row and column.
@@ -89,11 +92,21 @@ def attention_panels(
             rows_, columns = scan.layout.grid
             cell = pixel[0] * rows_ // height, pixel[1] * columns // width
             for path, direction in enumerate(scan.paths):
-                values = attention_map(scan, path, *cell).numpy()
+                values, own, others = _beside_itself(attention_map(scan, path, *cell).numpy(), cell)
                 title = direction if panels else f'{name}: {direction}'
-                panels.append(Panel(title, values, picture, pixel, note=f'{_size(scan)}, 1 = {np.nanmax(values):.2g}'))
+                note = f'{_size(scan)}; itself {own:.2g}, others to {others:.2g}'
+                panels.append(Panel(title, values, picture, pixel, note=note))
         rows.append(panels)
     return rows
+
+
+def _beside_itself(values: np.ndarray, cell: tuple[int, int]) -> tuple[np.ndarray, float, float]:
+    """Cut a cell's contribution to itself, in which the skip D is, to the largest of the others', and return both."""
+    own, values = float(values[cell]), values.copy()
+    values[cell] = 0.0
+    others = float(np.nanmax(values))
+    values[cell] = min(own, others) if others > 0 else own
+    return values, own, others
 
 
 def delta_panels(layers: dict[str, list[RecordedScan]], picture: np.ndarray) -> list[list[Panel]]:
@@ -124,31 +137,31 @@ def delta_panels(layers: dict[str, list[RecordedScan]], picture: np.ndarray) -> 
                 title = direction if panels else f'{name}: {direction}'
                 # Stretched, as what differs within a map is what there is to see; the note has the numbers.
                 stretched = (values - low) / (high - low if high > low else 1.0)
-                panels.append(Panel(title, stretched, picture, note=f'{_size(scan)}, {low:.2g} to {high:.2g}'))
+                panels.append(Panel(title, stretched, picture, note=f'{_size(scan)}, {low:.3g} to {high:.3g}'))
         rows.append(panels)
     return rows
 
 
-def field_panels(fields: Sequence[Tensor], names: Sequence[str], at: tuple[float, float]) -> list[Panel]:
+def field_panels(fields: Sequence[ReceptiveField], names: Sequence[str]) -> list[Panel]:
     """Make a panel of each receptive field.
 
     Args:
-        fields: (H, W) each.
+        fields: The fields.
         names: What each is of.
-        at: The output's cell, as shares of the height and the width.
 
     Examples:
         >>> import torch
         >>> from mmvim.analysis.visualize.panels import field_panels
-        >>> field_panels([torch.ones(9, 9)], ['output 0'], (0.5, 0.5))[0].note
+        >>> from mmvim.analysis.visualize.receptive import ReceptiveField
+        >>> field_panels([ReceptiveField(torch.ones(9, 9), (4.5, 4.5))], ['output 0'])[0].note
         'half of it in 7, 99 % in 9 px'
     """
     panels = []
     for field, name in zip(fields, names, strict=True):
-        half, most = side_holding(field, (0.5, 0.99), at)
-        height, width = field.shape
-        mark = (min(int(at[0] * height), height - 1), min(int(at[1] * width), width - 1))
-        panels.append(Panel(name, field.numpy(), mark=mark, note=f'half of it in {half}, 99 % in {most} px'))
+        half, most = side_holding(field, (0.5, 0.99))
+        mark = field.centre[0] - 0.5, field.centre[1] - 0.5
+        note = f'half of it in {half}, 99 % in {most} px'
+        panels.append(Panel(name, field.values.numpy(), mark=mark, note=note))
     return panels
 
 

@@ -5,12 +5,32 @@ https://arxiv.org/abs/1701.04128: the magnitude of the gradient of an output's c
 """
 
 from collections.abc import Sequence
+from math import ceil
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-def receptive_fields(model: nn.Module, pictures: Tensor, at: tuple[float, float] = (0.5, 0.5)) -> list[Tensor]:
+class ReceptiveField(NamedTuple):
+    """Which pixels a cell depends on.
+
+    Attributes:
+        values: float64 (H, W), on the CPU.
+        centre: Where the middle of the cell lies on the picture, in pixels from its top and its left.
+
+    Examples:
+        >>> import torch
+        >>> from mmvim.analysis.visualize.receptive import ReceptiveField
+        >>> ReceptiveField(torch.zeros(8, 8), (4.0, 4.0)).centre
+        (4.0, 4.0)
+    """
+
+    values: Tensor
+    centre: tuple[float, float]
+
+
+def receptive_fields(model: nn.Module, pictures: Tensor, at: tuple[float, float] = (0.5, 0.5)) -> list[ReceptiveField]:
     """Return the effective receptive field of each map that a backbone returns.
 
     The model runs in evaluation mode. Of each map, the channels of one cell are summed; the gradient's magnitudes are
@@ -22,7 +42,7 @@ def receptive_fields(model: nn.Module, pictures: Tensor, at: tuple[float, float]
         at: The cell, as shares of the map's height and width. Defaults to (0.5, 0.5), the middle.
 
     Returns:
-        float64 (H, W) for each map, on the CPU.
+        A field for each map.
 
     Raises:
         ValueError: If the model returns anything but maps, or ``at`` is outside of [0, 1].
@@ -30,9 +50,9 @@ def receptive_fields(model: nn.Module, pictures: Tensor, at: tuple[float, float]
     Examples:
         >>> import torch
         >>> from mmvim.analysis.visualize.receptive import receptive_fields
-        >>> (field,) = receptive_fields(torch.nn.Conv2d(3, 4, 3, padding=1), torch.randn(2, 3, 7, 9))
-        >>> field.shape, (field > 0).nonzero().amin(0).tolist(), (field > 0).nonzero().amax(0).tolist()
-        (torch.Size([7, 9]), [2, 3], [4, 5])
+        >>> ((field, centre),) = receptive_fields(torch.nn.Conv2d(3, 4, 3, padding=1), torch.randn(2, 3, 7, 9))
+        >>> field.shape, (field > 0).nonzero().amin(0).tolist(), (field > 0).nonzero().amax(0).tolist(), centre
+        (torch.Size([7, 9]), [2, 3], [4, 5], (3.5, 4.5))
     """
     if not all(0 <= share <= 1 for share in at):
         raise ValueError(f'at={at} must be shares of the height and the width, each in [0, 1]')
@@ -41,15 +61,19 @@ def receptive_fields(model: nn.Module, pictures: Tensor, at: tuple[float, float]
     try:
         for picture in pictures:
             seen = _gradients(model, picture[None], at)
-            fields = seen if fields is None else [a + b for a, b in zip(fields, seen, strict=True)]
+            fields = seen if fields is None else [_add(*pair) for pair in zip(fields, seen, strict=True)]
     finally:
         model.train(training)
     if fields is None:
         raise ValueError('pictures is empty; give at least one')
-    return [field / len(pictures) for field in fields]
+    return [field._replace(values=field.values / len(pictures)) for field in fields]
 
 
-def _gradients(model: nn.Module, picture: Tensor, at: tuple[float, float]) -> list[Tensor]:
+def _add(a: ReceptiveField, b: ReceptiveField) -> ReceptiveField:
+    return a._replace(values=a.values + b.values)
+
+
+def _gradients(model: nn.Module, picture: Tensor, at: tuple[float, float]) -> list[ReceptiveField]:
     picture = picture.detach().requires_grad_()
     with torch.enable_grad():
         outputs = model(picture)
@@ -63,34 +87,37 @@ def _gradients(model: nn.Module, picture: Tensor, at: tuple[float, float]) -> li
         for y in outputs:
             row, column = (min(int(share * side), side - 1) for share, side in zip(at, y.shape[2:], strict=True))
             (gradient,) = torch.autograd.grad(y[0, :, row, column].sum(), picture, retain_graph=True)
-            found.append(gradient[0].abs().sum(0).double().cpu())
+            height, width = picture.shape[2:]
+            centre = (row + 0.5) * height / y.shape[2], (column + 0.5) * width / y.shape[3]
+            found.append(ReceptiveField(gradient[0].abs().sum(0).double().cpu(), centre))
     return found
 
 
-def side_holding(field: Tensor, shares: Sequence[float] = (0.5, 0.9, 0.99), at: tuple[float, float] = (0.5, 0.5)):
-    """Return how large a square around a cell holds given shares of its receptive field.
+def side_holding(field: ReceptiveField, shares: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[int, ...]:
+    """Return how large a square around a cell's middle holds given shares of its receptive field.
 
     Args:
-        field: (H, W), not negative.
+        field: The field, not negative.
         shares: In (0, 1]. Defaults to (0.5, 0.9, 0.99).
-        at: The cell, as in :func:`receptive_fields`. Defaults to (0.5, 0.5).
 
     Returns:
-        Sides in pixels, a tuple; what reaches beyond the picture counts as part of the square. 0 if the field is empty.
+        Sides in pixels, rounded up; what reaches beyond the picture counts as part of the square. 0 if the field is
+        empty.
 
     Examples:
         >>> import torch
-        >>> from mmvim.analysis.visualize.receptive import side_holding
-        >>> side_holding(torch.ones(9, 9), shares=(0.1, 1.0))
+        >>> from mmvim.analysis.visualize.receptive import ReceptiveField, side_holding
+        >>> side_holding(ReceptiveField(torch.ones(9, 9), (4.5, 4.5)), shares=(0.1, 1.0))
         (3, 9)
     """
-    height, width = field.shape
-    if not field.sum() > 0:
+    values, (down, across) = field
+    height, width = values.shape
+    if not values.sum() > 0:
         return tuple(0 for _ in shares)
-    rows = (torch.arange(height) + 0.5 - at[0] * height).abs()[:, None]
-    columns = (torch.arange(width) + 0.5 - at[1] * width).abs()
-    distance = torch.maximum(rows.expand(height, width), columns.expand(height, width)).flatten()
-    order = distance.argsort()
-    held = field.flatten()[order].cumsum(0) / field.sum()
+    rows = (torch.arange(height) + 0.5 - down).abs()[:, None] + 0.5  # to a pixel's far side
+    columns = (torch.arange(width) + 0.5 - across).abs() + 0.5
+    reach = torch.maximum(rows.expand(height, width), columns.expand(height, width)).flatten()
+    order = reach.argsort()
+    held = values.flatten()[order].cumsum(0) / values.sum()
     places = [min(int((held < share - 1e-12).sum()), held.numel() - 1) for share in shares]
-    return tuple(round(2 * float(distance[order[place]]) + 1) for place in places)
+    return tuple(ceil(2 * float(reach[order[place]])) for place in places)

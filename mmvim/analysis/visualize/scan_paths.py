@@ -2,16 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from mmvim.analysis.visualize.figure import DPI, light_grey
+from mmvim.analysis.visualize.figure import DPI, light_grey, write_png
 from mmvim.ops.scan_paths import ScanPath, available_scan_paths, scan_paths
 
 # From light to dark as the steps go on; the lightest is still seen on a light picture.
@@ -64,7 +62,7 @@ def draw_scan_paths(
     """Draw orders over a map, a panel each, as PNG.
 
     A line runs through the centres of the cells in the order of the steps and darkens on its way, from a circle to a
-    square. Thick parts lead to a neighbour, thin broken ones jump.
+    square. Thick parts lead to one of the eight cells around, thin broken ones jump.
 
     Args:
         path: The file; its folder must exist.
@@ -96,7 +94,6 @@ def draw_scan_paths(
     line, head, foot = tall + 0.42, 0.42, 0.62
     total = (max(columns * (wide + 0.14) + 0.1, 6.0), head + lines * line + foot)
     figure = Figure(figsize=total, dpi=DPI, facecolor='white')
-    canvas = FigureCanvasAgg(figure)
     for number, each in enumerate(paths):
         left, top = 0.1 + number % columns * (wide + 0.14), head + number // columns * line + 0.24
         axes = figure.add_axes((left / total[0], 1 - (top + tall) / total[1], wide / total[0], tall / total[1]))
@@ -105,14 +102,13 @@ def draw_scan_paths(
         axes.set_title(f'{each.name}{padding}', fontsize=9, pad=3)
     title = title or f'scan orders over a map of {height} x {width} cells (rows x columns)'
     figure.text(0.1 / total[0], 1 - 0.1 / total[1], title, ha='left', va='top', fontsize=11)
-    bar = figure.add_axes((0.14 / total[0], 0.36 / total[1], 1.8 / total[0], 0.1 / total[1]))
+    bar = figure.add_axes((0.4 / total[0], 0.36 / total[1], 1.8 / total[0], 0.1 / total[1]))
     colours = figure.colorbar(ScalarMappable(Normalize(0, 1), PROGRESS), cax=bar, orientation='horizontal')
     colours.set_ticks([0, 1], labels=['first step', 'last step'])
     colours.ax.tick_params(labelsize=8, length=2)
     text = 'circle: begin, square: end, broken: a jump; NAME_reverse walks the same line backwards'
-    figure.text(2.5 / total[0], 0.36 / total[1], text, fontsize=8, va='bottom', color='0.2')
-    with Path(path).open('wb') as file:
-        canvas.print_png(file)
+    figure.text(2.7 / total[0], 0.36 / total[1], text, fontsize=8, va='bottom', color='0.2')
+    write_png(figure, path)
 
 
 def _draw_path(axes, path: ScanPath, height: int, width: int, picture: np.ndarray | None) -> None:
@@ -124,7 +120,7 @@ def _draw_path(axes, path: ScanPath, height: int, width: int, picture: np.ndarra
     points = np.stack([columns + 0.5, rows + 0.5], axis=1)
     segments = np.stack([points[:-1], points[1:]], axis=1)
     times = (np.arange(len(segments)) + 0.5) / max(len(segments), 1)
-    near = np.abs(np.diff(rows)) + np.abs(np.diff(columns)) == 1
+    near = np.maximum(np.abs(np.diff(rows)), np.abs(np.diff(columns))) == 1
     for chosen, line_width, style in ((~near, 0.9, (0, (2.5, 1.8))), (near, 2.4, 'solid')):
         drawn = LineCollection(
             list(segments[chosen]), colors=PROGRESS(times[chosen]), linewidths=line_width, linestyles=[style]

@@ -1,6 +1,7 @@
 """Count the parameters and FLOPs of a model, the selective scan included.
 
     mmvim flops upernet_vim_t_ade20k --shape 512 512
+    mmvim flops upernet_mambavision_t_ade20k --depth 3      # part by part, down to the backbone's levels
 
 Needs neither data nor a checkpoint. mmvim/analysis/flops.py says what is counted.
 """
@@ -29,7 +30,12 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=('H', 'W'),
         help='size of the picture; one number for a square. Defaults to the training crop (mmseg) or 800 1280 (mmdet)',
     )
+    parser.add_argument(
+        '--depth', type=int, default=1, help="levels of parts in the table: 2 shows the backbone's stages. Defaults to 1"
+    )
     args = parser.parse_args(argv)
+    if args.depth < 1:
+        parser.error(f'--depth {args.depth} is not positive')
     if args.shape is not None and (len(args.shape) > 2 or min(args.shape) < 1):
         parser.error(f'--shape {" ".join(map(str, args.shape))} is not one or two positive numbers')
     return args
@@ -73,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_model(cfg).to('cuda' if torch.cuda.is_available() else 'cpu')
     shape = default_shape(cfg) if args.shape is None else (args.shape[0], args.shape[-1])
     try:
-        counts = count_complexity(model, forward_once(model, cfg, shape))
+        counts = count_complexity(model, forward_once(model, cfg, shape), args.depth)
     except UncountedScanError as error:
         raise UserError(str(error), 'unset MMVIM_SCAN_BACKEND and leave backend to its default', ENVIRONMENT) from error
     console = Console()

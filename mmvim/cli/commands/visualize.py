@@ -143,9 +143,9 @@ def _weights(args: argparse.Namespace) -> str:
 
 
 def _field(args: argparse.Namespace) -> None:
-    subjects = [subject for subject in load_backbones(args) if subject is not None]
     if args.noise < 1:
         raise UserError(f'--noise {args.noise} must be at least 1', 'leave it out for 8')
+    subjects = [subject for subject in load_backbones(args) if subject is not None]
     rows = []
     for subject, weights in zip(subjects, ('untrained', 'trained'), strict=False):
         if args.picture is None:
@@ -157,7 +157,7 @@ def _field(args: argparse.Namespace) -> None:
         fields = receptive_fields(subject.model, pictures, tuple(args.at))
         indices = args.out_indices or getattr(subject.model, 'out_indices', range(len(fields)))
         names = [f'output {index}, {weights}' for index in indices]
-        rows.append(panels.field_panels(fields, names, tuple(args.at)))
+        rows.append(panels.field_panels(fields, names))
     source = 'a picture' if args.picture else f'{args.noise} pictures of noise'
     shape = tuple(pictures.shape[2:])
     draw_panels(
@@ -171,8 +171,8 @@ def _field(args: argparse.Namespace) -> None:
 
 
 def _attention(args: argparse.Namespace) -> None:
-    subject = load_backbone(args)
     picture = load_picture(args.picture, args.size)
+    subject = load_backbone(args)
     height, width = picture.shape[:2]
     at = (height // 2, width // 2) if args.at is None else tuple(args.at)
     layers = panels.by_layer(record_scans(subject.model, as_input(picture, subject.recipe)), args.layers)
@@ -180,15 +180,15 @@ def _attention(args: argparse.Namespace) -> None:
         args.out,
         panels.attention_panels(layers, at, picture),
         f'{subject.name}: what each cell gives to the cell at row {at[0]}, column {at[1]} (circle)',
-        'share of the largest (mean over channels)',
+        'share of the largest of the other cells',
         log_floor=1e-3,
-        footer=f'rows: layers, columns: directions; hatched: outside of the window; weights: {_weights(args)}',
+        footer=f'mean over channels; rows: layers, columns: directions; hatched: outside of the window; weights: {_weights(args)}',
     )
 
 
 def _delta(args: argparse.Namespace) -> None:
-    subject = load_backbone(args)
     picture = load_picture(args.picture, args.size)
+    subject = load_backbone(args)
     layers = panels.by_layer(record_scans(subject.model, as_input(picture, subject.recipe)), args.layers)
     draw_panels(
         args.out,
@@ -200,8 +200,8 @@ def _delta(args: argparse.Namespace) -> None:
 
 
 def _features(args: argparse.Namespace) -> None:
-    subject = load_backbone(args)
     picture = load_picture(args.picture, args.size)
+    subject = load_backbone(args)
     with torch.no_grad():
         maps = subject.model(as_input(picture, subject.recipe))
     maps = [maps] if isinstance(maps, torch.Tensor) else list(maps)
@@ -218,8 +218,8 @@ def _features(args: argparse.Namespace) -> None:
 
 
 def _gradcam(args: argparse.Namespace) -> None:
-    subject = load_whole(args)
     picture = load_picture(args.picture, args.size)
+    subject = load_whole(args)
     is_segmentor = hasattr(subject.model, 'decode_head')
     forward = (lambda x: subject.model(x, mode='tensor')) if hasattr(subject.model, 'data_preprocessor') else None
     found = class_map(subject.model, as_input(picture, subject.recipe), args.label, args.output, forward)

@@ -6,9 +6,9 @@ published checkpoints. Written from the paper and from recorded outputs.
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mmvim.models.layers.selective_scan_2d import SelectiveScan2D
+from mmvim.models.layers.sizes import known_true
 from mmvim.registry import MODELS
 
 
@@ -71,7 +71,7 @@ def _divides(step: int, height: int, width: int) -> bool:
     They may be symbolic, where slices and padding would make conditions of an exported graph out of them. Therefore a
     map that does not divide, or may not, is read through indices.
     """
-    return statically_known_true(height % step == 0) and statically_known_true(width % step == 0)
+    return known_true(height % step == 0) and known_true(width % step == 0)
 
 
 @MODELS.register_module()

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from mmvim.models.layers.sizes import known_true
 from mmvim.ops.define import autocast_dtype, without_autocast
 
 
@@ -98,7 +98,7 @@ def resize_grid(grid: Tensor, src: tuple[int, int], dst: tuple[int, int]) -> Ten
 
 def _same(src: tuple[int, int], dst: tuple[int, int]) -> bool:
     """Compare grids without a guard: a graph of symbolic sizes must stay valid where they happen to be equal."""
-    return all(statically_known_true(old == new) for old, new in zip(src, dst, strict=True))
+    return all(known_true(old == new) for old, new in zip(src, dst, strict=True))
 
 
 def class_rows(kind: str, patches: int) -> tuple[int, ...]:

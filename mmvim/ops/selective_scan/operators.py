@@ -31,6 +31,11 @@ _BACKWARD = (
     f'selective_scan_bwd(Tensor grad_out, Tensor? grad_last_state, Tensor saved, {_ARGUMENTS}, str backend) -> '
     '(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)'
 )
+# The tracer of torch.jit, by which MMEngine counts FLOPs, knows no lists of flags: they are numbers there.
+_TRACED = (
+    f'selective_scan_traced({_ARGUMENTS.replace("bool[]", "int[]")}, ScalarType out_dtype, str backend) -> '
+    '(Tensor, Tensor)'
+)
 _FIELDS = len(ScanArguments._fields)
 # Called with the arguments of each scan that runs as an operator; see :mod:`mmvim.ops.selective_scan.states`.
 WATCHERS: list[Callable[[ScanArguments], None]] = []
@@ -69,6 +74,10 @@ def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
         # On CPUs a call of few tokens takes no longer than PyTorch's dispatcher.
         with torch._C._AutoDispatchBelowAutograd():
             return BACKENDS[BACKENDS.select(backend, device_type, args)].implementation.forward(args, False)[:2]
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        numbers = {name: [int(flag) for flag in getattr(args, name)] for name in ('reverse', 'follow')}
+        length = int(args.length)  # a tensor there
+        return selective_scan_traced(*args._replace(length=length, **numbers), BACKENDS.in_graph(backend))
     if BACKENDS.select(backend, device_type) == REFERENCE:  # differentiated by autograd, as often as one likes
         return scan_reference(args)
     if differentiable and not _exporting():
@@ -114,6 +123,22 @@ def fake_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     return out, empty_rows(args.A, (batch, args.num_paths, dim, args.A.shape[-1])), saved
 
 
+def _traced(inputs: Sequence[Any]) -> tuple[ScanArguments, str]:
+    """Return the arguments of the traced operator as those of the other one, and the backend."""
+    args = ScanArguments(*inputs[:_FIELDS])
+    return args._replace(**{name: [bool(x) for x in getattr(args, name)] for name in ('reverse', 'follow')}), inputs[-1]
+
+
+def _run_traced(*inputs: Any) -> tuple[Tensor, Tensor]:
+    args, backend = _traced(inputs)
+    return _serving(backend, args).forward(args, False)[:2]
+
+
+def _fake_traced(*inputs: Any) -> tuple[Tensor, Tensor]:
+    args, backend = _traced(inputs)
+    return fake_forward(*args, False, backend)[:2]
+
+
 def _run_backward(grad_out: Tensor, grad_last: Tensor | None, saved: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     args = ScanArguments(*inputs[:-1], out_dtype=grad_out.dtype)
     backward = _serving(inputs[-1], args).backward
@@ -131,6 +156,7 @@ def _fake_backward(grad_out: Tensor, grad_last: Tensor | None, saved: Tensor, *i
 
 selective_scan_fwd = define_operator(_FORWARD, _run_forward, fake_forward)
 selective_scan_bwd = define_operator(_BACKWARD, _run_backward, _fake_backward)
+selective_scan_traced = define_operator(_TRACED, _run_traced, _fake_traced)
 
 
 def _setup_context(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -167,7 +193,7 @@ refuse_second_derivative('selective_scan_bwd', 'selective scan')
 # The convention of the field (https://github.com/state-spaces/mamba/issues/110): 9 operations for each path, batch
 # element, channel, token and state, and one more a token and channel for each of the skip D and the gate z. The
 # backward pass counts as twice that, and once more for the states that it computes again.
-@register_flop_formula(torch.ops.mmvim.selective_scan_fwd)
+@register_flop_formula([torch.ops.mmvim.selective_scan_fwd, torch.ops.mmvim.selective_scan_traced])
 def _count_forward(u, delta, A, B, C, D, z, delta_bias, initial_state, maps, map_ids, *_, out_shape=None, **__) -> int:
     batch, _, dim, length = u
     length = length if maps is None else maps[1]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvim.ops.scan_paths import ScanPath
+from mmvim.ops.scan_paths import ScanPath, plain_size
 
 
 class Walk(NamedTuple):
@@ -68,13 +68,13 @@ def resolve_paths(paths: Sequence[ScanPath | Tensor | str], length: int, device:
         map_ids.append(known[0])
     steps = length
     if partial and len(maps) == len(set(map_ids)):  # none is the raster order
-        steps = maps[0].shape[0]
+        steps = plain_size(maps[0].shape[0])
     if partial and (len(maps) > 1 or -1 in map_ids):
         if -1 in map_ids:
             map_ids = [len(maps) if m < 0 else m for m in map_ids]
             maps.append(torch.arange(length, device=device))
-        steps = _longest([index.shape[0] for index in maps])
-        maps = [F.pad(index, (0, steps - index.shape[0]), value=-1) for index in maps]
+        steps = _longest([plain_size(index.shape[0]) for index in maps])
+        maps = [F.pad(index, (0, steps - plain_size(index.shape[0])), value=-1) for index in maps]
     reverse = tuple(path.reverse for path in found)
     if not maps:
         return Walk(None, tuple(map_ids), reverse, length, steps, partial)
