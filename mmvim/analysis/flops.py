@@ -123,7 +123,11 @@ def count_complexity(model: nn.Module, forward: Callable[[], object], depth: int
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter, _Owners(model) as own:
+        with (
+            torch.no_grad(),
+            FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter,
+            _Owners(model) as own,
+        ):
             own.read = lambda: dict(counter.flop_counts.get('Global', {}))
             forward()
     finally:

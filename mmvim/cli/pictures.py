@@ -110,7 +110,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser, required: bool = True
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help=f"what the picture is resized to. Defaults to its own size, the longer side at most {LARGEST}",
+        help=f'what the picture is resized to. Defaults to its own size, the longer side at most {LARGEST}',
     )
 
 

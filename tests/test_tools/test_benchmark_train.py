@@ -50,4 +50,4 @@ def test_a_step_is_a_training_step(tool, seg, tmp_path):
 def test_bad_arguments(tool, seg, fails):
     assert '--iters 0' in fails(tool.main, seg, '--iters', '0', status=2)
     assert '--threads 0' in fails(tool.main, seg, '--threads', '0', status=2)
-    assert 'does not exist' in fails(tool.main, seg.with_name('no.py'), status=2)
+    assert 'bakbone' in fails(tool.main, seg, '--cfg-options', 'model.bakbone.arch=tiny', status=2)

@@ -83,6 +83,7 @@ def build(args: Any, work_dir: str) -> tuple[Any, Any, Any]:
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir, cfg.launcher, cfg.log_level = work_dir, 'none', 'ERROR'
     cfg.custom_hooks, cfg.load_from, cfg.resume = [], None, False
+    cfg.visualizer = {'type': 'Visualizer'}  # which writes nothing
     for name in ('val_cfg', 'val_dataloader', 'val_evaluator', 'test_cfg', 'test_dataloader', 'test_evaluator'):
         cfg[name] = None
     set_precision(cfg, args.amp)
@@ -156,7 +157,9 @@ def table(steps: Sequence[dict[str, float]]) -> str:
     for part in PARTS:
         times = [found[part] for found in steps]
         share = sum(times) / sum(totals)
-        lines.append(f'| {part} | {1e3 * statistics.median(times):.1f} | {1e3 * min(times):.1f} | {100 * share:.1f} % |')
+        lines.append(
+            f'| {part} | {1e3 * statistics.median(times):.1f} | {1e3 * min(times):.1f} | {100 * share:.1f} % |'
+        )
     lines.append(f'| step | {1e3 * middle:.1f} | {1e3 * min(totals):.1f} | 100 % |')
     return '\n'.join(lines)
 
@@ -182,7 +185,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     where = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} thread(s)'
     pictures = loader.batch_size or loader.batch_sampler.batch_size
     seconds = statistics.median(sum(times.values()) for times in found)
-    print(f'{args.config}: {where}, {pictures} picture(s) a step, {pictures / seconds:.2f} pictures/s, {args.iters} steps')
+    print(
+        f'{args.config}: {where}, {pictures} picture(s) a step, {pictures / seconds:.2f} pictures/s, {args.iters} steps'
+    )
     print(table(found))
     if args.json:
         about = {'config': args.config, 'device': where, 'batch': pictures, 'torch': torch.__version__, 'steps': found}

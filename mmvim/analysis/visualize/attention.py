@@ -151,9 +151,7 @@ def attention_row(scan: RecordedScan, path: int, position: int, sequence: int = 
     return row if gate is None else row * gate[:, position, None]
 
 
-def _influence(
-    scan: RecordedScan, path: int, sequence: int, unrolled: _Path, readout: Tensor, end: int
-) -> Tensor:
+def _influence(scan: RecordedScan, path: int, sequence: int, unrolled: _Path, readout: Tensor, end: int) -> Tensor:
     """Return what a readout of the state takes of each position, of this scan and of those before it, (D, L)."""
     row = _on_positions(_read_out(unrolled, readout, end), unrolled.order, scan.args.length)
     if scan.previous is not None:

@@ -135,7 +135,7 @@ def draw_panels(
         raise ValueError('there is no panel to draw')
     columns = max(map(len, rows))
     shape = next(
-        ((p.picture if p.picture is not None else p.values if p.values is not None else p.colours).shape for p in panels)
+        (p.picture if p.picture is not None else p.values if p.values is not None else p.colours).shape for p in panels
     )
     height = width * min(max(shape[0] / shape[1], 0.3), 3.0)
     notes = any(panel.note for panel in panels)

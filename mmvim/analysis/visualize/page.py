@@ -20,8 +20,8 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>@TITLE@</title>
 <style>
-  body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 1.2rem auto; max-width: 1180px;
-         padding: 0 1rem; }
+  body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 1.2rem auto;
+         max-width: 1180px; padding: 0 1rem; }
   h1 { font-size: 1.3rem; margin: 0 0 .3rem; }
   form { display: flex; flex-wrap: wrap; gap: .5rem 1.6rem; align-items: center; position: sticky; top: 0; z-index: 1;
          background: #fff; border-bottom: 1px solid #ccc; padding: .6rem 0; margin-bottom: .8rem; }

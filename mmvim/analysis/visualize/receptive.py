@@ -33,8 +33,9 @@ class ReceptiveField(NamedTuple):
 def receptive_fields(model: nn.Module, pictures: Tensor, at: tuple[float, float] = (0.5, 0.5)) -> list[ReceptiveField]:
     """Return the effective receptive field of each map that a backbone returns.
 
-    The model runs in evaluation mode. Of each map, the channels of one cell are summed; the gradient's magnitudes are
-    summed over the picture's channels and averaged over pictures.
+    The model runs in evaluation mode. Of each map, the channels of one cell are summed with random signs (their plain
+    sum is a constant behind a LayerNorm); the gradient's magnitudes are summed over the picture's channels and averaged
+    over pictures.
 
     Args:
         model: A backbone: it returns a map (B, C, h, w), or several.
@@ -57,10 +58,11 @@ def receptive_fields(model: nn.Module, pictures: Tensor, at: tuple[float, float]
     if not all(0 <= share <= 1 for share in at):
         raise ValueError(f'at={at} must be shares of the height and the width, each in [0, 1]')
     training, fields = model.training, None
+    generator = torch.Generator().manual_seed(0)
     model.eval()
     try:
         for picture in pictures:
-            seen = _gradients(model, picture[None], at)
+            seen = _gradients(model, picture[None], at, generator)
             fields = seen if fields is None else [_add(*pair) for pair in zip(fields, seen, strict=True)]
     finally:
         model.train(training)
@@ -73,7 +75,9 @@ def _add(a: ReceptiveField, b: ReceptiveField) -> ReceptiveField:
     return a._replace(values=a.values + b.values)
 
 
-def _gradients(model: nn.Module, picture: Tensor, at: tuple[float, float]) -> list[ReceptiveField]:
+def _gradients(
+    model: nn.Module, picture: Tensor, at: tuple[float, float], generator: torch.Generator
+) -> list[ReceptiveField]:
     picture = picture.detach().requires_grad_()
     with torch.enable_grad():
         outputs = model(picture)
@@ -86,7 +90,8 @@ def _gradients(model: nn.Module, picture: Tensor, at: tuple[float, float]) -> li
         found = []
         for y in outputs:
             row, column = (min(int(share * side), side - 1) for share, side in zip(at, y.shape[2:], strict=True))
-            (gradient,) = torch.autograd.grad(y[0, :, row, column].sum(), picture, retain_graph=True)
+            signs = (torch.randint(0, 2, (y.shape[1],), generator=generator) * 2 - 1).to(y)
+            (gradient,) = torch.autograd.grad(y[0, :, row, column] @ signs, picture, retain_graph=True)
             height, width = picture.shape[2:]
             centre = (row + 0.5) * height / y.shape[2], (column + 0.5) * width / y.shape[3]
             found.append(ReceptiveField(gradient[0].abs().sum(0).double().cpu(), centre))

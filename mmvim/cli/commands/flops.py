@@ -31,7 +31,10 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='size of the picture; one number for a square. Defaults to the training crop (mmseg) or 800 1280 (mmdet)',
     )
     parser.add_argument(
-        '--depth', type=int, default=1, help="levels of parts in the table: 2 shows the backbone's stages. Defaults to 1"
+        '--depth',
+        type=int,
+        default=1,
+        help="levels of parts in the table: 2 shows the backbone's stages. Defaults to 1",
     )
     args = parser.parse_args(argv)
     if args.depth < 1:

@@ -114,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_args(argv)
     folder, suffix = Path(args.out).parent, '.html' if args.kind == 'page' else '.png'
     if Path(args.out).suffix != suffix:
-        raise UserError(f'--out {args.out} does not end in {suffix}', f'give a name that does, such as {args.kind}{suffix}')
+        raise UserError(
+            f'--out {args.out} does not end in {suffix}', f'give a name that does, such as {args.kind}{suffix}'
+        )
     if not folder.is_dir():
         raise UserError(f'--out {args.out}: there is no folder {folder}', 'make it, or give another')
     try:
@@ -130,7 +132,8 @@ def _paths(args: argparse.Namespace) -> None:
     orders = args.orders or example_orders(*args.size)
     if args.reverse:
         orders = [name for stem in orders for name in (stem, f'{stem}_reverse')]
-    draw_scan_paths(args.out, orders, *args.size, picture, columns=args.columns)
+    height, width = args.size
+    draw_scan_paths(args.out, orders, height, width, picture, columns=args.columns)
 
 
 def _page(args: argparse.Namespace) -> None:
@@ -182,7 +185,8 @@ def _attention(args: argparse.Namespace) -> None:
         f'{subject.name}: what each cell gives to the cell at row {at[0]}, column {at[1]} (circle)',
         'share of the largest of the other cells',
         log_floor=1e-3,
-        footer=f'mean over channels; rows: layers, columns: directions; hatched: outside of the window; weights: {_weights(args)}',
+        footer=f'mean over channels; rows: layers, columns: directions; hatched: outside of the window; '
+        f'weights: {_weights(args)}',
     )
 
 
@@ -206,7 +210,7 @@ def _features(args: argparse.Namespace) -> None:
         maps = subject.model(as_input(picture, subject.recipe))
     maps = [maps] if isinstance(maps, torch.Tensor) else list(maps)
     if any(features.ndim != 4 for features in maps):
-        raise ValueError("the backbone returns no maps; set --cfg-options model.out_type=featmap")
+        raise ValueError('the backbone returns no maps; set --cfg-options model.out_type=featmap')
     indices = args.out_indices or getattr(subject.model, 'out_indices', range(len(maps)))
     draw_panels(
         args.out,

@@ -75,9 +75,10 @@ def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             return BACKENDS[BACKENDS.select(backend, device_type, args)].implementation.forward(args, False)[:2]
     if not torch.compiler.is_compiling() and torch.jit.is_tracing():
-        numbers = {name: [int(flag) for flag in getattr(args, name)] for name in ('reverse', 'follow')}
+        reverse, follow = ([int(flag) for flag in flags] for flags in (args.reverse, args.follow))
         length = int(args.length)  # a tensor there
-        return selective_scan_traced(*args._replace(length=length, **numbers), BACKENDS.in_graph(backend))
+        args = args._replace(reverse=reverse, follow=follow, length=length)  # type: ignore[arg-type]
+        return selective_scan_traced(*args, BACKENDS.in_graph(backend))
     if BACKENDS.select(backend, device_type) == REFERENCE:  # differentiated by autograd, as often as one likes
         return scan_reference(args)
     if differentiable and not _exporting():
@@ -126,7 +127,8 @@ def fake_forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _traced(inputs: Sequence[Any]) -> tuple[ScanArguments, str]:
     """Return the arguments of the traced operator as those of the other one, and the backend."""
     args = ScanArguments(*inputs[:_FIELDS])
-    return args._replace(**{name: [bool(x) for x in getattr(args, name)] for name in ('reverse', 'follow')}), inputs[-1]
+    reverse, follow = ([bool(number) for number in numbers] for numbers in (args.reverse, args.follow))
+    return args._replace(reverse=reverse, follow=follow), inputs[-1]
 
 
 def _run_traced(*inputs: Any) -> tuple[Tensor, Tensor]:
