@@ -102,7 +102,8 @@ def test_parts_add_up_in_every_family():
     for case in FAMILY_CASES.values():
         model = case.build_tiny()
         found = count_complexity(model, lambda model=model: model(torch.rand(1, 3, 64, 64)), depth=3)
-        assert sum(x.flops for name, x in found.items() if name and '.' not in name) == found[''].flops
+        children = sum(x.flops for name, x in found.items() if name and '.' not in name)
+        assert 0.99 * found[''].flops <= children <= found[''].flops, 'a backbone itself resizes its positions at most'
         for name, part in found.items():
             inside = [x.flops for other, x in found.items() if other.rpartition('.')[0] == name and other]
             assert not name or sum(inside) <= part.flops, name
