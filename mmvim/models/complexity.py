@@ -7,6 +7,7 @@ operations are no multiply-adds, is taken as it is.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import mmengine.analysis.complexity_analysis as mmengine_table
@@ -41,8 +42,13 @@ def _by_formula(name: str, divisor: int = 1) -> Callable[[list[Any], list[Any]],
     return count
 
 
+def _output_size(inputs: list[Any], outputs: list[Any]) -> int:
+    """Count what an operator returns, as MMEngine's activations of convolutions and products."""
+    return prod(_sizes(outputs[0]) or [0])
+
+
 def register() -> None:
-    """Add mmvim's operators to MMEngine's table, where they are not there yet.
+    """Add mmvim's operators to MMEngine's tables, where they are not there yet.
 
     Examples:
         >>> from mmengine.analysis import FlopAnalyzer
@@ -52,6 +58,8 @@ def register() -> None:
         >>> counter.by_operator()['selective_scan_traced']  # 10 x 16 x (2 x (9 x 4 states + the skip) + the gate)
         12000
     """
-    table = getattr(mmengine_table, '_DEFAULT_SUPPORTED_FLOP_OPS', {})
+    flops = getattr(mmengine_table, '_DEFAULT_SUPPORTED_FLOP_OPS', {})
+    activations = getattr(mmengine_table, '_DEFAULT_SUPPORTED_ACT_OPS', {})
     for name, divisor in (('selective_scan_traced', 1), ('bi_wkv_fwd', 1), ('conv_silu_fwd', 2)):
-        table.setdefault(f'mmvim::{name}', _by_formula(name, divisor))
+        flops.setdefault(f'mmvim::{name}', _by_formula(name, divisor))
+        activations.setdefault(f'mmvim::{name}', _output_size)

@@ -103,7 +103,10 @@ def test_parts_add_up_in_every_family():
         model = case.build_tiny()
         found = count_complexity(model, lambda model=model: model(torch.rand(1, 3, 64, 64)), depth=3)
         children = sum(x.flops for name, x in found.items() if name and '.' not in name)
-        assert 0.99 * found[''].flops <= children <= found[''].flops, 'a backbone itself resizes its positions at most'
+        if 'depths' in case.tiny['arch']:
+            assert children == found[''].flops, 'all that a pyramid runs belongs to a part of it'
+        else:  # itself, it resizes its positions
+            assert 0.85 * found[''].flops <= children <= found[''].flops
         for name, part in found.items():
             inside = [x.flops for other, x in found.items() if other.rpartition('.')[0] == name and other]
             assert not name or sum(inside) <= part.flops, name
@@ -172,4 +175,4 @@ def test_get_model_complexity_info_has_the_scan_in_its_total():
         found = get_model_complexity_info(model, input_shape=(3, 64, 64), show_arch=False)
     ours = count_complexity(model, lambda: model(torch.rand(1, 3, 64, 64)))['']
     assert ours.scan_flops > 0.1 * ours.macs and found['flops'] == pytest.approx(ours.macs, rel=0.05)
-    assert 'layers.0.mixer' in found['out_table']
+    assert 'layers.0.mixer' in found['out_table'] and found['activations'] > 2 * 32 * 16, 'outputs of both scans'

@@ -8,7 +8,7 @@ from family_cases.base import randomised
 from mmvim.analysis.visualize.attention import attention_map, attention_row, delta_map, reproduce
 from mmvim.analysis.visualize.record import NoScanError, record_scans
 from mmvim.models import MambaVision, SelectiveScan2D, Vim
-from mmvim.ops import selective_scan, selective_scan_paths
+from mmvim.ops import scan_orders, selective_scan, selective_scan_paths
 from mmvim.ops.scan_paths import scan_order, scan_paths
 
 SCANNING = [name for name, case in FAMILY_CASES.items() if case.scan.operator == 'mmvim::selective_scan_fwd']
@@ -171,7 +171,9 @@ def test_a_model_is_left_as_it_was():
     assert before == sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-def test_an_order_of_ones_own_is_drawn_like_any_other():
+def test_an_order_of_ones_own_is_drawn_like_any_other(monkeypatch):
+    monkeypatch.setattr(scan_orders, '_ORDERS', {**scan_orders._ORDERS})  # which must not stay behind
+
     @scan_order('upwards_of_a_picture_test')
     def upwards(H, W, device):
         t = torch.arange(H * W, device=device)

@@ -16,7 +16,7 @@ COMMANDS = {
     'app': 'Open a local web page that draws predictions on pictures.',
     'classify': 'Print the five most probable classes of each picture.',
     'flops': 'Count the parameters and floating-point operations of a model.',
-    'visualize': 'Draw scan orders, receptive fields, scans as attention, feature maps and Grad-CAM.',
+    'visualize': 'Draw scan orders, receptive fields, scans as attention and what speaks for a class.',
     'samples': 'Draw augmented training pictures of a detector with boxes and masks.',
     'export': 'Write a backbone, a segmentor or a classifier as an ONNX file.',
     'predict': 'Run an exported model on pictures, without PyTorch.',
