@@ -134,6 +134,8 @@ def tools() -> dict[str, Any]:
     """The options of each tool."""
     found = {}
     for path in sorted([*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'demo').glob('*.py')]):
+        if path.parent.name == 'visualize':  # a kind of `mmvim visualize` each, whose options are recorded there
+            continue
         text = path.read_text('utf-8')
         if 'ArgumentParser(' in text or 'def parse_args' in text or 'mmvim.cli.commands' in text:
             tool = _load(path)

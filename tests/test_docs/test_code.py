@@ -39,13 +39,13 @@ def commands(text):
 def known_options(words):
     """The options of what a command starts, None if that is not mmvim's."""
     if words[0] == 'mmvim' and len(words) > 1 and not words[1].startswith('-'):
-        start, where = f'mmvim {words[1]}: ', PUBLIC['commands']
+        start, where = f'mmvim {words[1]}', PUBLIC['commands']
     elif words[0] == 'python' and len(words) > 1 and words[1].startswith('tools/'):
         start, where = words[1].removeprefix('tools/'), PUBLIC['tools']
-        below = f'{start} {words[2]}' if len(words) > 2 else start
-        start = (below if any(key.startswith(f'{below}: ') for key in where) else start) + ': '
     else:
         return None
+    below = f'{start} {words[2]}' if len(words) > 2 else start
+    start = (below if any(key.startswith(f'{below}: ') for key in where) else start) + ': '
     return {name for key in where if key.startswith(start) for name in key.removeprefix(start).split()}
 
 
