@@ -6,7 +6,7 @@ from helpers import BACKENDS, HERE, randn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvim.ops import bi_wkv, selective_scan, selective_scan_paths
+from mmvim.ops import bi_wkv, cross_scan, selective_scan, selective_scan_paths
 from mmvim.ops.bi_wkv.operators import BACKENDS as WKVS
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.conv_silu.operators import BACKENDS as CONVOLUTIONS
@@ -350,3 +350,18 @@ def test_the_reference_can_be_differentiated_twice():
     leaves = [x.requires_grad_() for x in (randn(3) * 0.1, randn(3), randn(1, 4, 3), randn(1, 4, 3, seed=1))]
     for boundary in ('exact', 'published'):
         assert torch.autograd.gradgradcheck(lambda *x, b=boundary: bi_wkv(*x, boundary=b, backend='reference'), leaves)
+
+
+def test_a_trace_of_torch_jit_computes_the_same():
+    """By an operator of its own, whose flags are numbers: MMEngine counts FLOPs in such a trace."""
+    generator = torch.Generator().manual_seed(0)
+    A, B, C = -torch.rand(4, 3, generator=generator), *torch.randn(2, 1, 3, 12, generator=generator)
+
+    class Scan(torch.nn.Module):
+        def forward(self, u):
+            return selective_scan_paths(u, u, A, B, C, delta_softplus=True, paths=cross_scan(3, 4))
+
+    traced = torch.jit.trace(Scan(), torch.zeros(1, 4, 12), check_trace=False)
+    u = torch.randn(1, 4, 12, generator=generator)
+    torch.testing.assert_close(traced(u), Scan()(u))
+    assert 'mmvim::selective_scan_traced' in str(traced.graph)
