@@ -5,17 +5,28 @@ there for ``mmvim::vim/...`` in ``_base_``, and MIM for ``mim train mmvim``. A w
 editable install gets links into the checkout, so that an edited config takes effect at once. Building a wheel never
 touches the checkout, so an editable install survives it.
 
+Both archives are the same to the byte wherever and whenever they are built from the same files, with the same
+setuptools and zlib: members in the order of their names, of one time (``SOURCE_DATE_EPOCH``, or the first that a zip
+file can state), of no owner, readable by all. ``tools/build_dist.py`` builds them of a commit.
+
 What does not depend on the machine is in ``pyproject.toml``: metadata, requirements, settings of the tools.
 """
 
+import gzip
 import importlib.util
+import io
 import os
 import shutil
+import stat
+import tarfile
+import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.develop import develop
 from setuptools.command.sdist import sdist
@@ -84,6 +95,52 @@ def link_mim() -> None:
         )
 
 
+def archive_time() -> int:
+    """Return the time that members of an archive get, in seconds since 1970; before 1980 zip files have none."""
+    return max(int(os.environ.get('SOURCE_DATE_EPOCH', '0')), 315532800)
+
+
+def plain_mode(mode: int) -> int:
+    """Return the permissions of a file that may be executed, or of one that may not, whatever the umask was."""
+    return stat.S_IFREG | (0o755 if mode & stat.S_IXUSR else 0o644)
+
+
+def rewrite_wheel(path: Path) -> None:
+    """Write a wheel anew with nothing in it that depends on when and where it was built."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(stream, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as new:
+        # the metadata at the end, as the format recommends
+        for member in sorted(old.infolist(), key=lambda member: ('.dist-info/' in member.filename, member.filename)):
+            if member.is_dir():
+                continue
+            fresh = zipfile.ZipInfo(member.filename, time.gmtime(archive_time())[:6])
+            fresh.external_attr, fresh.create_system = plain_mode(member.external_attr >> 16) << 16, 3
+            fresh.compress_type = zipfile.ZIP_DEFLATED
+            new.writestr(fresh, old.read(member))
+    path.write_bytes(stream.getvalue())
+
+
+def rewrite_sdist(path: Path) -> None:
+    """Write a ``.tar.gz`` anew in the same way; folders have no members of their own."""
+    stream = io.BytesIO()
+    with tarfile.open(path) as old, tarfile.open(fileobj=stream, mode='w', format=tarfile.PAX_FORMAT) as new:
+        for member in sorted((m for m in old.getmembers() if m.isfile()), key=lambda member: member.name):
+            fresh = tarfile.TarInfo(member.name)
+            fresh.size, fresh.mtime, fresh.mode = member.size, archive_time(), plain_mode(member.mode) & 0o777
+            new.addfile(fresh, old.extractfile(member))
+    with path.open('wb') as file, gzip.GzipFile('', 'wb', 9, file, archive_time()) as packed:
+        packed.write(stream.getvalue())
+
+
+class BdistWheel(bdist_wheel):
+    """The wheel command, whose result depends on the files alone."""
+
+    def run(self) -> None:
+        """Build the wheel, then write it anew."""
+        super().run()
+        rewrite_wheel(Path(self.distribution.dist_files[-1][2]))
+
+
 class BuildPy(build_py):
     """The build command, which adds ``.mim`` to what is built, or to the checkout of an editable install."""
 
@@ -121,12 +178,19 @@ class Develop(develop):
 
 
 class Sdist(sdist):
-    """The sdist command, which ships ``.mim`` as a copy."""
+    """The sdist command, which ships ``.mim`` as a copy and whose result depends on the files alone."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         """Make the release tree, then copy ``.mim`` into it."""
         super().make_release_tree(base_dir, files)
         copy_mim(Path(base_dir) / MIM)
+
+    def make_archive(self, *args: Any, **kwargs: Any) -> str:
+        """Make the archive, then write it anew."""
+        path = super().make_archive(*args, **kwargs)
+        if path.endswith('.tar.gz'):
+            rewrite_sdist(Path(path))
+        return path
 
 
 def native_scan() -> dict[str, Any]:
@@ -163,5 +227,11 @@ native = native_scan()
 
 setup(
     ext_modules=native.get('ext_modules', []),
-    cmdclass={'build_py': BuildPy, 'develop': Develop, 'sdist': Sdist, **native.get('cmdclass', {})},
+    cmdclass={
+        'bdist_wheel': BdistWheel,
+        'build_py': BuildPy,
+        'develop': Develop,
+        'sdist': Sdist,
+        **native.get('cmdclass', {}),
+    },
 )

@@ -81,7 +81,10 @@ version_of() { # distribution -> version in the environment, or nothing
 
 has_ops() { "$py" -c 'import torch, mmcv._ext' 2>/dev/null; }
 
-pin_of() { grep -E "$1" "requirements/$STACK.txt"; } # pattern -> name==version
+pin_of() { sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' "requirements/$STACK.txt" | grep -E "$1"; } # pattern -> name==version
+
+only_mmcv() { awk '/^[^ ]/ { on = /mmcv/ } on' "requirements/$STACK.txt"; }   # with the sums that pip must find
+all_but_mmcv() { awk '/^[^ ]/ { on = !/mmcv/ } on' "requirements/$STACK.txt"; }
 
 # --- steps already done: a file for each, holding what it was done with ----------------------------------------------
 
@@ -126,16 +129,15 @@ make_venv() {
 
 step_venv() {
   [ -x "$py" ] || make_venv
-  pip install -r requirements/build.txt
+  pip install --no-deps -r requirements/build.txt
 }
 
 step_torch() { if [ -z "$kept_torch" ]; then pip install -r requirements/torch.txt; fi; }
 step_runtime() { pip install --no-deps -r requirements/runtime.txt; }
 step_dev() { pip install --no-deps --no-build-isolation -r requirements/dev.txt; }
 step_packages() { # mmcv has a step of its own
-  local pins
-  mapfile -t pins < <(pin_of . | grep -v mmcv)
-  pip install --no-deps --no-build-isolation "${pins[@]}"
+  all_but_mmcv >"$state/packages.txt"
+  pip install --no-deps --no-build-isolation -r "$state/packages.txt"
 }
 
 cached_mmcv() { # wheels of the pinned mmcv that pip has built before; the compiled ones name a CPython version
@@ -155,12 +157,13 @@ step_mmcv() {
     if has_ops; then return; fi
     echo "$wheel was built for another PyTorch"
   done
+  only_mmcv >"$state/mmcv.txt"
   if [ "$mmcv_kind" = lite ]; then
     # pip builds in isolation, where there is no PyTorch, and mmcv leaves its operators out. Not with the cache: pip would
     # keep this wheel and serve it later where the compiled one is wanted.
     echo 'setuptools<81' >"$state/constraints.txt"
     PIP_CONSTRAINT=$state/constraints.txt PIP_BUILD_CONSTRAINT=$state/constraints.txt \
-      pip install --use-pep517 --no-cache-dir --no-deps --force-reinstall "$pin"
+      pip install --use-pep517 --no-cache-dir --no-deps --force-reinstall -r "$state/mmcv.txt"
     return
   fi
   stale=$(cached_mmcv)
@@ -168,7 +171,7 @@ step_mmcv() {
     while read -r wheel; do pip cache remove "$(basename "$wheel")"; done <<<"$stale"
   fi
   # -v: the log then has ninja's count of files
-  MMCV_WITH_OPS=1 pip install -v --no-build-isolation --no-deps --force-reinstall "$pin"
+  MMCV_WITH_OPS=1 pip install -v --no-build-isolation --no-deps --force-reinstall -r "$state/mmcv.txt"
   has_ops || { echo "mmcv._ext is missing from the mmcv just built:"; "$py" -c 'import torch, mmcv._ext'; }
 }
 

@@ -1,6 +1,7 @@
 """The one kind of error that reading and fitting a checkpoint raises."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class CheckpointError(ValueError):
@@ -35,3 +36,36 @@ def some(names: Iterable[object], limit: int = 3) -> str:
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(str(name) for name in names[:limit]) + more
+
+
+@contextmanager
+def as_damage(name: str) -> Iterator[None]:
+    """Turn whatever a reader of a format raises into a :class:`CheckpointError`; those that are one pass.
+
+    The readers (``zipfile``, ``torch.load``, safetensors, ``json``) answer damaged bytes with whatever their first
+    wrong step happens to raise: UnicodeDecodeError, NotImplementedError, BadZipFile, KeyError, RecursionError, others.
+
+    Args:
+        name: What to call the file in messages.
+
+    Raises:
+        CheckpointError: In place of any other Exception, which becomes its cause.
+
+    Examples:
+        >>> from mmvim.checkpoints.errors import CheckpointError, as_damage
+        >>> try:
+        ...     with as_damage('vim.pth'):
+        ...         bytes([255]).decode()
+        ... except CheckpointError as error:
+        ...     print(error.problem[:40], '...;', error.remedy)
+        vim.pth is damaged (UnicodeDecodeError:  ...; copy or download it again
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        words = ' '.join(str(error).split())[:120]
+        raise CheckpointError(
+            f'{name} is damaged ({type(error).__name__}{f": {words}" if words else ""})', 'copy or download it again'
+        ) from error

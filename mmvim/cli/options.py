@@ -17,6 +17,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import FlexibleRunner, Runner
 
+from mmvim._deprecation import old_names
 from mmvim.cli.errors import UserError, warn
 from mmvim.cli.evaluation import set_tta
 
@@ -37,7 +38,9 @@ def find_types(node: dict, scope: str | None) -> list[Callable]:
         return [name] if callable(name) else []
     prefix, _, bare = name.rpartition('.')
     scope = prefix or node.get('_scope_', scope)
-    with suppress(ImportError, ValueError):
+    if not isinstance(scope, str):
+        scope = None
+    with suppress(Exception):  # of whatever a user has named, and of that package's own
         import_module(f'{scope}.registry')
     trees = [(r.children.get(scope, r), r) for r in vars(roots).values() if isinstance(r, roots.Registry)]
 
@@ -57,7 +60,8 @@ def _arguments(targets: list[Callable]) -> tuple[dict[str, inspect.Parameter], b
         methods = [c.__dict__['__init__'] for c in getattr(target, '__mro__', ()) if '__init__' in c.__dict__]
         for function in methods if inspect.isclass(target) else [target]:
             parameters = inspect.signature(function).parameters
-            found = {**parameters, **found}
+            renamed = {old: parameters[new] for old, new in old_names(function).items()}
+            found = {**parameters, **renamed, **found}
             if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
                 break
             certain = False
@@ -85,7 +89,7 @@ def merge_options(cfg: Config, options: dict) -> Config:
     new = [(key, *_leave(merged._cfg_dict, key.split('.'), f'--cfg-options {key}')) for key in options]
     try:
         merged.merge_from_dict(options)
-    except (TypeError, KeyError) as error:
+    except Exception as error:  # which of them depends on what the words are, and in which order
         raise UserError(f'--cfg-options {" ".join(options)}: {error}', 'name settings that the config has') from error
     for key, path, beside in new:
         top = key.split('.')[0]
@@ -102,7 +106,7 @@ def _leave(node: object, parts: list[str], option: str) -> tuple[list[str], set[
     for place, part in enumerate(parts):
         where = '.'.join(parts[:place]) or 'the config'
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or len(part) > 9 or int(part) >= len(node):
                 problem = f'{where} is a list of {len(node)} and has no index {part!r}'
                 raise UserError(f'{option}: {problem}', f'use 0 to {len(node) - 1}')
         elif not isinstance(node, dict):
@@ -115,12 +119,21 @@ def _leave(node: object, parts: list[str], option: str) -> tuple[list[str], set[
     return parts, set()
 
 
+def _dict(value: object) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
 def _judge(key: str, path: list[str], beside: set[str], merged: Config) -> None:
     """Raise or warn if nothing may read what ``key`` adds at ``path``, where the config has the keys ``beside``."""
     node, scope = merged._cfg_dict, merged.get('default_scope')
     for step in path:
-        node = node[step] if isinstance(node, dict) else node[int(step)]
+        try:
+            node = node[step] if isinstance(node, dict) else node[int(step)]
+        except (LookupError, TypeError, ValueError):  # another option has put something else in its place
+            return
         scope = node.get('_scope_', scope) if isinstance(node, dict) else scope
+    if not isinstance(node, dict):
+        return
     part, *rest = key.split('.')[len(path) :]
     targets = find_types(node, scope) if path else [Runner]
     arguments, certain = _arguments(targets)
@@ -129,7 +142,10 @@ def _judge(key: str, path: list[str], beside: set[str], merged: Config) -> None:
     if part not in read and (targets or beside):
         # The config may have variables. Functions build layers, and take some keys out first (norm_cfg.requires_grad).
         certain = certain and bool(path) and not (in_model and path[-1].endswith('_cfg'))
-        names, wrong = sorted(arguments.keys() | beside), certain or bool(rest and not (path and 'type' in node[part]))
+        names, wrong = (
+            sorted(arguments.keys() | beside),
+            certain or bool(rest and not (path and 'type' in _dict(node.get(part)))),
+        )
         reader = targets[0].__name__ if targets and path else '.'.join(path) or 'the config'
         close = difflib.get_close_matches(part, names, n=1, cutoff=0.6 if wrong else 0.85)
         if close or wrong:

@@ -41,6 +41,8 @@ MEASURING = {
     'analysis_tools/stress_training.py',
     'analysis_tools/train_one_step.py',
 }
+# They make and check releases, likewise.
+MAINTAINING = {'build_dist.py', 'fuzz.py', 'licences.py', 'pin_hashes.py'}
 
 
 def run(*command, **variables):
@@ -65,17 +67,24 @@ def test_every_tool_is_a_command():
     for name, commands, tree in scripts():
         called |= commands
         if not commands:
-            assert name in MEASURING, f'make it a command, which tools/{name} calls'
+            assert name in MEASURING | MAINTAINING, f'make it a command, which tools/{name} calls'
         else:
             assert len(commands) == 1 and not any(isinstance(node, ast.FunctionDef) for node in tree.body), name
     assert called | ONLY_COMMANDS == set(COMMANDS)
     assert called.isdisjoint(ONLY_COMMANDS)
 
 
-def test_measuring_tools_say_so():
-    found = {name: ast.get_docstring(tree) for name, _, tree in scripts() if name in MEASURING}
-    assert set(found) == MEASURING
-    assert [name for name, text in found.items() if 'measures mmvim itself, from a checkout' not in text] == []
+@pytest.mark.parametrize(
+    ('tools', 'words'),
+    [
+        (MEASURING, 'measures mmvim itself, from a checkout'),
+        (MAINTAINING, 'is for maintainers of mmvim, from a checkout'),
+    ],
+)
+def test_tools_that_need_a_checkout_say_so(tools, words):
+    found = {name: ast.get_docstring(tree) for name, _, tree in scripts() if name in tools}
+    assert set(found) == tools
+    assert [name for name, text in found.items() if words not in text] == []
 
 
 def test_every_command_has_a_file_and_every_file_a_command():

@@ -1,5 +1,7 @@
 """Which new keys of --cfg-options are errors, which give a warning, and which are known to be read."""
 
+import contextlib
+
 import pytest
 from mmengine.config import Config
 
@@ -65,6 +67,37 @@ def test_errors(option, words):
     with pytest.raises(UserError) as error:
         merge(option)
     assert str(error.value).startswith(f'--cfg-options {option.split("=")[0]}: ') and words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        # what MMEngine does with them depends on their order
+        ({'model': 3, 'model.arch.x': 2}, '--cfg-options model model.arch.x: '),
+        ({'train_dataloader.dataset.pipeline': [1], 'train_dataloader.dataset.pipeline.0': 2}, 'pipeline.0: '),
+        ({'data_root': [1], 'data_root.0': 2}, 'data_root.0: '),
+        ({'train_dataloader.dataset.pipeline.²': 2}, 'is a list of 1 and has no index'),
+        ({f'train_dataloader.dataset.pipeline.{"9" * 5000}': 2}, 'is a list of 1 and has no index'),
+    ],
+)
+def test_words_that_no_config_can_take(options, words):
+    with pytest.raises(UserError) as error:
+        merge_options(Config(CONFIG), options)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model.arch.x': 2, 'model': 3},
+        {'env_cfg.new.c': 1, 'env_cfg.new': 3},
+        {'model._scope_': [1], 'model.drop_path_rate': 0.1},
+        {'model.type': '..Vim', 'model.colour': 1},
+    ],
+)
+def test_options_that_replace_one_another(options):
+    with contextlib.suppress(UserError):
+        merge_options(Config(CONFIG), options)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmvim.checkpoints.errors import CheckpointError, some
+from mmvim.checkpoints.errors import CheckpointError, as_damage, some
 from mmvim.checkpoints.files.header import INDEX, PICKLE, ZIP, check_header, is_plain_name, read_index
 from mmvim.checkpoints.files.int8 import unpack
 from mmvim.checkpoints.files.safe_globals import allow_checkpoint_globals
@@ -24,6 +24,8 @@ EVERYTHING = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 # Keys of the weights in a container, the usual one first; a moving average is taken only on request.
 KEYS = ('state_dict', 'model')
 SAFETENSORS, SHARDS = 'safetensors', 'shards'
+# An archive that unpacks to more than this many bytes, and to more than this many times its own, is a bomb.
+_LARGEST_UNPACKED, _DENSEST = 1 << 28, 20
 
 
 def load_file(path: str, name: str | None = None) -> dict:
@@ -52,8 +54,12 @@ def load_file(path: str, name: str | None = None) -> dict:
         >>> container['epoch'], container['model']['norm.weight'].shape
         (3, torch.Size([4]))
     """
-    name = name or str(path)
-    file = os.path.expanduser(path)
+    name, file = name or str(path), os.path.expanduser(path)
+    with as_damage(name):
+        return _load(file, name)
+
+
+def _load(file: str, name: str) -> dict:
     head = check_header(file, name)
     if head == INDEX:
         return _load_shards(file, name)
@@ -72,16 +78,28 @@ def load_file(path: str, name: str | None = None) -> dict:
     except pickle.UnpicklingError as error:
         foreign = re.search(r'(?:GLOBAL|instantiate|function) ([\w.]+)', str(error))
         if foreign is None:
-            raise _damaged(name, error) from error
+            raise
         raise CheckpointError(
             f'{name} holds a {foreign[1]}, which is not plain weights; nothing of it was run',
             f'get another file, or, if you trust its author, set {EVERYTHING}=1',
         ) from error
-    except Exception as error:  # torch.load fails on damaged files in many ways
-        raise _damaged(name, error) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{name} holds a {type(checkpoint).__name__}, not a dict of weights', 'give a checkpoint')
+    for mapping in (checkpoint, *dict.values(checkpoint)):
+        if type(mapping) is OrderedDict:
+            _strip(mapping)
     return unpack(checkpoint, name)
+
+
+def _strip(mapping: OrderedDict) -> None:
+    """Remove the attributes that a pickle has given a mapping, which can hide its methods; keep versions of modules."""
+    versions = vars(mapping).get('_metadata')
+    vars(mapping).clear()
+    if isinstance(versions, dict):
+        kept = ((name, dict(own)) for name, own in dict.items(versions) if isinstance(own, dict))
+        mapping._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (name, own) for name, own in kept if isinstance(own.get('version'), (int, type(None)))
+        )
 
 
 def check_bytes(path: str, name: str | None = None) -> None:
@@ -95,7 +113,7 @@ def check_bytes(path: str, name: str | None = None) -> None:
         name: What to call the file in messages. Defaults to None, the path.
 
     Raises:
-        CheckpointError: If a checksum does not agree.
+        CheckpointError: If a checksum does not agree, or the archive cannot be read.
 
     Examples:
         >>> import tempfile
@@ -108,13 +126,10 @@ def check_bytes(path: str, name: str | None = None) -> None:
     name, file = name or str(path), os.path.expanduser(path)
     if check_header(file, name) != ZIP:
         return
-    try:
-        with zipfile.ZipFile(file) as archive:
-            # PyTorch can be told to leave the checksums out, and then writes the same number everywhere.
-            checksums = {member.CRC for member in archive.infolist()}
-            wrong = archive.testzip() if len(checksums) > 1 else None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise _damaged(name, error) from error
+    with as_damage(name), zipfile.ZipFile(file) as archive:
+        # PyTorch can be told to leave the checksums out, and then writes the same number everywhere.
+        checksums = {member.CRC for member in archive.infolist()}
+        wrong = archive.testzip() if len(checksums) > 1 else None
     if wrong is not None:
         raise CheckpointError(f'{name} is damaged (the checksum of {wrong} is wrong)', 'copy or download it again')
 
@@ -128,12 +143,12 @@ def _check_archive(file: str, name: str) -> bool:
     Raises:
         CheckpointError: If it is any other zip file, or a TorchScript program.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            stored = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
-            members = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise _damaged(name, error) from error
+    with zipfile.ZipFile(file) as archive:
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+        size = sum(member.file_size for member in archive.infolist())
+        members = archive.namelist()
+    if size > max(_LARGEST_UNPACKED, _DENSEST * os.path.getsize(file)):
+        raise CheckpointError(f'{name} would unpack to {size >> 20} MiB, which weights do not', 'get another file')
     inside = {member.split('/', 1)[-1] for member in members}
     if 'constants.pkl' in inside:
         raise CheckpointError(f'{name} is a TorchScript program, not weights', 'give the checkpoint it was made from')
@@ -169,24 +184,16 @@ def _load_shards(file: str, name: str) -> dict:
     }
 
 
-def _damaged(name: str, error: Exception) -> CheckpointError:
-    words = ' '.join(str(error).split())[:120]
-    return CheckpointError(f'{name} is damaged ({type(error).__name__}: {words})', 'copy or download it again')
-
-
 def _load_safetensors(file: str, name: str) -> dict:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError as error:
         raise CheckpointError(
             f'{name} is a safetensors file, and the package for it is not installed', 'pip install "mmvim[safetensors]"'
         ) from error
-    try:
-        with safe_open(file, framework='pt', device='cpu') as stream:
-            tensors = OrderedDict((key, stream.get_tensor(key)) for key in stream.keys())  # noqa: SIM118 not a dict
-            return {'state_dict': tensors, 'metadata': stream.metadata() or {}, 'format': SAFETENSORS}
-    except SafetensorError as error:
-        raise _damaged(name, error) from error
+    with safe_open(file, framework='pt', device='cpu') as stream:
+        tensors = OrderedDict((key, stream.get_tensor(key)) for key in stream.keys())  # noqa: SIM118 not a dict
+        return {'state_dict': tensors, 'metadata': stream.metadata() or {}, 'format': SAFETENSORS}
 
 
 def weights_of(container: dict, name: str, key: str | None = None) -> tuple[str, OrderedDict[str, Tensor]]:
@@ -212,13 +219,12 @@ def weights_of(container: dict, name: str, key: str | None = None) -> tuple[str,
         key = next((k for k in KEYS if k in sets), '' if _tensors(container) else None)
         if key is None:
             remedy = f'give key={next(iter(sets))!r} if those are meant' if sets else 'give a checkpoint of a model'
-            raise CheckpointError(
-                f'{name} has no state_dict: weights lie under {sorted(sets) or "no key"} of {some(container)}', remedy
-            )
+            keys = sorted(map(str, sets)) or 'no key'
+            raise CheckpointError(f'{name} has no state_dict: weights lie under {keys} of {some(container)}', remedy)
     elif key and key not in sets:
         raise CheckpointError(
             f'{name} has no weights under key={key!r}',
-            f'it has them under {sorted(sets)}' if sets else 'leave out the key',
+            f'it has them under {sorted(map(str, sets))}' if sets else 'leave out the key',
         )
     source = sets[key] if key else container
     tensors = OrderedDict((k, v.detach()) for k, v in _tensors(source).items())

@@ -98,7 +98,7 @@ def read_index(file: str, size: int = 0) -> dict[str, str] | None:
     try:
         with open(file, encoding='utf-8') as stream:
             content = json.load(stream)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last, if it is nested too deeply
         return None
     found = content.get('weight_map') if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found or not all(isinstance(shard, str) for shard in found.values()):

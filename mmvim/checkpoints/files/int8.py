@@ -92,6 +92,8 @@ def unpack(container: dict, name: str) -> dict:
     scales, weights = container.get('scales'), container.get('weights')
     if not isinstance(scales, dict) or not isinstance(weights, dict):
         raise CheckpointError(f'{name} lacks the scales or the weights of its format', 'export it again')
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f'{name} has weights that are no tensors', 'export it again')
     wrong = [key for key, value in weights.items() if value.dtype == torch.int8 and not _fits(scales.get(key), value)]
     if wrong:
         raise CheckpointError(f'{name} has no scales that fit {some(wrong)}', 'export it again')
@@ -102,4 +104,4 @@ def unpack(container: dict, name: str) -> dict:
 
 
 def _fits(scale: object, value: Tensor) -> bool:
-    return isinstance(scale, Tensor) and scale.shape == (len(value), *(1,) * (value.ndim - 1))
+    return isinstance(scale, Tensor) and value.ndim > 1 and scale.shape == (len(value), *(1,) * (value.ndim - 1))

@@ -117,7 +117,7 @@ def _in_folder(path: str) -> str:
 def _hub_cache(owner: str, repo: str, revision: str, file: str) -> Path | None:
     root = cache_folder() / f'models--{owner}--{repo}'
     note = root / 'refs' / revision
-    commit = note.read_text().strip() if note.is_file() else revision
+    commit = note.read_text(errors='replace').strip() if note.is_file() else revision
     path = root / 'snapshots' / commit / file
     return path if path.is_file() else None
 
