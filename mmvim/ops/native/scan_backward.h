@@ -150,7 +150,9 @@ inline void carry_back(const Problem& p, const Block& block, int64_t b, int64_t 
 }
 
 // Sums a chunk's dB or dC over the lanes, W vectors at a time, and writes rows (N,) at the given positions of rows (L, N).
-inline void write_rows(std::vector<vf>& sums, int64_t states, float* rows, const int64_t* position, int64_t steps) {
+// Padding steps, whose position is L, have no row: parts of L that run at the same time would all write to it.
+inline void write_rows(std::vector<vf>& sums, int64_t states, float* rows, int64_t length, const int64_t* position,
+                       int64_t steps) {
   in_pieces<4>(states, [&](int64_t n0, auto piece) {
     constexpr int N = piece.value;
     vf* from = sums.data() + n0 * CHUNK;  // (CHUNK, N, W)
@@ -159,7 +161,10 @@ inline void write_rows(std::vector<vf>& sums, int64_t states, float* rows, const
       vf group[W];  // (W, W); after sum_lanes, group[0] has the W sums
       for (int64_t j = 0; j < W; ++j) group[j] = i + j < count ? from[i + j] : vf{};
       sum_lanes(group);
-      for (int64_t j = 0; j < W && i + j < count; ++j) rows[position[(i + j) / N] * states + n0 + (i + j) % N] = group[0][j];
+      for (int64_t j = 0; j < W && i + j < count; ++j) {
+        const int64_t row = position[(i + j) / N];
+        if (row < length) rows[row * states + n0 + (i + j) % N] = group[0][j];
+      }
     }
   });
 }
@@ -188,8 +193,8 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
   // Sums of tasks that run at the same time are kept apart, and added up at the end.
   Tensor dA = at::zeros({parts, p.batch, p.paths, p.states, p.padded}, real);
   Tensor dD = at::zeros({parts, p.batch, p.paths, p.padded}, real), dbias = at::zeros_like(dD);
-  auto rows_of = [&](bool follow) {  // a row more for padding steps, which nobody reads
-    const int64_t rows = follow ? p.length + partial : p.steps;
+  auto rows_of = [&](bool follow) {
+    const int64_t rows = follow ? p.length : p.steps;
     const std::vector<int64_t> sizes{cut.runs, p.batch, p.paths, p.groups, rows, p.states};
     return follow && partial ? at::zeros(sizes, real) : at::empty(sizes, real);
   };
@@ -266,8 +271,9 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
         }
         one_block(tile, trail, task.b, k, j, c, positions, carry + (j - task.first) * p.states, sums, ahead);
       }
-      write_rows(trail.sum_B, p.states, own_rows(dB), positions.rows_at(p.follow_B), positions.steps);  // (steps, N)
-      write_rows(trail.sum_C, p.states, own_rows(dC), positions.rows_at(p.follow_C), positions.steps);  // (steps, N)
+      // (steps, N) each
+      write_rows(trail.sum_B, p.states, own_rows(dB), dB.size(4), positions.rows_at(p.follow_B), positions.steps);
+      write_rows(trail.sum_C, p.states, own_rows(dC), dC.size(4), positions.rows_at(p.follow_C), positions.steps);
     }
     if (initial_state && begin == 0)
       for (int64_t j = task.first; j < task.stop; ++j)
