@@ -14,7 +14,7 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all lint docs sanitize setup clean distclean
+.PHONY: help demo test test-fast test-all lint docs sanitize fuzz dist versions audit setup clean distclean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,9 +55,27 @@ docs: ## write the documentation site to docs/site/build; a warning is an error
 	@$(PY) -m sphinx -W --keep-going -q -b html -c docs/site . docs/site/build
 	@echo 'Open docs/site/build/docs/site/index.html'
 
-sanitize: ## run the scan's tests on builds of its C++ with sanitizers, for AVX2 and for any x86
+sanitize: ## run the tests of the C++ on builds of it with sanitizers (memory, threads), for AVX2 and for any x86
 	@tools/setup_env.sh test
 	@PYTHON=$(VENV)/bin/python tools/check_native_scan.sh $(ARGS)
+
+fuzz: ## feed damaged checkpoints and odd options to their readers for an hour; ARGS="--minutes 5"
+	@tools/setup_env.sh test
+	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet 'atheris>=3' || true
+	@$(PY) tools/fuzz.py $(ARGS)
+
+dist: ## build the wheel and the sdist of HEAD twice, the same to the byte, into dist/
+	@tools/setup_env.sh lint
+	@$(PY) tools/build_dist.py --check $(ARGS)
+
+versions: ## run the tests with other versions of Python, PyTorch and OpenMMLab, and write docs/versions.md (many hours)
+	@tools/check_versions.sh $(ARGS)
+
+audit: ## ask for known vulnerabilities of the pinned packages; needs PyPI's own service
+	@tools/setup_env.sh lint
+	@$(PY) -m venv $(VENV)/.setup/audit && $(VENV)/.setup/audit/bin/python -m pip install --quiet pip-audit
+	@$(VENV)/.setup/audit/bin/pip-audit --strict --disable-pip --require-hashes \
+	  $(patsubst %,-r requirements/%.txt,build runtime $(STACK) dev mim) $(ARGS)
 
 setup: ## only the set-up that `make test` does
 	@tools/setup_env.sh test
