@@ -56,7 +56,7 @@ def licence_of(found: Distribution) -> str:
         return metadata['License-Expression']
     named = [value for value in metadata.get_all('Classifier', []) if value.startswith('License ::')]
     short = [value.rpartition(' :: ')[2] for value in named if value != 'License :: OSI Approved']
-    text = str(dict(metadata).get('License', '')).strip()
+    text = str((metadata.get_all('License') or [''])[0]).strip()
     titles = [line.strip() for line in text.splitlines() if TITLE.fullmatch(line.strip())]
     return ', '.join(dict.fromkeys(short)) or next(iter([*titles, *text.splitlines()]), '')[:80]
 
