@@ -23,6 +23,9 @@ from mmvim.ops.selective_scan.triton.tiles import (
     VARYING,
     gradient_of_gate,
     locate,
+    numbers_of_sums,
+    over_lanes,
+    over_own_channels,
     point_at,
     position,
     read_tile,
@@ -31,6 +34,9 @@ from mmvim.ops.selective_scan.triton.tiles import (
     unpack_path,
     without_padding,
 )
+
+# So many states are taken in one round of a loop, whose addresses then differ by constants.
+UNROLL = tl.constexpr(4)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -175,6 +181,10 @@ def scan_backward(
         bias = tl.load(bias_ptr + k * bias_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
     dD = tl.zeros((BLOCK_D,), tl.float32)
     dbias = tl.zeros((BLOCK_D,), tl.float32)
+    # The sums of a tile and a state: of dC and dB for each step, in lanes that store them side by side.
+    lane = tl.arange(0, 32)
+    number, stores_sum = numbers_of_sums(lane, 2 * STEPS)
+    sums_ptr = tl.where(number % 2 == 0, dC_ptr, dB_ptr) + number // 2  # (32,)
 
     start = s * segment
     end = tl.minimum(start + segment, num_steps)
@@ -200,7 +210,7 @@ def scan_backward(
                 v = v + (steps[j] * u[j].to(tl.float32),)
                 B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t0 + j, end, path, FOLLOW_B),)
             tl.debug_barrier()
-            for n in range(0, N):
+            for n in tl.range(0, N, loop_unroll_factor=UNROLL):
                 rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
                 state = tl.load(state_ptr + (r * N + n) * BLOCK_D)  # (BLOCK_D,)
                 for j in tl.static_range(STEPS):
@@ -246,7 +256,7 @@ def scan_backward(
 
             sums_offset = (t0 // STEPS).to(tl.int64) * N * STEPS
             tl.debug_barrier()
-            for n in range(0, N):
+            for n in tl.range(0, N, loop_unroll_factor=UNROLL):
                 rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
                 state = tl.load(state_ptr + (tile * N + n) * BLOCK_D)  # (BLOCK_D,)
                 q = tl.load(q_ptr + n * BLOCK_D)  # (BLOCK_D,)
@@ -260,19 +270,21 @@ def scan_backward(
                     state = decays[j] * state + v[j] * B[j]
                     states = states + (state,)
 
-                # And back, by the equations above. Each step's sum over the lanes is one number.
-                dv_sums, dstep_sums = (), ()
+                # And back, by the equations above.
+                dv_sums, dstep_sums, sums = (), (), ()
                 for j in tl.static_range(STEPS - 1, -1, -1):
                     C = tl.load(C_ptrs[j] + n).to(tl.float32)  # ()
-                    tl.store(dC_ptr + sums_offset + n * STEPS + j, tl.sum(dy[j] * states[j + 1], axis=0))  # ()
                     dh = q + C * dy[j]
-                    tl.store(dB_ptr + sums_offset + n * STEPS + j, tl.sum(dh * v[j], axis=0))  # ()
+                    dC_share = over_own_channels(dy[j] * states[j + 1], BLOCK_D)  # (32,)
+                    sums = (dC_share, over_own_channels(dh * v[j], BLOCK_D)) + sums
                     q = dh * decays[j]
                     flow = q * states[j]
                     dA += flow * steps[j]
                     dv_sums = (dv[j] + dh * B[j],) + dv_sums
                     dstep_sums = (dstep[j] + flow * rate,) + dstep_sums
                 dv, dstep = dv_sums, dstep_sums
+                over_all = over_lanes(sums, lane, 2 * STEPS)  # (32,)
+                tl.store(sums_ptr + sums_offset + n * STEPS, over_all, mask=stores_sum)  # (32,)
                 tl.store(q_ptr + n * BLOCK_D, q)  # (BLOCK_D,)
                 tl.store(dA_ptr + n * dim, dA, mask=lanes)  # (BLOCK_D,)
 

@@ -75,10 +75,7 @@ TABLE = {
         Row(64, None, None, None, 64, 4, states_in_memory=True, registers=144),
     ),
     'backward': (
-        Row(1, None, 'float32', None, 64, 4, registers=192),
-        Row(64, 383, None, None, 64, 4, registers=255),
-        Row(1, None, 'half', None, 128, 2),
-        Row(64, None, 'half', None, 128, 2, registers=255),
+        Row(1, None, None, None, 64, 4, registers=192),
         Row(64, None, None, None, 64, 4, registers=255),
     ),
     'segments': (
