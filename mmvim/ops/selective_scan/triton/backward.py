@@ -19,7 +19,6 @@ import triton.language as tl
 
 from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
-    LOG2E,
     VARYING,
     gradient_of_gate,
     locate,
@@ -35,8 +34,17 @@ from mmvim.ops.selective_scan.triton.tiles import (
     without_padding,
 )
 
-# So many states are taken in one round of a loop, whose addresses then differ by constants.
+# So many states are taken in one round of a loop: their addresses differ by constants, and they share one addition.
 UNROLL = tl.constexpr(4)
+
+
+@triton.jit
+def next_states(x_ptrs, STEPS: tl.constexpr):
+    """Return pointers to the next state of B or C at each step of a tile."""
+    moved = ()
+    for j in tl.static_range(STEPS):
+        moved = moved + (x_ptrs[j] + 1,)
+    return moved
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -44,7 +52,7 @@ def scan_backward(
     dout_ptr,
     u_ptr,
     delta_ptr,
-    A_ptr,
+    rates_ptr,
     B_ptr,
     C_ptr,
     D_ptr,
@@ -86,7 +94,7 @@ def scan_backward(
     delta_l,
     z_b,
     z_l,
-    A_k,
+    rates_k,
     B_b,
     B_k,
     B_g,
@@ -116,12 +124,13 @@ def scan_backward(
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """Compute all gradients; shapes and strides as in :func:`scan_forward`, but A is (1|PATHS, N, dim).
+    """Compute all gradients; shapes and strides as in :func:`scan_forward`.
 
+    - rates: A by blocks of channels, of powers of two, see :func:`~mmvim.ops.selective_scan.triton.memory.block_rates`.
     - carry: gradient of the state after each segment, (b, PATHS, segments, N, dim) float32; None: zeros.
     - boundaries: from the forward pass. y: output before gating, (b, Y_PATHS, L, dim), if dz is wanted.
-    - state: (programs, CHUNK / STEPS + 1, N, BLOCK_D) float32, memory for the states before the tiles of a chunk,
-      and for q.
+    - state: (programs, CHUNK / STEPS + 2, N, BLOCK_D) float32, memory for the states before the tiles of a chunk, for
+      q and for the sum of dA.
     - du, ddelta: (b, PATHS, L, dim), or (b, PATHS, T, dim) if u or delta is not read along the paths.
     - dz: (b, Y_PATHS, L, dim), or None if there is no z or
       :func:`~mmvim.ops.selective_scan.triton.reduce.gate_gradient` finds it.
@@ -140,10 +149,10 @@ def scan_backward(
     path = (map_id, backward, num_steps if maps_ptr is None else maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
     row = b * PATHS + k
-    dout_ptr += b * dout_b + k * dout_k + d  # (BLOCK_D,), as u, delta, A, du, ddelta, boundaries, z, dz, y and dA
+    dout_ptr += b * dout_b + k * dout_k + d  # (BLOCK_D,), as u, delta, du, ddelta, boundaries, z, dz, y and dA
     u_ptr += b * u_b + k * u_k + d
     delta_ptr += b * delta_b + k * delta_k + d
-    A_ptr += k * A_k + d
+    rates_ptr += k * rates_k + (tl.program_id(0) % blocks) * (N * BLOCK_D) + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
     B_ptr += b * B_b + k * B_k + g.to(tl.int64) * B_g  # (), as C, dB and dC
     C_ptr += b * C_b + k * C_k + g.to(tl.int64) * C_g
     du_ptr += b * du_b + k * du_k + d
@@ -165,14 +174,16 @@ def scan_backward(
     # Start from the gradient after the segment, and from sums of zero.
     segment_row = row * segments + s
     dA_ptr += segment_row * N * dim + d
-    state_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // STEPS + 1) * N * BLOCK_D + tl.arange(0, BLOCK_D)
-    q_ptr = state_ptr + CHUNK // STEPS * N * BLOCK_D  # (BLOCK_D,), as state
+    # What waits in memory is at addresses that differ by constants, and has a place for channels that do not exist, too.
+    PLACES: tl.constexpr = N * BLOCK_D
+    state_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // STEPS + 2) * PLACES + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
+    q_ptr = state_ptr + CHUNK // STEPS * PLACES  # (BLOCK_D,), followed by the sum of dA
     for n in range(0, N):
         after = tl.zeros((BLOCK_D,), tl.float32)
         if carry_ptr is not None:
             after = tl.load(carry_ptr + (segment_row * N + n) * dim + d, mask=lanes, other=0.0)  # (BLOCK_D,)
         tl.store(q_ptr + n * BLOCK_D, after)  # (BLOCK_D,)
-        tl.store(dA_ptr + n * dim, tl.zeros((BLOCK_D,), tl.float32), mask=lanes)  # (BLOCK_D,)
+        tl.store(q_ptr + PLACES + n * BLOCK_D, tl.zeros((BLOCK_D,), tl.float32))  # (BLOCK_D,)
     D = tl.zeros((BLOCK_D,), tl.float32)
     if D_ptr is not None:
         D = tl.load(D_ptr + k * D_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
@@ -209,14 +220,17 @@ def scan_backward(
                 steps = steps + (step_size(delta[j], bias, t0 + j < end, SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
                 B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t0 + j, end, path, FOLLOW_B),)
+            rate_ptr, tile_ptr = rates_ptr, state_ptr + r * PLACES
             tl.debug_barrier()
-            for n in tl.range(0, N, loop_unroll_factor=UNROLL):
-                rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
-                state = tl.load(state_ptr + (r * N + n) * BLOCK_D)  # (BLOCK_D,)
+            for _ in tl.range(0, N, loop_unroll_factor=UNROLL):
+                rate = tl.load(rate_ptr)  # (BLOCK_D,)
+                state = tl.load(tile_ptr)  # (BLOCK_D,)
                 for j in tl.static_range(STEPS):
-                    B = tl.load(B_ptrs[j] + n).to(tl.float32)  # ()
+                    B = tl.load(B_ptrs[j]).to(tl.float32)  # ()
                     state = tl.exp2(steps[j] * rate) * state + v[j] * B
-                tl.store(state_ptr + ((r + 1) * N + n) * BLOCK_D, state)  # (BLOCK_D,)
+                tl.store(tile_ptr + PLACES, state)  # (BLOCK_D,)
+                rate_ptr, tile_ptr = rate_ptr + BLOCK_D, tile_ptr + BLOCK_D
+                B_ptrs = next_states(B_ptrs, STEPS)
 
         # Sweep 2, backward: the gradients, tile by tile from the last.
         for r in range(0, tiles):
@@ -239,13 +253,13 @@ def scan_backward(
                 if z_ptr is not None:
                     p = position(t, end, path, True)
                     read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                    z = tl.load(z_ptr + p * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     open_by = sigmoid(z)
                     if dz_ptr is not None:
                         written = without_padding(writes_dz, p, PARTIAL)  # (BLOCK_D,)
-                        y = tl.load(y_ptr + p * dim, mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                        y = tl.load(y_ptr + p.to(tl.int64) * dim, mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
                         tl.store(
-                            dz_ptr + p * dim,
+                            dz_ptr + p.to(tl.int64) * dim,
                             gradient_of_gate(grad, y, z, open_by),  # (BLOCK_D,)
                             mask=written & (t < end),
                         )
@@ -254,18 +268,19 @@ def scan_backward(
                 dv = dv + (tl.zeros((BLOCK_D,), tl.float32),)
                 dstep = dstep + (tl.zeros((BLOCK_D,), tl.float32),)
 
-            sums_offset = (t0 // STEPS).to(tl.int64) * N * STEPS
+            rate_ptr, tile_ptr, own_ptr = rates_ptr, state_ptr + tile * PLACES, q_ptr
+            sum_ptr = sums_ptr + (t0 // STEPS).to(tl.int64) * (N * STEPS)  # (32,)
             tl.debug_barrier()
-            for n in tl.range(0, N, loop_unroll_factor=UNROLL):
-                rate = tl.load(A_ptr + n * dim, mask=lanes, other=0.0) * LOG2E  # (BLOCK_D,)
-                state = tl.load(state_ptr + (tile * N + n) * BLOCK_D)  # (BLOCK_D,)
-                q = tl.load(q_ptr + n * BLOCK_D)  # (BLOCK_D,)
-                dA = tl.load(dA_ptr + n * dim, mask=lanes, other=0.0)  # (BLOCK_D,)
+            for _ in tl.range(0, N, loop_unroll_factor=UNROLL):
+                rate = tl.load(rate_ptr)  # (BLOCK_D,)
+                state = tl.load(tile_ptr)  # (BLOCK_D,)
+                q = tl.load(own_ptr)  # (BLOCK_D,)
+                dA = tl.load(own_ptr + PLACES)  # (BLOCK_D,)
 
                 # Forward through the tile: states[j] is the state before step j, states[j + 1] the one after it.
                 states, decays, B = (state,), (), ()
                 for j in tl.static_range(STEPS):
-                    B = B + (tl.load(B_ptrs[j] + n).to(tl.float32),)  # ()
+                    B = B + (tl.load(B_ptrs[j]).to(tl.float32),)  # ()
                     decays = decays + (tl.exp2(steps[j] * rate),)
                     state = decays[j] * state + v[j] * B[j]
                     states = states + (state,)
@@ -273,7 +288,7 @@ def scan_backward(
                 # And back, by the equations above.
                 dv_sums, dstep_sums, sums = (), (), ()
                 for j in tl.static_range(STEPS - 1, -1, -1):
-                    C = tl.load(C_ptrs[j] + n).to(tl.float32)  # ()
+                    C = tl.load(C_ptrs[j]).to(tl.float32)  # ()
                     dh = q + C * dy[j]
                     dC_share = over_own_channels(dy[j] * states[j + 1], BLOCK_D)  # (32,)
                     sums = (dC_share, over_own_channels(dh * v[j], BLOCK_D)) + sums
@@ -283,10 +298,11 @@ def scan_backward(
                     dv_sums = (dv[j] + dh * B[j],) + dv_sums
                     dstep_sums = (dstep[j] + flow * rate,) + dstep_sums
                 dv, dstep = dv_sums, dstep_sums
-                over_all = over_lanes(sums, lane, 2 * STEPS)  # (32,)
-                tl.store(sums_ptr + sums_offset + n * STEPS, over_all, mask=stores_sum)  # (32,)
-                tl.store(q_ptr + n * BLOCK_D, q)  # (BLOCK_D,)
-                tl.store(dA_ptr + n * dim, dA, mask=lanes)  # (BLOCK_D,)
+                tl.store(sum_ptr, over_lanes(sums, lane, 2 * STEPS), mask=stores_sum)  # (32,)
+                tl.store(own_ptr, q)  # (BLOCK_D,)
+                tl.store(own_ptr + PLACES, dA)  # (BLOCK_D,)
+                rate_ptr, tile_ptr, own_ptr = rate_ptr + BLOCK_D, tile_ptr + BLOCK_D, own_ptr + BLOCK_D
+                B_ptrs, C_ptrs, sum_ptr = next_states(B_ptrs, STEPS), next_states(C_ptrs, STEPS), sum_ptr + STEPS
 
             # u and delta are read again: to keep them through the loop over states would cost registers. ``rate`` is A
             # in powers of two, hence LN2.
@@ -304,19 +320,22 @@ def scan_backward(
                 delta_position = position(t, end, path, FOLLOW_DELTA)
                 delta_valid = without_padding(valid, delta_position, PARTIAL and FOLLOW_DELTA)  # (BLOCK_D,)
                 u_valid = without_padding(valid, u_position, PARTIAL and FOLLOW_U)  # (BLOCK_D,)
-                tl.store(ddelta_ptr + delta_position * dim, grad, mask=delta_valid)  # (BLOCK_D,)
-                tl.store(du_ptr + u_position * dim, dv[j] * steps[j] + dy[j] * D, mask=u_valid)  # (BLOCK_D,)
+                tl.store(ddelta_ptr + delta_position.to(tl.int64) * dim, grad, mask=delta_valid)  # (BLOCK_D,)
+                tl.store(du_ptr + u_position.to(tl.int64) * dim, dv[j] * steps[j] + dy[j] * D, mask=u_valid)  # (BLOCK_D,)
                 dbias += grad
                 dD += dy[j] * x
 
-    # Leave the segment's share of what is summed over steps; that of A is in place.
+    # Leave the segment's share of what is summed over steps.
+    tl.debug_barrier()
+    for n in range(0, N):
+        dA = tl.load(q_ptr + PLACES + n * BLOCK_D)  # (BLOCK_D,)
+        tl.store(dA_ptr + n * dim, dA, mask=lanes)  # (BLOCK_D,)
     if dD_ptr is not None:
         tl.store(dD_ptr + segment_row * dim + d, dD, mask=lanes)  # (BLOCK_D,)
     if dbias_ptr is not None:
         tl.store(dbias_ptr + segment_row * dim + d, dbias, mask=lanes)  # (BLOCK_D,)
     if dinitial_ptr is not None:  # noqa: SIM102 (known when the kernel is compiled, unlike the next)
         if s == 0:
-            tl.debug_barrier()
             for n in range(0, N):
                 after = tl.load(q_ptr + n * BLOCK_D)  # (BLOCK_D,)
                 tl.store(dinitial_ptr + (row * N + n) * dim + d, after, mask=lanes)  # (BLOCK_D,)

@@ -49,11 +49,11 @@ def store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, valid):
     """Store the output of a step at position p: gated if there is z, and ungated if there is room for it."""
     valid = lanes & valid
     if y_ptr is not None:
-        tl.store(y_ptr + p * dim, y, mask=valid)  # (BLOCK_D,)
+        tl.store(y_ptr + p.to(tl.int64) * dim, y, mask=valid)  # (BLOCK_D,)
     if z_ptr is not None:
-        z = tl.load(z_ptr + p * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+        z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
         y = y * z * sigmoid(z)
-    tl.store(out_ptr + p * dim, y, mask=valid)  # (BLOCK_D,)
+    tl.store(out_ptr + p.to(tl.int64) * dim, y, mask=valid)  # (BLOCK_D,)
 
 
 @triton.jit(do_not_specialize=VARYING)

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, MAX_STATE
 from mmvim.ops.selective_scan.triton.memory import (
+    block_rates,
     channels_last,
     contiguous_or_none,
     new_tensor,
@@ -130,7 +131,6 @@ def backward(
     u, delta, B, C, z, dout = args.u, args.delta, args.B, args.C, args.z, channels_last(grad_out)
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
     count, steps = sizes.segments(blocks) if segments is None else sizes.divide(segments)
-    A = args.A.transpose(-1, -2).contiguous()  # (1|K, N, D): neighbouring channels side by side
     out_paths = sizes.paths if args.stack else 1
     rows = (sizes.batch, sizes.paths)
     programs = sizes.programs(blocks, count)
@@ -160,14 +160,14 @@ def backward(
     launches: list[Launch] = []
     carry = states_first(grad_last_state)
     if count > 1:
-        launches, carry = launch_segments(sizes, dout, delta, A.mT, C, bias, z, carry, (count, steps), True)
+        launches, carry = launch_segments(sizes, dout, delta, args.A, C, bias, z, carry, (count, steps), True)
     arguments = {
         **sizes.common(blocks, count, steps),
         **sizes.follow,
         **pass_tensor('dout', dout, 'bkl', 'bkdl'),
         **pass_tensor('u', u, 'bkl', 'bkdl'),
         **pass_tensor('delta', delta, 'bkl', 'bkdl'),
-        **pass_tensor('A', A, 'k', 'knd'),
+        **pass_tensor('rates', block_rates(args.A, sizes.groups, blocks.block_d), 'k', 'kwnd'),
         **pass_tensor('B', B, 'bkgl', 'bkgnl'),
         **pass_tensor('C', C, 'bkgl', 'bkgnl'),
         'B_zeros_ptr': sizes.zeros_like(B),
@@ -178,7 +178,7 @@ def backward(
         'carry_ptr': carry,
         'boundaries_ptr': boundaries,
         'y_ptr': None if gate_apart else y,
-        'state_ptr': args.A.new_empty((programs, CHUNK // blocks.steps + 1, sizes.d_state, blocks.block_d)),
+        'state_ptr': args.A.new_empty((programs, CHUNK // blocks.steps + 2, sizes.d_state, blocks.block_d)),
         **{f'{name}_ptr': parts.get(name) for name in ('dA', 'dB', 'dC', 'dD', 'dbias', 'dinitial')},
         **pass_tensor('du', parts['du'], 'bk', 'bkld'),
         **pass_tensor('ddelta', parts['ddelta'], 'bk', 'bkld'),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -29,6 +31,26 @@ def contiguous_or_none(x: Tensor | None) -> Tensor | None:
 def states_first(state: Tensor | None) -> Tensor | None:
     """Return states (b, K, D, N) as the kernels read them: (b, K, N, D), dense."""
     return None if state is None else state.transpose(-1, -2).contiguous()
+
+
+def block_rates(A: Tensor, groups: int, block_d: int) -> Tensor:
+    """Return the rates of decay as the backward kernel reads them: A (1|K, D, N) times log2(e), by blocks of channels.
+
+    Args:
+        A: Any strides.
+        groups: Groups of channels, none of which shares a block with another.
+        block_d: Channels of a block.
+
+    Returns:
+        (1|K, blocks, N, block_d), dense; zero for channels that a group has not.
+    """
+    group_dim = A.shape[1] // groups
+    per_group = -(-group_dim // block_d)
+    missing = per_group * block_d - group_dim
+    if missing:
+        A = F.pad(A.unflatten(1, (groups, group_dim)), (0, 0, 0, missing)).flatten(1, 2)
+    blocked = A.unflatten(1, (groups * per_group, block_d)).transpose(-1, -2)
+    return torch.mul(blocked, math.log2(math.e), out=A.new_empty(blocked.shape))
 
 
 def pass_tensor(name: str, x: Tensor | None, axes: str, shape: str) -> dict[str, Any]:

@@ -131,4 +131,4 @@ def collect_projections(
     for block in range(0, blocks):
         total += tl.load(x_ptr + (row * blocks + block) * steps * N + offset, mask=valid, other=0.0)
     valid = without_padding(valid, p[:, None], PADDED)  # (BLOCK_L, BLOCK_N)
-    tl.store(out_ptr + (row * columns + p)[:, None] * N + n, total, mask=valid)  # (BLOCK_L, BLOCK_N)
+    tl.store(out_ptr + (row * columns + p.to(tl.int64))[:, None] * N + n, total, mask=valid)  # (BLOCK_L, BLOCK_N)

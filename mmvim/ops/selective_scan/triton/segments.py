@@ -145,7 +145,7 @@ def segment_ends(
                 if z_ptr is not None:
                     p = position(t, end, path, True)
                     read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                    z = tl.load(z_ptr + p * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     x_j = x_j * z * sigmoid(z)
                 x_j = tl.where(t < end, x_j, 0.0)
             else:

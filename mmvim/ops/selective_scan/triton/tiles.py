@@ -80,7 +80,9 @@ def unpack_path(k, map_ids, reverse, PATHS: tl.constexpr, MAP_BITS: tl.constexpr
 
 @triton.jit
 def position(t, end, path, FOLLOW: tl.constexpr):
-    """Return the position that step t reads, int64, or that of the last step, ``end`` - 1, for any step beyond it.
+    """Return the position that step t reads, or that of the last step, ``end`` - 1, for any step beyond it.
+
+    It has 32 bits, for which a processor has a multiplication that gives 64, and is multiplied as ``p.to(tl.int64)``.
 
     ``path`` is the number of the path's map, whether it is walked backwards, the pointer to all maps (or, without maps,
     any number: Triton 3.3 takes no None in a tuple), and their length.
@@ -91,12 +93,12 @@ def position(t, end, path, FOLLOW: tl.constexpr):
     map_id, backward, maps_ptr, num_steps = path
     t = tl.minimum(t, end - 1)
     if FOLLOW:
-        p = tl.where(backward != 0, num_steps - 1 - t, t).to(tl.int64)
+        p = tl.where(backward != 0, num_steps - 1 - t, t)
         if maps_ptr.dtype.is_ptr():
             mapped = tl.load(maps_ptr + (map_id - 1).to(tl.int64) * num_steps + p, mask=map_id > 0, other=0)  # as t
-            p = tl.where(map_id > 0, mapped, p)
+            p = tl.where(map_id > 0, mapped.to(tl.int32), p)
     else:
-        p = t.to(tl.int64)
+        p = t
     return p
 
 
@@ -116,7 +118,7 @@ def read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW: tl.constexpr, PARTIAL: t
     for j in tl.static_range(STEPS):
         p = position(t0 + j, end, path, FOLLOW)
         mask = without_padding(lanes, p, PARTIAL and FOLLOW)  # (BLOCK_D,)
-        x = x + (tl.load(x_ptr + p * x_l, mask=mask, other=0.0),)  # (BLOCK_D,)
+        x = x + (tl.load(x_ptr + p.to(tl.int64) * x_l, mask=mask, other=0.0),)  # (BLOCK_D,)
     return x
 
 
@@ -127,7 +129,7 @@ def point_at(x_ptr, x_l, zeros_ptr, t, end, path, FOLLOW: tl.constexpr):
     A mask would do as well, but would have to be at hand for each of the states.
     """
     p = position(t, end, path, FOLLOW)
-    x_ptr += p * x_l
+    x_ptr += p.to(tl.int64) * x_l
     if zeros_ptr is not None and FOLLOW:
         x_ptr = tl.where(p >= 0, x_ptr, zeros_ptr)
     return x_ptr
