@@ -21,6 +21,7 @@ from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
     VARYING,
     gradient_of_gate,
+    is_before,
     locate,
     numbers_of_sums,
     over_lanes,
@@ -121,6 +122,7 @@ def scan_backward(
     FOLLOW_B: tl.constexpr,
     FOLLOW_C: tl.constexpr,
     Y_PATHS: tl.constexpr,
+    EXACT: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -144,7 +146,7 @@ def scan_backward(
     PARTIAL: tl.constexpr = length is not None
     positions = num_steps if length is None else length
     # Move the pointers to this program's batch element, path, group and channels.
-    g, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
+    g, d, lanes, k, s, b, block = locate(blocks, group_dim, PATHS, segments, BLOCK_D, EXACT)
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
     path = (map_id, backward, num_steps if maps_ptr is None else maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
@@ -199,6 +201,7 @@ def scan_backward(
 
     start = s * segment
     end = tl.minimum(start + segment, num_steps)
+    last = None if EXACT else end  # as in scan_forward
     chunks = tl.cdiv(end - start, CHUNK)
     for i in range(0, chunks):
         first = start + (chunks - 1 - i) * CHUNK
@@ -213,13 +216,13 @@ def scan_backward(
         # Sweep 1, forward: the state before each further tile, from that before the tile in front of it.
         for r in range(0, tiles - 1):
             t0 = first + r * STEPS
-            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+            u = read_tile(u_ptr, u_l, t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
             steps, v, B_ptrs = (), (), ()
             for j in tl.static_range(STEPS):
-                steps = steps + (step_size(delta[j], bias, t0 + j < end, SOFTPLUS),)
+                steps = steps + (step_size(delta[j], bias, is_before(t0 + j, last), SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
-                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t0 + j, end, path, FOLLOW_B),)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t0 + j, last, path, FOLLOW_B),)
             rate_ptr, tile_ptr = rates_ptr, state_ptr + r * PLACES
             tl.debug_barrier()
             for _ in tl.range(0, N, loop_unroll_factor=UNROLL):
@@ -236,22 +239,22 @@ def scan_backward(
         for r in range(0, tiles):
             tile = tiles - 1 - r
             t0 = first + tile * STEPS
-            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
-            dout = read_tile(dout_ptr, dout_l, t0, end, path, lanes, True, PARTIAL, STEPS)
+            u = read_tile(u_ptr, u_l, t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+            dout = read_tile(dout_ptr, dout_l, t0, last, path, lanes, True, PARTIAL, STEPS)
 
             # What does not depend on the state: step sizes, v = delta u, and dy, from the gradient behind the gate.
             # Steps beyond the end count for nothing: their step size and their dy are 0. So is the dy of padding steps.
             steps, v, dy, dv, dstep, B_ptrs, C_ptrs = (), (), (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, end, path, FOLLOW_B),)
-                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, end, path, FOLLOW_C),)
-                steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, last, path, FOLLOW_B),)
+                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, last, path, FOLLOW_C),)
+                steps = steps + (step_size(delta[j], bias, is_before(t, last), SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
-                grad = tl.where(t < end, dout[j].to(tl.float32), 0.0)
+                grad = tl.where(is_before(t, last), dout[j].to(tl.float32), 0.0)
                 if z_ptr is not None:
-                    p = position(t, end, path, True)
+                    p = position(t, last, path, True)
                     read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
                     z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     open_by = sigmoid(z)
@@ -261,7 +264,7 @@ def scan_backward(
                         tl.store(
                             dz_ptr + p.to(tl.int64) * dim,
                             gradient_of_gate(grad, y, z, open_by),  # (BLOCK_D,)
-                            mask=written & (t < end),
+                            mask=written & (is_before(t, last)),
                         )
                     grad = grad * z * open_by
                 dy = dy + (grad,)
@@ -306,18 +309,18 @@ def scan_backward(
 
             # u and delta are read again: to keep them through the loop over states would cost registers. ``rate`` is A
             # in powers of two, hence LN2.
-            u = read_tile(u_ptr, u_l, t0, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+            u = read_tile(u_ptr, u_l, t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+            delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                valid = lanes & (t < end)
+                valid = lanes & (is_before(t, last))
                 x = u[j].to(tl.float32)
                 grad = dstep[j] * LN2 + dv[j] * x
                 if SOFTPLUS:
                     grad = grad * sigmoid(delta[j].to(tl.float32) + bias)
-                grad = tl.where(t < end, grad, 0.0)
-                u_position = position(t, end, path, FOLLOW_U)
-                delta_position = position(t, end, path, FOLLOW_DELTA)
+                grad = tl.where(is_before(t, last), grad, 0.0)
+                u_position = position(t, last, path, FOLLOW_U)
+                delta_position = position(t, last, path, FOLLOW_DELTA)
                 delta_valid = without_padding(valid, delta_position, PARTIAL and FOLLOW_DELTA)  # (BLOCK_D,)
                 u_valid = without_padding(valid, u_position, PARTIAL and FOLLOW_U)  # (BLOCK_D,)
                 tl.store(ddelta_ptr + delta_position.to(tl.int64) * dim, grad, mask=delta_valid)  # (BLOCK_D,)

@@ -17,6 +17,7 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     VARYING,
+    is_before,
     locate,
     point_at,
     position,
@@ -115,6 +116,7 @@ def scan_forward(
     FOLLOW_B: tl.constexpr,
     FOLLOW_C: tl.constexpr,
     STATES_IN_MEMORY: tl.constexpr,
+    EXACT: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -132,12 +134,13 @@ def scan_forward(
     - last_state: (b, PATHS, N, dim) float32.
     - boundaries: state before every CHUNK steps, (b, PATHS, ceil(T / CHUNK), N, dim) float32, or None.
 
-    ``segment`` is the number of steps of a segment, ``blocks`` the number of blocks of channels over all groups.
+    ``segment`` is the number of steps of a segment, ``blocks`` the number of blocks of channels over all groups. EXACT
+    says that blocks and tiles go into a group's channels and into the steps without a rest, so that nothing is masked.
     """
     PARTIAL: tl.constexpr = length is not None
     positions = num_steps if length is None else length
     # Move the pointers to this program's batch element, path, group and channels.
-    g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments, BLOCK_D)
+    g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments, BLOCK_D, EXACT)
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
     path = (map_id, backward, num_steps if maps_ptr is None else maps_ptr, num_steps)
     b, k = b.to(tl.int64), k.to(tl.int64)
@@ -174,8 +177,9 @@ def scan_forward(
 
     start = s * segment
     end = tl.minimum(start + segment, num_steps)
-    next_u = read_tile(u_ptr, u_l, start, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-    next_delta = read_tile(delta_ptr, delta_l, start, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+    last = None if EXACT else end  # of steps that are to be kept from going beyond it
+    next_u = read_tile(u_ptr, u_l, start, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+    next_delta = read_tile(delta_ptr, delta_l, start, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
     for t0 in range(start, end, STEPS):
         # Keep the state before each chunk. A lane may read what another has stored, hence the barriers: the compiler
         # chooses which lane has which channels for every load and store.
@@ -193,19 +197,20 @@ def scan_forward(
 
         # This tile's u and delta have arrived; start to load the next one's before computing.
         u, delta = next_u, next_delta
-        next_u = read_tile(u_ptr, u_l, t0 + STEPS, end, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-        next_delta = read_tile(delta_ptr, delta_l, t0 + STEPS, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+        next_t0 = tl.minimum(t0 + STEPS, end - STEPS) if EXACT else t0 + STEPS
+        next_u = read_tile(u_ptr, u_l, next_t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
+        next_delta = read_tile(delta_ptr, delta_l, next_t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
         if STATES_IN_MEMORY:
             # What does not depend on the state, for all steps of the tile: each a tuple of STEPS.
             steps, v, y, B_ptrs, C_ptrs = (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
+                steps = steps + (step_size(delta[j], bias, is_before(t, last), SOFTPLUS),)
                 x = u[j].to(tl.float32)
                 v = v + (steps[j] * x,)
                 y = y + (D * x,)
-                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, end, path, FOLLOW_B),)
-                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, end, path, FOLLOW_C),)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, last, path, FOLLOW_B),)
+                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, last, path, FOLLOW_C),)
             tl.debug_barrier()
             # Then one state after the other through the tile, each read and stored once.
             for n in range(0, N):
@@ -219,18 +224,18 @@ def scan_forward(
                 tl.store(state_ptr + n * BLOCK_D, state)  # (BLOCK_D,)
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                p = position(t, end, path, True)
+                p = position(t, last, path, True)
                 written = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                store_output(y[j], p, z_ptr, z_l, y_ptr, out_ptr, dim, written, t < end)
+                store_output(y[j], p, z_ptr, z_l, y_ptr, out_ptr, dim, written, is_before(t, last))
         else:
             # One step after the other, all states of a step at once.
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                p = position(t, end, path, True)
-                B_t_ptr = point_at(B_ptr, B_l, B_zeros_ptr, t, end, path, FOLLOW_B)
-                C_t_ptr = point_at(C_ptr, C_l, C_zeros_ptr, t, end, path, FOLLOW_C)
+                p = position(t, last, path, True)
+                B_t_ptr = point_at(B_ptr, B_l, B_zeros_ptr, t, last, path, FOLLOW_B)
+                C_t_ptr = point_at(C_ptr, C_l, C_zeros_ptr, t, last, path, FOLLOW_C)
                 x = u[j].to(tl.float32)
-                step = step_size(delta[j], bias, t < end, SOFTPLUS)
+                step = step_size(delta[j], bias, is_before(t, last), SOFTPLUS)
                 v = step * x
                 y = D * x
                 states = ()
@@ -240,7 +245,7 @@ def scan_forward(
                     states = states + (state,)
                 h = states
                 written = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, written, t < end)
+                store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, written, is_before(t, last))
 
     # The program of the last segment has the last state.
     if s == segments - 1:

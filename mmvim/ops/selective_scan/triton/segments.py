@@ -14,6 +14,7 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LOG2E,
     VARYING,
+    is_before,
     locate,
     point_at,
     position,
@@ -84,6 +85,7 @@ def segment_ends(
     FOLLOW_W: tl.constexpr,
     ADJOINT: tl.constexpr,
     STATES_IN_MEMORY: tl.constexpr,
+    EXACT: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -96,7 +98,7 @@ def segment_ends(
     """
     PARTIAL: tl.constexpr = length is not None
     # Move the pointers to this program's batch element, path, group, segment and channels.
-    g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments - 1, BLOCK_D)
+    g, d, lanes, k, s, b, _ = locate(blocks, group_dim, PATHS, segments - 1, BLOCK_D, EXACT)
     if ADJOINT:
         s += 1
     map_id, backward = unpack_path(k, map_ids, reverse, PATHS, MAP_BITS)
@@ -127,27 +129,28 @@ def segment_ends(
     total = tl.zeros((BLOCK_D,), tl.float32)
     start = s * segment
     end = tl.minimum(start + segment, num_steps)
+    last = None if EXACT else end
     tiles = tl.cdiv(end - start, STEPS)
     for tile in range(0, tiles):
         t0 = start + (tiles - 1 - tile if ADJOINT else tile) * STEPS
-        x = read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW_X, PARTIAL, STEPS)
-        delta = read_tile(delta_ptr, delta_l, t0, end, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+        x = read_tile(x_ptr, x_l, t0, last, path, lanes, FOLLOW_X, PARTIAL, STEPS)
+        delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
 
         # What does not depend on the state: step sizes, and what each step adds, v: delta u or, ADJOINT, dy.
         steps, v, W_ptrs = (), (), ()
         for j in tl.static_range(STEPS):
             t = t0 + j
-            W_ptrs = W_ptrs + (point_at(W_ptr, W_l, W_zeros_ptr, t, end, path, FOLLOW_W),)
-            steps = steps + (step_size(delta[j], bias, t < end, SOFTPLUS),)
+            W_ptrs = W_ptrs + (point_at(W_ptr, W_l, W_zeros_ptr, t, last, path, FOLLOW_W),)
+            steps = steps + (step_size(delta[j], bias, is_before(t, last), SOFTPLUS),)
             total += steps[j]
             x_j = x[j].to(tl.float32)
             if ADJOINT:
                 if z_ptr is not None:
-                    p = position(t, end, path, True)
+                    p = position(t, last, path, True)
                     read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
                     z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     x_j = x_j * z * sigmoid(z)
-                x_j = tl.where(t < end, x_j, 0.0)
+                x_j = tl.where(is_before(t, last), x_j, 0.0)
             else:
                 x_j = x_j * steps[j]
             v = v + (x_j,)

@@ -166,6 +166,7 @@ class Sizes:
             'segment': segment,
             'segments': segments,
             'SOFTPLUS': self.args.delta_softplus,
+            'EXACT': self.group_dim % blocks.block_d == 0 and self.num_steps % blocks.steps == 0,
             **self.paths_and_states(),
             **blocks.constants(),
         }

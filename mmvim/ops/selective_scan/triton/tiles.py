@@ -86,10 +86,11 @@ def position(t, end, path, FOLLOW: tl.constexpr):
     any number: Triton 3.3 takes no None in a tuple), and their length.
     A step beyond the end thus reads memory that exists; its step size is 0, which leaves the state as it is.
     Without FOLLOW a tensor is not read along the path, and the position is the step itself. A padding step of a partial
-    path is at -1: see :func:`without_padding`.
+    path is at -1: see :func:`without_padding`. ``end`` is None where no step can be beyond it.
     """
     map_id, backward, maps_ptr, num_steps = path
-    t = tl.minimum(t, end - 1)
+    if end is not None:
+        t = tl.minimum(t, end - 1)
     if FOLLOW:
         p = tl.where(backward != 0, num_steps - 1 - t, t)
         if maps_ptr.dtype.is_ptr():
@@ -98,6 +99,15 @@ def position(t, end, path, FOLLOW: tl.constexpr):
     else:
         p = t
     return p
+
+
+@triton.jit
+def is_before(t, end):
+    """Return whether step t is before ``end``, which is None where every step is."""
+    if end is None:
+        return True
+    else:
+        return t < end
 
 
 @triton.jit
@@ -190,10 +200,10 @@ def numbers_of_sums(lane, COUNT: tl.constexpr):
 
 
 @triton.jit
-def locate(blocks, group_dim, paths, segments, BLOCK_D: tl.constexpr):
+def locate(blocks, group_dim, paths, segments, BLOCK_D: tl.constexpr, EXACT: tl.constexpr):
     """Return a program's group, channels, mask of those that exist, path, segment, batch element, block in the group.
 
-    Neighbouring programs have neighbouring channels of the same steps.
+    Neighbouring programs have neighbouring channels of the same steps. EXACT: all channels exist.
     """
     pid = tl.program_id(0)
     block = pid % blocks
@@ -201,7 +211,7 @@ def locate(blocks, group_dim, paths, segments, BLOCK_D: tl.constexpr):
     per_group = tl.cdiv(group_dim, BLOCK_D)
     g = block // per_group
     channel = (block % per_group) * BLOCK_D + tl.arange(0, BLOCK_D)  # (BLOCK_D,), within the group
-    lanes = channel < group_dim
+    lanes = tl.full((BLOCK_D,), True, tl.int1) if EXACT else channel < group_dim
     k = row % paths
     row = row // paths
     return g, g * group_dim + channel, lanes, k, row % segments, row // segments, block % per_group
