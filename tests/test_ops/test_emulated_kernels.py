@@ -30,6 +30,8 @@ FEW = [
     (75, 'Vim', torch.bfloat16),
     (80, 'windows and rows', torch.float16),
     (90, 'two groups across a chunk', torch.float32),
+    (90, '32 channels, 8 steps', torch.float16),
+    (80, '64 channels of a group along a map', torch.bfloat16),
     (100, 'cross scan, stacked, gated', torch.float16),
     (100, 'in the order of the steps', torch.bfloat16),
     (120, '17 states', torch.float32),

@@ -10,6 +10,7 @@ from test_triton import FOLDER, INTERPRETED, run_apart
 # Of the longer ones some tests by default, on one architecture.
 FEW = {
     'interpreted_triton.py': 'equal_bits or extremes or goes_to_torch',
+    'interpreted_tiles.py': '(lanes and 64) or sigmoid or (tiles_of and (2 or 8))',
     'interpreted_fused.py': 'sum_alone or wide_stream',
     'interpreted_models.py': 'hooks and plainmamba',
     'test_operators.py': 'opcheck_conv or double_backward',

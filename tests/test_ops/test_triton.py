@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parent
 # backend does by itself, of the partial paths' some of each kind. An ordinary run leaves out what is marked ``full``.
 INTERPRETED = {
     'interpreted_triton.py': '',
+    'interpreted_tiles.py': '',
     'interpreted_fused.py': '',
     'interpreted_models.py': '',
     'test_bi_wkv.py': '(gradients and far) or (overflows and 40.0- and 300) or half or strided or any_size',

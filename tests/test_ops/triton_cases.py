@@ -137,6 +137,10 @@ CASES = (
     Case('nine maps', 1, 2, 7, 2, paths=('random',) * 9, shared=('A',)),
     Case('16 paths, 15 maps', 1, 1, 3, 1, paths=('reverse', *('random',) * 15), combine='stack', optional=False),
     Case('11 paths, two maps', 1, 1, 3, 1, paths=(*('random',) * 2, *('reverse',) * 9), optional=False),
+    # Whole blocks and tiles: kernels without masks.
+    Case('32 channels, 8 steps', 2, 32, 8, 5, paths=('forward', 'reverse'), shared=('delta', 'bias')),
+    Case('64 channels of a group along a map', 1, 128, 4, 2, groups=2, paths=('random',) * 2, follow=('u', 'C')),
+    Case('32 channels, 18 states', 1, 32, 4, 18, reverse=True),
 )
 # Partial paths: gated sums, one path with its gate in the kernel, outputs stacked, tensors in the order of the steps.
 PARTIAL = (
@@ -145,12 +149,14 @@ PARTIAL = (
     Case('left out, stacked, gated', 1, 4, 9, 1, paths=ATROUS, grid=(3, 3), combine='stack', shared=('B',)),
     Case('one with a gate', 2, 66, 4, 2, paths=('atrous2_4',), grid=(2, 2), groups=2),
     Case('in the order of the steps', 1, 4, 3, 2, paths=WINDOWS, grid=(1, 3), follow=(), shared=('delta',)),
+    Case('windows, 32 channels', 1, 32, 4, 2, paths=WINDOWS, grid=(2, 2)),
     Case('windows of u alone', 1, 4, 3, 3, paths=WINDOWS, grid=(3, 1), follow=('u',), combine='stack'),
     Case('windows of u and B', 1, 4, 3, 18, paths=WINDOWS[:1], grid=(3, 1), follow=('u', 'B'), optional=False),
 )
 LONG = (
     Case('segments', 1, 6, 50, 2),
     Case('ten segments', 1, 2, 150, 1, reverse=True),
+    Case('segments, 32 channels', 1, 32, 48, 3, paths=('forward', 'reverse')),
     Case('segments, 18 states', 1, 3, 34, 18, reverse=True),
     Case('segments, maps, stack', 1, 5, 35, 3, paths=('random',) * 2, combine='stack'),
     Case('segments, nine maps', 1, 1, 33, 1, paths=('random',) * 9, follow=('u', 'B'), optional=False),

@@ -84,6 +84,7 @@ CALLS = {
     'cross': Call((-1, 0, -1, 0), (False, False, True, True), own_u=False),
     'gated': Call(gate=True, states=True),
     'mambavision': Call(dim=392),
+    'ragged': Call((-1, -1), (False, True), gate=True, dim=240),
     'drop-in': Call(reverse=(True,), gate=True, groups=2, out='float32', states_fastest=False),
     'bare': Call(optional=False, groups=4, dim=300),
     'u along maps': Call(
@@ -110,6 +111,7 @@ def build_launches(setting: str, number: int, dtype: str, length: int) -> dict:
         cross           four paths over one u, two along an index map, with their outputs summed
         gated           one path with a gate in the kernel, a first state and the gradient of the last
         mambavision     one path over 392 channels (no multiple of 16) without a gate
+        ragged          'vim' over 240 channels, recorded with an odd number of steps: neither is whole blocks or tiles
         drop-in         one reversed path as mamba_ssm takes it, steps of B, C fastest, 2 groups, a gate, float32 out
         bare            one path over four groups of 75 channels, nothing optional, no softplus
         u along maps    four paths along two maps that u alone follows, with one A, D, delta_bias (PlainMamba)
@@ -233,6 +235,8 @@ EVERY = [
     *(x for name in ('drop-in', 'bare', 'u along maps', 'stacked') for x in grid(name, (1, 8), (90,), **TWO)),
     *grid('huge', (1, 8, 16), (90,), length=100_000, **TWO),
     *grid('many maps', (1, 16), (90,), **TWO),
+    *grid('ragged', (1, 8, 16, 64), (90,), length=1021, **TWO),
+    *grid('ragged', (16,), (80, 100, 120), length=1021, **TWO),
     *grid('windows', (1, 8, 16), SERVERS),
     *(x for name in ('atrous', 'in steps') for x in grid(name, (1, 8, 16), (90,), **TWO)),
     *grid('windows', (24, 64), (90,), **TWO),
@@ -262,6 +266,7 @@ FEW = [
         ('vim', 15, 'float32', 1024, 80),
         ('vim', 24, 'float32', 1024, 80),
         ('mambavision', 8, 'float32', 1024, 80),
+        ('ragged', 16, 'float16', 1021, 90),
         ('drop-in', 1, 'float16', 1024, 90),
         ('bare', 1, 'float16', 1024, 90),
         ('u along maps', 1, 'float32', 1024, 90),

@@ -20,14 +20,17 @@ import triton.language as tl
 from mmvim.ops.selective_scan.triton.tiles import (
     LN2,
     VARYING,
+    column_of,
     gradient_of_gate,
     is_before,
+    load_or_zeros,
     locate,
     numbers_of_sums,
+    offset_of,
     over_lanes,
     over_own_channels,
     point_at,
-    position,
+    read_positions,
     read_tile,
     sigmoid,
     step_size,
@@ -37,15 +40,6 @@ from mmvim.ops.selective_scan.triton.tiles import (
 
 # So many states are taken in one round of a loop: their addresses differ by constants, and they share one addition.
 UNROLL = tl.constexpr(4)
-
-
-@triton.jit
-def next_states(x_ptrs, STEPS: tl.constexpr):
-    """Return pointers to the next state of B or C at each step of a tile."""
-    moved = ()
-    for j in tl.static_range(STEPS):
-        moved = moved + (x_ptrs[j] + 1,)
-    return moved
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -123,6 +117,7 @@ def scan_backward(
     FOLLOW_C: tl.constexpr,
     Y_PATHS: tl.constexpr,
     EXACT: tl.constexpr,
+    WIDE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -186,12 +181,11 @@ def scan_backward(
             after = tl.load(carry_ptr + (segment_row * N + n) * dim + d, mask=lanes, other=0.0)  # (BLOCK_D,)
         tl.store(q_ptr + n * BLOCK_D, after)  # (BLOCK_D,)
         tl.store(q_ptr + PLACES + n * BLOCK_D, tl.zeros((BLOCK_D,), tl.float32))  # (BLOCK_D,)
-    D = tl.zeros((BLOCK_D,), tl.float32)
+    # D and bias are read for each tile: to keep them through the loops over states would cost registers.
     if D_ptr is not None:
-        D = tl.load(D_ptr + k * D_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
-    bias = tl.zeros((BLOCK_D,), tl.float32)
+        D_ptr += k * D_k + d  # (BLOCK_D,)
     if bias_ptr is not None:
-        bias = tl.load(bias_ptr + k * bias_k + d, mask=lanes, other=0.0)  # (BLOCK_D,)
+        bias_ptr += k * bias_k + d  # (BLOCK_D,)
     dD = tl.zeros((BLOCK_D,), tl.float32)
     dbias = tl.zeros((BLOCK_D,), tl.float32)
     # The sums of a tile and a state: of dC and dB for each step, in lanes that store them side by side.
@@ -216,53 +210,55 @@ def scan_backward(
         # Sweep 1, forward: the state before each further tile, from that before the tile in front of it.
         for r in range(0, tiles - 1):
             t0 = first + r * STEPS
-            u = read_tile(u_ptr, u_l, t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+            p = read_positions(t0, last, path, STEPS)
+            u = read_tile(u_ptr, u_l, p, t0, last, lanes, FOLLOW_U, PARTIAL, WIDE, STEPS)
+            delta = read_tile(delta_ptr, delta_l, p, t0, last, lanes, FOLLOW_DELTA, PARTIAL, WIDE, STEPS)
+            bias = load_or_zeros(bias_ptr, lanes, BLOCK_D)
             steps, v, B_ptrs = (), (), ()
             for j in tl.static_range(STEPS):
                 steps = steps + (step_size(delta[j], bias, is_before(t0 + j, last), SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
-                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t0 + j, last, path, FOLLOW_B),)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, p[j], t0 + j, last, FOLLOW_B, WIDE),)
             rate_ptr, tile_ptr = rates_ptr, state_ptr + r * PLACES
             tl.debug_barrier()
-            for _ in tl.range(0, N, loop_unroll_factor=UNROLL):
+            for n in tl.range(0, N, loop_unroll_factor=UNROLL):
                 rate = tl.load(rate_ptr)  # (BLOCK_D,)
                 state = tl.load(tile_ptr)  # (BLOCK_D,)
                 for j in tl.static_range(STEPS):
-                    B = tl.load(B_ptrs[j]).to(tl.float32)  # ()
+                    B = tl.load(B_ptrs[j] + n).to(tl.float32)  # ()
                     state = tl.exp2(steps[j] * rate) * state + v[j] * B
                 tl.store(tile_ptr + PLACES, state)  # (BLOCK_D,)
                 rate_ptr, tile_ptr = rate_ptr + BLOCK_D, tile_ptr + BLOCK_D
-                B_ptrs = next_states(B_ptrs, STEPS)
 
         # Sweep 2, backward: the gradients, tile by tile from the last.
         for r in range(0, tiles):
             tile = tiles - 1 - r
             t0 = first + tile * STEPS
-            u = read_tile(u_ptr, u_l, t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
-            dout = read_tile(dout_ptr, dout_l, t0, last, path, lanes, True, PARTIAL, STEPS)
+            p = read_positions(t0, last, path, STEPS)
+            u = read_tile(u_ptr, u_l, p, t0, last, lanes, FOLLOW_U, PARTIAL, WIDE, STEPS)
+            delta = read_tile(delta_ptr, delta_l, p, t0, last, lanes, FOLLOW_DELTA, PARTIAL, WIDE, STEPS)
+            dout = read_tile(dout_ptr, dout_l, p, t0, last, lanes, True, PARTIAL, WIDE, STEPS)
 
             # What does not depend on the state: step sizes, v = delta u, and dy, from the gradient behind the gate.
             # Steps beyond the end count for nothing: their step size and their dy are 0. So is the dy of padding steps.
+            bias = load_or_zeros(bias_ptr, lanes, BLOCK_D)
             steps, v, dy, dv, dstep, B_ptrs, C_ptrs = (), (), (), (), (), (), ()
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, last, path, FOLLOW_B),)
-                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, last, path, FOLLOW_C),)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, p[j], t, last, FOLLOW_B, WIDE),)
+                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, p[j], t, last, FOLLOW_C, WIDE),)
                 steps = steps + (step_size(delta[j], bias, is_before(t, last), SOFTPLUS),)
                 v = v + (steps[j] * u[j].to(tl.float32),)
                 grad = tl.where(is_before(t, last), dout[j].to(tl.float32), 0.0)
                 if z_ptr is not None:
-                    p = position(t, last, path, True)
-                    read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                    z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    read = without_padding(lanes, p[j], PARTIAL)  # (BLOCK_D,)
+                    z = tl.load(z_ptr + offset_of(p[j], z_l, WIDE), mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     open_by = sigmoid(z)
                     if dz_ptr is not None:
-                        written = without_padding(writes_dz, p, PARTIAL)  # (BLOCK_D,)
-                        y = tl.load(y_ptr + p.to(tl.int64) * dim, mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                        written = without_padding(writes_dz, p[j], PARTIAL)  # (BLOCK_D,)
+                        y = tl.load(y_ptr + offset_of(p[j], dim, WIDE), mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
                         tl.store(
-                            dz_ptr + p.to(tl.int64) * dim,
+                            dz_ptr + offset_of(p[j], dim, WIDE),
                             gradient_of_gate(grad, y, z, open_by),  # (BLOCK_D,)
                             mask=written & (is_before(t, last)),
                         )
@@ -274,7 +270,7 @@ def scan_backward(
             rate_ptr, tile_ptr, own_ptr = rates_ptr, state_ptr + tile * PLACES, q_ptr
             sum_ptr = sums_ptr + (t0 // STEPS).to(tl.int64) * (N * STEPS)  # (32,)
             tl.debug_barrier()
-            for _ in tl.range(0, N, loop_unroll_factor=UNROLL):
+            for n in tl.range(0, N, loop_unroll_factor=UNROLL):
                 rate = tl.load(rate_ptr)  # (BLOCK_D,)
                 state = tl.load(tile_ptr)  # (BLOCK_D,)
                 q = tl.load(own_ptr)  # (BLOCK_D,)
@@ -283,7 +279,7 @@ def scan_backward(
                 # Forward through the tile: states[j] is the state before step j, states[j + 1] the one after it.
                 states, decays, B = (state,), (), ()
                 for j in tl.static_range(STEPS):
-                    B = B + (tl.load(B_ptrs[j]).to(tl.float32),)  # ()
+                    B = B + (tl.load(B_ptrs[j] + n).to(tl.float32),)  # ()
                     decays = decays + (tl.exp2(steps[j] * rate),)
                     state = decays[j] * state + v[j] * B[j]
                     states = states + (state,)
@@ -291,7 +287,7 @@ def scan_backward(
                 # And back, by the equations above.
                 dv_sums, dstep_sums, sums = (), (), ()
                 for j in tl.static_range(STEPS - 1, -1, -1):
-                    C = tl.load(C_ptrs[j]).to(tl.float32)  # ()
+                    C = tl.load(C_ptrs[j] + n).to(tl.float32)  # ()
                     dh = q + C * dy[j]
                     dC_share = over_own_channels(dy[j] * states[j + 1], BLOCK_D)  # (32,)
                     sums = (dC_share, over_own_channels(dh * v[j], BLOCK_D)) + sums
@@ -305,12 +301,12 @@ def scan_backward(
                 tl.store(own_ptr, q)  # (BLOCK_D,)
                 tl.store(own_ptr + PLACES, dA)  # (BLOCK_D,)
                 rate_ptr, tile_ptr, own_ptr = rate_ptr + BLOCK_D, tile_ptr + BLOCK_D, own_ptr + BLOCK_D
-                B_ptrs, C_ptrs, sum_ptr = next_states(B_ptrs, STEPS), next_states(C_ptrs, STEPS), sum_ptr + STEPS
+                sum_ptr += STEPS
 
-            # u and delta are read again: to keep them through the loop over states would cost registers. ``rate`` is A
-            # in powers of two, hence LN2.
-            u = read_tile(u_ptr, u_l, t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-            delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+            # u and delta are read again, too. ``rate`` is A in powers of two, hence LN2.
+            bias, D = load_or_zeros(bias_ptr, lanes, BLOCK_D), load_or_zeros(D_ptr, lanes, BLOCK_D)
+            u = read_tile(u_ptr, u_l, p, t0, last, lanes, FOLLOW_U, PARTIAL, WIDE, STEPS)
+            delta = read_tile(delta_ptr, delta_l, p, t0, last, lanes, FOLLOW_DELTA, PARTIAL, WIDE, STEPS)
             for j in tl.static_range(STEPS):
                 t = t0 + j
                 valid = lanes & (is_before(t, last))
@@ -319,12 +315,12 @@ def scan_backward(
                 if SOFTPLUS:
                     grad = grad * sigmoid(delta[j].to(tl.float32) + bias)
                 grad = tl.where(is_before(t, last), grad, 0.0)
-                u_position = position(t, last, path, FOLLOW_U)
-                delta_position = position(t, last, path, FOLLOW_DELTA)
+                u_position = column_of(p[j], t, last, FOLLOW_U)
+                delta_position = column_of(p[j], t, last, FOLLOW_DELTA)
                 delta_valid = without_padding(valid, delta_position, PARTIAL and FOLLOW_DELTA)  # (BLOCK_D,)
                 u_valid = without_padding(valid, u_position, PARTIAL and FOLLOW_U)  # (BLOCK_D,)
-                tl.store(ddelta_ptr + delta_position.to(tl.int64) * dim, grad, mask=delta_valid)  # (BLOCK_D,)
-                tl.store(du_ptr + u_position.to(tl.int64) * dim, dv[j] * steps[j] + dy[j] * D, mask=u_valid)  # (BLOCK_D,)
+                tl.store(ddelta_ptr + offset_of(delta_position, dim, WIDE), grad, mask=delta_valid)  # (BLOCK_D,)
+                tl.store(du_ptr + offset_of(u_position, dim, WIDE), dv[j] * steps[j] + dy[j] * D, mask=u_valid)  # (BLOCK_D,)
                 dbias += grad
                 dD += dy[j] * x
 

@@ -19,8 +19,9 @@ from mmvim.ops.selective_scan.triton.tiles import (
     VARYING,
     is_before,
     locate,
+    offset_of,
     point_at,
-    position,
+    read_positions,
     read_tile,
     sigmoid,
     step_size,
@@ -46,15 +47,16 @@ def advance(state, step, rate, v, B_ptr, C_ptr):
 
 
 @triton.jit
-def store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, valid):
+def store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, lanes, valid, WIDE: tl.constexpr):
     """Store the output of a step at position p: gated if there is z, and ungated if there is room for it."""
     valid = lanes & valid
+    offset = offset_of(p, dim, WIDE)
     if y_ptr is not None:
-        tl.store(y_ptr + p.to(tl.int64) * dim, y, mask=valid)  # (BLOCK_D,)
+        tl.store(y_ptr + offset, y, mask=valid)  # (BLOCK_D,)
     if z_ptr is not None:
-        z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
+        z = tl.load(z_ptr + offset_of(p, z_l, WIDE), mask=lanes, other=0.0).to(tl.float32)  # (BLOCK_D,)
         y = y * z * sigmoid(z)
-    tl.store(out_ptr + p.to(tl.int64) * dim, y, mask=valid)  # (BLOCK_D,)
+    tl.store(out_ptr + offset, y, mask=valid)  # (BLOCK_D,)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -117,6 +119,7 @@ def scan_forward(
     FOLLOW_C: tl.constexpr,
     STATES_IN_MEMORY: tl.constexpr,
     EXACT: tl.constexpr,
+    WIDE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -135,7 +138,8 @@ def scan_forward(
     - boundaries: state before every CHUNK steps, (b, PATHS, ceil(T / CHUNK), N, dim) float32, or None.
 
     ``segment`` is the number of steps of a segment, ``blocks`` the number of blocks of channels over all groups. EXACT
-    says that blocks and tiles go into a group's channels and into the steps without a rest, so that nothing is masked.
+    says that blocks and tiles go into a group's channels and into the steps without a rest, so that nothing is masked;
+    WIDE that offsets within one row of batch elements and paths may need more than 31 bits.
     """
     PARTIAL: tl.constexpr = length is not None
     positions = num_steps if length is None else length
@@ -178,8 +182,9 @@ def scan_forward(
     start = s * segment
     end = tl.minimum(start + segment, num_steps)
     last = None if EXACT else end  # of steps that are to be kept from going beyond it
-    next_u = read_tile(u_ptr, u_l, start, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-    next_delta = read_tile(delta_ptr, delta_l, start, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+    next_p = read_positions(start, last, path, STEPS)
+    next_u = read_tile(u_ptr, u_l, next_p, start, last, lanes, FOLLOW_U, PARTIAL, WIDE, STEPS)
+    next_delta = read_tile(delta_ptr, delta_l, next_p, start, last, lanes, FOLLOW_DELTA, PARTIAL, WIDE, STEPS)
     for t0 in range(start, end, STEPS):
         # Keep the state before each chunk. A lane may read what another has stored, hence the barriers: the compiler
         # chooses which lane has which channels for every load and store.
@@ -196,10 +201,11 @@ def scan_forward(
                         tl.store(boundaries_ptr + offset + n * dim, h[n], mask=lanes)  # (BLOCK_D,)
 
         # This tile's u and delta have arrived; start to load the next one's before computing.
-        u, delta = next_u, next_delta
+        p, u, delta = next_p, next_u, next_delta
         next_t0 = tl.minimum(t0 + STEPS, end - STEPS) if EXACT else t0 + STEPS
-        next_u = read_tile(u_ptr, u_l, next_t0, last, path, lanes, FOLLOW_U, PARTIAL, STEPS)
-        next_delta = read_tile(delta_ptr, delta_l, next_t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+        next_p = read_positions(next_t0, last, path, STEPS)
+        next_u = read_tile(u_ptr, u_l, next_p, next_t0, last, lanes, FOLLOW_U, PARTIAL, WIDE, STEPS)
+        next_delta = read_tile(delta_ptr, delta_l, next_p, next_t0, last, lanes, FOLLOW_DELTA, PARTIAL, WIDE, STEPS)
         if STATES_IN_MEMORY:
             # What does not depend on the state, for all steps of the tile: each a tuple of STEPS.
             steps, v, y, B_ptrs, C_ptrs = (), (), (), (), ()
@@ -209,8 +215,8 @@ def scan_forward(
                 x = u[j].to(tl.float32)
                 v = v + (steps[j] * x,)
                 y = y + (D * x,)
-                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, t, last, path, FOLLOW_B),)
-                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, t, last, path, FOLLOW_C),)
+                B_ptrs = B_ptrs + (point_at(B_ptr, B_l, B_zeros_ptr, p[j], t, last, FOLLOW_B, WIDE),)
+                C_ptrs = C_ptrs + (point_at(C_ptr, C_l, C_zeros_ptr, p[j], t, last, FOLLOW_C, WIDE),)
             tl.debug_barrier()
             # Then one state after the other through the tile, each read and stored once.
             for n in range(0, N):
@@ -223,17 +229,14 @@ def scan_forward(
                 y = sums
                 tl.store(state_ptr + n * BLOCK_D, state)  # (BLOCK_D,)
             for j in tl.static_range(STEPS):
-                t = t0 + j
-                p = position(t, last, path, True)
-                written = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                store_output(y[j], p, z_ptr, z_l, y_ptr, out_ptr, dim, written, is_before(t, last))
+                written = without_padding(lanes, p[j], PARTIAL)  # (BLOCK_D,)
+                store_output(y[j], p[j], z_ptr, z_l, y_ptr, out_ptr, dim, written, is_before(t0 + j, last), WIDE)
         else:
             # One step after the other, all states of a step at once.
             for j in tl.static_range(STEPS):
                 t = t0 + j
-                p = position(t, last, path, True)
-                B_t_ptr = point_at(B_ptr, B_l, B_zeros_ptr, t, last, path, FOLLOW_B)
-                C_t_ptr = point_at(C_ptr, C_l, C_zeros_ptr, t, last, path, FOLLOW_C)
+                B_t_ptr = point_at(B_ptr, B_l, B_zeros_ptr, p[j], t, last, FOLLOW_B, WIDE)
+                C_t_ptr = point_at(C_ptr, C_l, C_zeros_ptr, p[j], t, last, FOLLOW_C, WIDE)
                 x = u[j].to(tl.float32)
                 step = step_size(delta[j], bias, is_before(t, last), SOFTPLUS)
                 v = step * x
@@ -244,8 +247,8 @@ def scan_forward(
                     y += share
                     states = states + (state,)
                 h = states
-                written = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                store_output(y, p, z_ptr, z_l, y_ptr, out_ptr, dim, written, is_before(t, last))
+                written = without_padding(lanes, p[j], PARTIAL)  # (BLOCK_D,)
+                store_output(y, p[j], z_ptr, z_l, y_ptr, out_ptr, dim, written, is_before(t, last), WIDE)
 
     # The program of the last segment has the last state.
     if s == segments - 1:

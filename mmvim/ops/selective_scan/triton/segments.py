@@ -16,8 +16,9 @@ from mmvim.ops.selective_scan.triton.tiles import (
     VARYING,
     is_before,
     locate,
+    offset_of,
     point_at,
-    position,
+    read_positions,
     read_tile,
     sigmoid,
     step_size,
@@ -86,6 +87,7 @@ def segment_ends(
     ADJOINT: tl.constexpr,
     STATES_IN_MEMORY: tl.constexpr,
     EXACT: tl.constexpr,
+    WIDE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -133,22 +135,22 @@ def segment_ends(
     tiles = tl.cdiv(end - start, STEPS)
     for tile in range(0, tiles):
         t0 = start + (tiles - 1 - tile if ADJOINT else tile) * STEPS
-        x = read_tile(x_ptr, x_l, t0, last, path, lanes, FOLLOW_X, PARTIAL, STEPS)
-        delta = read_tile(delta_ptr, delta_l, t0, last, path, lanes, FOLLOW_DELTA, PARTIAL, STEPS)
+        p = read_positions(t0, last, path, STEPS)
+        x = read_tile(x_ptr, x_l, p, t0, last, lanes, FOLLOW_X, PARTIAL, WIDE, STEPS)
+        delta = read_tile(delta_ptr, delta_l, p, t0, last, lanes, FOLLOW_DELTA, PARTIAL, WIDE, STEPS)
 
         # What does not depend on the state: step sizes, and what each step adds, v: delta u or, ADJOINT, dy.
         steps, v, W_ptrs = (), (), ()
         for j in tl.static_range(STEPS):
             t = t0 + j
-            W_ptrs = W_ptrs + (point_at(W_ptr, W_l, W_zeros_ptr, t, last, path, FOLLOW_W),)
+            W_ptrs = W_ptrs + (point_at(W_ptr, W_l, W_zeros_ptr, p[j], t, last, FOLLOW_W, WIDE),)
             steps = steps + (step_size(delta[j], bias, is_before(t, last), SOFTPLUS),)
             total += steps[j]
             x_j = x[j].to(tl.float32)
             if ADJOINT:
                 if z_ptr is not None:
-                    p = position(t, last, path, True)
-                    read = without_padding(lanes, p, PARTIAL)  # (BLOCK_D,)
-                    z = tl.load(z_ptr + p.to(tl.int64) * z_l, mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                    read = without_padding(lanes, p[j], PARTIAL)  # (BLOCK_D,)
+                    z = tl.load(z_ptr + offset_of(p[j], z_l, WIDE), mask=read, other=0.0).to(tl.float32)  # (BLOCK_D,)
                     x_j = x_j * z * sigmoid(z)
                 x_j = tl.where(is_before(t, last), x_j, 0.0)
             else:

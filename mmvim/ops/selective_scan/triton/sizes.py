@@ -118,6 +118,17 @@ class Sizes:
         """Zeros for all states, of as many bytes as the widest dtype has."""
         return self.args.A.new_zeros(self.d_state)
 
+    @cached_property
+    def wide(self) -> bool:
+        """Whether an offset within one batch element and path may need more than 31 bits."""
+        args = self.args
+        strides = (x.stride(-1) for x in (args.u, args.delta, args.B, args.C, args.z) if x is not None)
+        return max(self.length, self.num_steps) * max(self.dim, *strides) >= 2**31
+
+    def wide_with(self, x: Tensor) -> bool:
+        """Return the same if the kernel reads another tensor of positions, too."""
+        return self.wide or self.length * x.stride(-1) >= 2**31
+
     def blocks(self, kernel: str) -> Blocks:
         """Return the block sizes of a kernel by the table."""
         u = self.args.u
@@ -167,6 +178,7 @@ class Sizes:
             'segments': segments,
             'SOFTPLUS': self.args.delta_softplus,
             'EXACT': self.group_dim % blocks.block_d == 0 and self.num_steps % blocks.steps == 0,
+            'WIDE': self.wide,
             **self.paths_and_states(),
             **blocks.constants(),
         }

@@ -80,7 +80,7 @@ def unpack_path(k, map_ids, reverse, PATHS: tl.constexpr, MAP_BITS: tl.constexpr
 def position(t, end, path, FOLLOW: tl.constexpr):
     """Return the position that step t reads, or that of the last step, ``end`` - 1, for any step beyond it.
 
-    It has 32 bits, for which a processor has a multiplication that gives 64, and is multiplied as ``p.to(tl.int64)``.
+    It has 32 bits; see :func:`offset_of`.
 
     ``path`` is the number of the path's map, whether it is walked backwards, the pointer to all maps (or, without maps,
     any number: Triton 3.3 takes no None in a tuple), and their length.
@@ -120,27 +120,75 @@ def without_padding(mask, p, PADDED: tl.constexpr):
 
 
 @triton.jit
-def read_tile(x_ptr, x_l, t0, end, path, lanes, FOLLOW: tl.constexpr, PARTIAL: tl.constexpr, STEPS: tl.constexpr):
+def read_positions(t0, end, path, STEPS: tl.constexpr):
+    """Return the positions of STEPS steps from t0 on, as a tuple: each map is read once for all tensors of a step."""
+    p = ()
+    for j in tl.static_range(STEPS):
+        p = p + (position(t0 + j, end, path, True),)
+    return p
+
+
+@triton.jit
+def column_of(p, t, end, FOLLOW: tl.constexpr):
+    """Return the column of a tensor at step t, which is at position p: without FOLLOW the step itself."""
+    if FOLLOW:
+        return p
+    elif end is None:
+        return t
+    else:
+        return tl.minimum(t, end - 1)
+
+
+@triton.jit
+def offset_of(p, stride, WIDE: tl.constexpr):
+    """Return p * stride: only WIDE in 64 bits, for which a processor takes twice as many instructions."""
+    if WIDE:
+        return p.to(tl.int64) * stride
+    else:
+        return p * stride
+
+
+@triton.jit
+def read_tile(
+    x_ptr,
+    x_l,
+    p,
+    t0,
+    end,
+    lanes,
+    FOLLOW: tl.constexpr,
+    PARTIAL: tl.constexpr,
+    WIDE: tl.constexpr,
+    STEPS: tl.constexpr,
+):
     """Load STEPS steps from t0 on, as a tuple of (BLOCK_D,) in the dtype of the tensor; zeros at padding steps."""
     x = ()
     for j in tl.static_range(STEPS):
-        p = position(t0 + j, end, path, FOLLOW)
-        mask = without_padding(lanes, p, PARTIAL and FOLLOW)  # (BLOCK_D,)
-        x = x + (tl.load(x_ptr + p.to(tl.int64) * x_l, mask=mask, other=0.0),)  # (BLOCK_D,)
+        mask = without_padding(lanes, p[j], PARTIAL and FOLLOW)  # (BLOCK_D,)
+        offset = offset_of(column_of(p[j], t0 + j, end, FOLLOW), x_l, WIDE)
+        x = x + (tl.load(x_ptr + offset, mask=mask, other=0.0),)  # (BLOCK_D,)
     return x
 
 
 @triton.jit
-def point_at(x_ptr, x_l, zeros_ptr, t, end, path, FOLLOW: tl.constexpr):
+def point_at(x_ptr, x_l, zeros_ptr, p, t, end, FOLLOW: tl.constexpr, WIDE: tl.constexpr):
     """Return a pointer to the states of B or C at step t, contiguous; of partial paths to zeros at a padding step.
 
     A mask would do as well, but would have to be at hand for each of the states.
     """
-    p = position(t, end, path, FOLLOW)
-    x_ptr += p.to(tl.int64) * x_l
+    x_ptr += offset_of(column_of(p, t, end, FOLLOW), x_l, WIDE)
     if zeros_ptr is not None and FOLLOW:
         x_ptr = tl.where(p >= 0, x_ptr, zeros_ptr)
     return x_ptr
+
+
+@triton.jit
+def load_or_zeros(x_ptr, lanes, BLOCK_D: tl.constexpr):
+    """Load one number for each channel, (BLOCK_D,) float32, or return zeros if there is no pointer."""
+    if x_ptr is None:
+        return tl.zeros((BLOCK_D,), tl.float32)
+    else:
+        return tl.load(x_ptr, mask=lanes, other=0.0)  # (BLOCK_D,)
 
 
 @triton.jit
