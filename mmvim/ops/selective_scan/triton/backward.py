@@ -63,8 +63,7 @@ def scan_backward(
     du_ptr,
     ddelta_ptr,
     dA_ptr,
-    dB_ptr,
-    dC_ptr,
+    shares_ptr,
     dD_ptr,
     dbias_ptr,
     dz_ptr,
@@ -132,8 +131,8 @@ def scan_backward(
     - dz: (b, Y_PATHS, L, dim), or None if there is no z or
       :func:`~mmvim.ops.selective_scan.triton.reduce.gate_gradient` finds it.
     - dA: (b, PATHS, segments, N, dim), dD, dbias: (b, PATHS, segments, dim), float32, or None; to be summed.
-    - dB, dC: (b, PATHS, groups, blocks of a group, ceil(T / STEPS), N, STEPS) float32, in the order of steps; see
-      :func:`~mmvim.ops.selective_scan.triton.reduce.collect_projections`.
+    - shares: of dC and of dB, (2, b, PATHS, groups, blocks of a group, ceil(T / STEPS), N, STEPS) float32, in the order
+      of steps; see :func:`~mmvim.ops.selective_scan.triton.reduce.collect_projections`.
     - dinitial: gradient of the initial state, (b, PATHS, N, dim) float32, or None.
 
     Of partial paths du, ddelta and dz are zero to begin with, for there are positions that no step comes to.
@@ -150,14 +149,13 @@ def scan_backward(
     u_ptr += b * u_b + k * u_k + d
     delta_ptr += b * delta_b + k * delta_k + d
     rates_ptr += k * rates_k + (tl.program_id(0) % blocks) * (N * BLOCK_D) + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
-    B_ptr += b * B_b + k * B_k + g.to(tl.int64) * B_g  # (), as C, dB and dC
+    B_ptr += b * B_b + k * B_k + g.to(tl.int64) * B_g  # (), as C
     C_ptr += b * C_b + k * C_k + g.to(tl.int64) * C_g
     du_ptr += b * du_b + k * du_k + d
     ddelta_ptr += b * ddelta_b + k * ddelta_k + d
     per_group = tl.cdiv(group_dim, BLOCK_D)
-    share_offset = ((row * (blocks // per_group) + g) * per_group + block) * (tl.cdiv(num_steps, STEPS) * STEPS * N)
-    dB_ptr += share_offset
-    dC_ptr += share_offset
+    share = tl.cdiv(num_steps, STEPS).to(tl.int64) * (STEPS * N)  # numbers that a block of channels leaves
+    shares_ptr += ((row * (blocks // per_group) + g) * per_group + block) * share
     boundaries_ptr += row * tl.cdiv(num_steps, CHUNK) * N * dim + d
     # Paths that are summed share one gate, whose gradient the first of them writes.
     writes_dz = lanes
@@ -188,10 +186,11 @@ def scan_backward(
         bias_ptr += k * bias_k + d  # (BLOCK_D,)
     dD = tl.zeros((BLOCK_D,), tl.float32)
     dbias = tl.zeros((BLOCK_D,), tl.float32)
-    # The sums of a tile and a state: of dC and dB for each step, in lanes that store them side by side.
+    # The sums of a tile and a state: of dC and dB for each step, those of each in lanes that store them side by side.
     lane = tl.arange(0, 32)
     number, stores_sum = numbers_of_sums(lane, 2 * STEPS)
-    sums_ptr = tl.where(number % 2 == 0, dC_ptr, dB_ptr) + number // 2  # (32,)
+    shares = (tl.num_programs(0) // segments).to(tl.int64)
+    sums_ptr = shares_ptr + (number % 2) * (shares * share) + number // 2  # (32,)
 
     start = s * segment
     end = tl.minimum(start + segment, num_steps)

@@ -75,7 +75,11 @@ TABLE = {
         Row(64, None, None, None, 64, 4, states_in_memory=True, registers=144),
     ),
     'backward': (
+        Row(1, 383, None, None, 64, 4, registers=192),
+        Row(1, None, 'half', None, 128, 4, registers=192),
         Row(1, None, None, None, 64, 4, registers=192),
+        Row(16, 383, None, None, 64, 4, registers=255),
+        Row(16, None, 'half', 90, 128, 4, registers=255),
         Row(64, None, None, None, 64, 4, registers=255),
     ),
     'segments': (

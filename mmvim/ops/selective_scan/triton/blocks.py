@@ -78,7 +78,7 @@ def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: b
 
     If D is not a multiple of 16 (MambaVision-L: 392), the compiler cannot read two channels at once, and the backward
     kernel then needs more registers than there are; with half the steps it spills none. Nor does the kernel of segments
-    with at most 4 steps where each of them may be padding.
+    with at most 4 steps, nor the backward kernel with at most 64 channels, where each step may be padding.
 
     Args:
         blocks: Block sizes of the table.
@@ -92,6 +92,8 @@ def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: b
         size, steps = min(size, 64), min(steps, 2)
     if kernel == 'segments' and partial:
         steps = min(steps, 4)
+    if kernel == 'backward' and partial:
+        size = min(size, 64)
     while size > 32 and size // 2 >= group_dim:
         size //= 2
     return replace(blocks, block_d=size, steps=steps)

@@ -142,8 +142,8 @@ def backward(
         columns, clear = sizes.columns(name)
         parts[f'd{name}'] = new_tensor(x, (*rows, columns, sizes.dim), clear)
     per_group, tiles = sizes.blocks_of_group(blocks), -(-sizes.num_steps // blocks.steps)
-    for name in ('dB', 'dC'):
-        parts[name] = args.A.new_empty((*rows, sizes.groups, per_group, tiles, sizes.d_state, blocks.steps))
+    shares = args.A.new_empty((2, *rows, sizes.groups, per_group, tiles, sizes.d_state, blocks.steps))
+    parts['dC'], parts['dB'] = shares
     parts['dA'] = args.A.new_empty((*rows, count, sizes.d_state, sizes.dim))
     for name, x in (('dD', D), ('dbias', bias)):
         if x is not None:
@@ -180,7 +180,8 @@ def backward(
         'boundaries_ptr': boundaries,
         'y_ptr': None if gate_apart else y,
         'state_ptr': args.A.new_empty((programs, CHUNK // blocks.steps + 2, sizes.d_state, blocks.block_d)),
-        **{f'{name}_ptr': parts.get(name) for name in ('dA', 'dB', 'dC', 'dD', 'dbias', 'dinitial')},
+        **{f'{name}_ptr': parts.get(name) for name in ('dA', 'dD', 'dbias', 'dinitial')},
+        'shares_ptr': shares,
         **pass_tensor('du', parts['du'], 'bk', 'bkld'),
         **pass_tensor('ddelta', parts['ddelta'], 'bk', 'bkld'),
         **pass_tensor('dz', own_dz, 'bk', 'bkld'),
