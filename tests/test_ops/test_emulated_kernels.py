@@ -242,17 +242,6 @@ def without_barriers(text):
     return re.sub(r'bar\.sync\s+0;', '', text)
 
 
-def test_missing_barriers_are_seen(emulate):
-    """Without its barriers the backward kernel reads what other threads have stored."""
-    from ptx.check import Faults
-
-    def edit(text):
-        return without_barriers(text) if 'scan_backward' in text else text
-
-    with emulate(90, edit=edit), pytest.raises(Faults, match=r'scan_backward: read after write.* backward\.py'):
-        errors_of(BY_NAME['channels of two blocks'], torch.float32)
-
-
 def test_missing_barriers_between_warps_are_seen(emulate):
     from ptx.check import Faults
 

@@ -255,7 +255,9 @@ def scan_backward(
                     open_by = sigmoid(z)
                     if dz_ptr is not None:
                         written = without_padding(writes_dz, p[j], PARTIAL)  # (BLOCK_D,)
-                        y = tl.load(y_ptr + offset_of(p[j], dim, WIDE), mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                        y = tl.load(y_ptr + offset_of(p[j], dim, WIDE), mask=written, other=0.0).to(
+                            tl.float32
+                        )  # (BLOCK_D,)
                         tl.store(
                             dz_ptr + offset_of(p[j], dim, WIDE),
                             gradient_of_gate(grad, y, z, open_by),  # (BLOCK_D,)
@@ -319,7 +321,9 @@ def scan_backward(
                 delta_valid = without_padding(valid, delta_position, PARTIAL and FOLLOW_DELTA)  # (BLOCK_D,)
                 u_valid = without_padding(valid, u_position, PARTIAL and FOLLOW_U)  # (BLOCK_D,)
                 tl.store(ddelta_ptr + offset_of(delta_position, dim, WIDE), grad, mask=delta_valid)  # (BLOCK_D,)
-                tl.store(du_ptr + offset_of(u_position, dim, WIDE), dv[j] * steps[j] + dy[j] * D, mask=u_valid)  # (BLOCK_D,)
+                tl.store(
+                    du_ptr + offset_of(u_position, dim, WIDE), dv[j] * steps[j] + dy[j] * D, mask=u_valid
+                )  # (BLOCK_D,)
                 dbias += grad
                 dD += dy[j] * x
 

@@ -4,21 +4,22 @@ A row applies up to ``d_state`` states, up to ``length`` steps, to a dtype ('hal
 compute capability 8.6 alone; 80: all of 8.x); None is any. The first row that applies is used. ``warps`` is 1
 throughout, so that a sum over channels never leaves a warp.
 
-The sizes have not been timed on a GPU yet. They were chosen by looking at what the compiler makes of the kernels
-(tests/test_ops/triton_resources.py compiles them without a GPU). "Work" below is instructions for a step of 32
-channels, counted in the machine code of sm_90, for float16 unless said otherwise; "room" is how many warps the
-registers of a processor hold:
+The sizes have not been timed on a GPU yet. They were chosen by looking at what the compiler makes of the kernels:
+tests/test_ops/triton_resources.py compiles them without a GPU and records registers, tests/test_ops/triton_counts.py
+counts "work", the instructions for a step of 32 channels, in the machine code of sm_90. "Room" is how many warps the
+registers of a processor hold. The numbers are of float16 unless said otherwise.
 
-- forward, N 1: 64 channels, 4 steps have work 57 and room 28; 8 steps the same work and less room; 128 channels, 4
-  steps have work 45 and room 21. The latter keep 42 KB of loads under way on a processor, where 4.8 TB/s and a latency
-  of 0.7 us ask for 25. Hence 128 in half precision. Float32 (work 43, room 16) stays at 64, as its bytes take twice as
-  long.
-- forward, N 8: 128 channels would lower the work from 110 to 89 and the room from 16 to 12; N 16: from 170 to 138, and
-  from 12 to 8. Which counts more has to be measured; until then it stays at 64.
+- forward, N 1: wider blocks have less work, because lanes share what a step costs whatever its channels, and less room.
+  128 channels, 4 steps (work 32, room 21) keep 42 KB of loads under way on a processor, where 4.8 TB/s and a latency
+  of 0.7 us ask for 25. Hence 128 in half precision. Float32 stays at 64, as its bytes take twice as long.
+- forward, N 8 and 16: 128 channels would lower the work by a fifth, and the room from 16 and 12 to 12 and 8. Which
+  counts more has to be measured; until then it stays at 64.
 - forward, more than 16 states: registers do not hold them, so they wait in memory (``forward.py``). There is room for
   14 warps, for 12 up to 31 states.
-- backward, N 16: 128 channels, 2 steps have work 626 and room 8; 64 channels, 4 steps have work 804 and room 9, since a
-  sum over lanes covers half as many channels. The partial sums of dB and dC are half as many bytes with 128, too.
+- backward, N 16: 64 channels, 4 steps have work 490, and 128 channels, 4 steps 408, since a sum over lanes covers twice
+  as many channels; both have room 8. On sm_90 128 channels spill nothing in half precision (sm_80 and sm_100 spill 56
+  and 40 bytes, and so do paths with padding, see ``blocks.fit_blocks``). N 1: work 96 and 78. 2 steps, which the table
+  once had with 128 channels, read and write the states that wait in memory twice as often.
 - segments, more than 16 states: 8 steps, so that more of them share the reads and writes of a state, with 16 warps.
 - ``registers``: by itself the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with
   N 8 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on sm_100, in
