@@ -131,6 +131,10 @@ def test_blocks_fit_the_channels():
     blocks = Blocks(128, 4, registers=255)
     assert fit_blocks(blocks, 'backward', 384, 384) == blocks
     assert fit_blocks(blocks, 'backward', 392, 392) == Blocks(64, 2, registers=255)
+    for more in ({'partial': True}, {'length': 197}):
+        assert fit_blocks(blocks, 'backward', 384, 384, **more) == Blocks(64, 4, registers=255)
+    assert fit_blocks(blocks, 'backward', 384, 384, length=196) == blocks
+    assert fit_blocks(blocks, 'backward', 240, 240) == Blocks(64, 4, registers=255)
     assert fit_blocks(blocks, 'forward', 392, 50) == Blocks(64, 4, registers=255)
     assert fit_blocks(blocks, 'forward', 8, 8) == Blocks(32, 4, registers=255)
     assert fit_blocks(Blocks(64, 8), 'segments', 384, 384, partial=True) == Blocks(64, 4)

@@ -169,7 +169,7 @@ def scan_backward(
     # Start from the gradient after the segment, and from sums of zero.
     segment_row = row * segments + s
     dA_ptr += segment_row * N * dim + d
-    # What waits in memory is at addresses that differ by constants, and has a place for channels that do not exist, too.
+    # What waits in memory is at addresses that differ by constants, with places for channels that do not exist, too.
     PLACES: tl.constexpr = N * BLOCK_D
     state_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // STEPS + 2) * PLACES + tl.arange(0, BLOCK_D)  # (BLOCK_D,)
     q_ptr = state_ptr + CHUNK // STEPS * PLACES  # (BLOCK_D,), followed by the sum of dA
@@ -255,14 +255,10 @@ def scan_backward(
                     open_by = sigmoid(z)
                     if dz_ptr is not None:
                         written = without_padding(writes_dz, p[j], PARTIAL)  # (BLOCK_D,)
-                        y = tl.load(y_ptr + offset_of(p[j], dim, WIDE), mask=written, other=0.0).to(
-                            tl.float32
-                        )  # (BLOCK_D,)
-                        tl.store(
-                            dz_ptr + offset_of(p[j], dim, WIDE),
-                            gradient_of_gate(grad, y, z, open_by),  # (BLOCK_D,)
-                            mask=written & (is_before(t, last)),
-                        )
+                        offset = offset_of(p[j], dim, WIDE)
+                        y = tl.load(y_ptr + offset, mask=written, other=0.0).to(tl.float32)  # (BLOCK_D,)
+                        dz = gradient_of_gate(grad, y, z, open_by)
+                        tl.store(dz_ptr + offset, dz, mask=written & is_before(t, last))  # (BLOCK_D,)
                     grad = grad * z * open_by
                 dy = dy + (grad,)
                 dv = dv + (tl.zeros((BLOCK_D,), tl.float32),)
@@ -321,9 +317,8 @@ def scan_backward(
                 delta_valid = without_padding(valid, delta_position, PARTIAL and FOLLOW_DELTA)  # (BLOCK_D,)
                 u_valid = without_padding(valid, u_position, PARTIAL and FOLLOW_U)  # (BLOCK_D,)
                 tl.store(ddelta_ptr + offset_of(delta_position, dim, WIDE), grad, mask=delta_valid)  # (BLOCK_D,)
-                tl.store(
-                    du_ptr + offset_of(u_position, dim, WIDE), dv[j] * steps[j] + dy[j] * D, mask=u_valid
-                )  # (BLOCK_D,)
+                du = dv[j] * steps[j] + dy[j] * D
+                tl.store(du_ptr + offset_of(u_position, dim, WIDE), du, mask=u_valid)  # (BLOCK_D,)
                 dbias += grad
                 dD += dy[j] * x
 

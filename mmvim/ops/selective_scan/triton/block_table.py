@@ -17,9 +17,9 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
 - forward, more than 16 states: registers do not hold them, so they wait in memory (``forward.py``). There is room for
   14 warps, for 12 up to 31 states.
 - backward, N 16: 64 channels, 4 steps have work 490, and 128 channels, 4 steps 408, since a sum over lanes covers twice
-  as many channels; both have room 8. On sm_90 128 channels spill nothing in half precision (sm_80 and sm_100 spill 56
-  and 40 bytes, and so do paths with padding, see ``blocks.fit_blocks``). N 1: work 96 and 78. 2 steps, which the table
-  once had with 128 channels, read and write the states that wait in memory twice as often.
+  as many channels; both have room 8. On sm_90 128 channels spill nothing in half precision if nothing is masked (else
+  24 bytes and more, see ``blocks.fit_blocks``; sm_80 and sm_100 spill 56 and 40). N 1: work 97 and 79. 2 steps, which
+  the table once had with 128 channels, read and write the states that wait in memory twice as often.
 - segments, more than 16 states: 8 steps, so that more of them share the reads and writes of a state, with 16 warps.
 - ``registers``: by itself the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with
   N 8 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on sm_100, in

@@ -73,12 +73,15 @@ def row_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: in
     raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
 
 
-def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: bool = False) -> Blocks:
+def fit_blocks(
+    blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: bool = False, length: int | None = None
+) -> Blocks:
     """Return block sizes with no more channels than a group has, and smaller ones where registers are short.
 
     If D is not a multiple of 16 (MambaVision-L: 392), the compiler cannot read two channels at once, and the backward
     kernel then needs more registers than there are; with half the steps it spills none. Nor does the kernel of segments
-    with at most 4 steps, nor the backward kernel with at most 64 channels, where each step may be padding.
+    with at most 4 steps where each of them may be padding. The backward kernel has more than 64 channels only where
+    nothing is masked: neither padding steps, nor channels and steps beyond the last.
 
     Args:
         blocks: Block sizes of the table.
@@ -86,13 +89,14 @@ def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: b
         dim: Number of channels, D.
         group_dim: Channels of a group.
         partial: Whether paths may have padding steps. Defaults to False.
+        length: Number of steps. Defaults to None, whole tiles.
     """
     size, steps = blocks.block_d, blocks.steps
     if kernel == 'backward' and dim % 16:
         size, steps = min(size, 64), min(steps, 2)
     if kernel == 'segments' and partial:
         steps = min(steps, 4)
-    if kernel == 'backward' and partial:
+    if kernel == 'backward' and (partial or group_dim % size or (length or 0) % steps):
         size = min(size, 64)
     while size > 32 and size // 2 >= group_dim:
         size //= 2

@@ -133,7 +133,7 @@ class Sizes:
         """Return the block sizes of a kernel by the table."""
         u = self.args.u
         blocks = blocks_for(kernel, self.d_state, self.num_steps, u.dtype, architecture(u.device))
-        return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial)
+        return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial, self.num_steps)
 
     def blocks_of_group(self, blocks: Blocks) -> int:
         """Return how many programs share the channels of a group."""
