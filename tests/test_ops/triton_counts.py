@@ -33,13 +33,10 @@ ARCH = 90
 WANTED = (
     ('vim', 16, 'float16', 196),
     ('vim', 16, 'float16', 1024),
-    ('vim', 16, 'float32', 1024),
-    ('vim', 64, 'float16', 1024),
+    ('cross', 16, 'float16', 1024),
     ('gated', 8, 'float16', 1024),
-    ('mambavision', 8, 'float16', 1024),
     ('cross', 1, 'float16', 196),
     ('cross', 1, 'float16', 1024),
-    ('cross', 16, 'float16', 1024),
 )
 
 

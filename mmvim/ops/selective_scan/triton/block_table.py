@@ -16,7 +16,7 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
   counts more has to be measured; until then it stays at 64.
 - forward, more than 16 states: registers do not hold them, so they wait in memory (``forward.py``). There is room for
   14 warps, for 12 up to 31 states.
-- backward, N 16: 64 channels, 4 steps have work 490, and 128 channels, 4 steps 408, since a sum over lanes covers twice
+- backward, N 16: 64 channels, 4 steps have work 491, and 128 channels, 4 steps 405, since a sum over lanes covers twice
   as many channels; both have room 8. On sm_90 128 channels spill nothing in half precision if nothing is masked (else
   24 bytes and more, see ``blocks.fit_blocks``; sm_80 and sm_100 spill 56 and 40). N 1: work 97 and 79. 2 steps, which
   the table once had with 128 channels, read and write the states that wait in memory twice as often.
