@@ -30,13 +30,9 @@ def test_against_the_definition(case):
 
 
 @pytest.mark.parametrize('case', parameters(LONG))
-def test_segments(case, monkeypatch):
-    monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
-    counts = []
-    segments = sizes.Sizes.segments
-    monkeypatch.setattr(sizes.Sizes, 'segments', lambda *a: counts.append(segments(*a)) or counts[-1])
+def test_segments(case, many_segments):
     assert_close(errors_of(case, torch.float32), 2e-6)
-    assert all(count > 1 for count, _ in counts) and len(counts) == 2
+    assert all(cut.segments > 1 for cut in many_segments) and len(many_segments) == 2
 
 
 @pytest.mark.covering(1)
@@ -49,7 +45,7 @@ def test_half_precision(case, options, dtype, tolerance):
 
 
 @pytest.mark.parametrize('d_state', [1, 3])
-def test_block_sizes_of_long_rows(d_state, monkeypatch):
+def test_block_sizes_of_long_rows(d_state, monkeypatch, widest):
     """The table's sizes for rows that are too long for the interpreter, and for channels that are multiples of 16."""
     monkeypatch.setattr(sizes.Sizes, 'blocks', lambda self, kernel: blocks_for(kernel, d_state, 1024, torch.half, 90))
     assert_close(errors_of(Case('wide', 1, 70, 7, d_state, groups=2, reverse=True), torch.float32), 2e-6)

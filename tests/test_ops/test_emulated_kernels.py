@@ -19,7 +19,7 @@ from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
 from mmvim.ops.rms_norm.triton import backward_launch, forward_launch
 from mmvim.ops.selective_scan.triton import sizes
 from mmvim.ops.selective_scan.triton.blocks import blocks_for, fit_blocks
-from mmvim.ops.triton_host.launch import Launch
+from mmvim.ops.triton_host.launch import Prepared
 
 pytestmark = [NEEDS_EMULATOR, pytest.mark.slow]
 
@@ -63,17 +63,15 @@ def all_cases():
 
 
 @pytest.mark.parametrize(('arch', 'name', 'dtype'), all_cases(), ids=str)
-def test_architectures(arch, name, dtype, emulate, monkeypatch):
-    if BY_NAME[name] in LONG:
-        monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
+def test_architectures(arch, name, dtype, emulate, request):
+    request.getfixturevalue('many_segments' if BY_NAME[name] in LONG else 'widest')
     with emulate(arch) as emulation:
         assert_close(errors_of(BY_NAME[name], dtype), dtype)
     assert {'scan_forward', 'scan_backward'} <= set(emulation.launches)
     assert (BY_NAME[name] in LONG) == ('segment_ends' in emulation.launches)
 
 
-def test_segments(emulate, monkeypatch):
-    monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
+def test_segments(emulate, many_segments):
     with emulate(90) as emulation:
         assert_close(errors_of(BY_NAME['segments'], torch.float32), torch.float32)
     assert emulation.launches.count('segment_ends') == emulation.launches.count('chain_segments') == 2
@@ -177,24 +175,20 @@ def move_off(tensors, distance):
 @pytest.mark.parametrize('distance', [1, 8] if EVERY else [1])
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
 @pytest.mark.parametrize('name', BY_NAME if EVERY else ['one with a gate'])
-def test_unaligned_pointers(arch, distance, name, emulate, monkeypatch):
+def test_unaligned_pointers(arch, distance, name, emulate, monkeypatch, request):
     """No tensor at a multiple of 16 bytes, as slices of wider ones may be: the compiler must not have relied on it."""
-    run, launched = Launch.run, []
+    start, launched = Prepared.start, []
 
-    def run_unaligned(launch):
-        aligned = launch.arguments
-        tensors = {k: x for k, x in aligned.items() if isinstance(x, torch.Tensor) and x.numel()}
-        floats = {k: x for k, x in tensors.items() if x.is_floating_point()}
+    def start_unaligned(launch, values):
+        tensors = {i: x for i, x in enumerate(values) if isinstance(x, torch.Tensor) and x.numel()}
+        floats = {i: x for i, x in tensors.items() if x.is_floating_point()}
         moved, copy_back = move_off(floats, distance)
-        launch.arguments = {**aligned, **moved}
-        run(launch)
-        launch.arguments = aligned
+        start(launch, [moved.get(i, x) for i, x in enumerate(values)])
         copy_back()
         launched.append(len(moved))
 
-    monkeypatch.setattr(Launch, 'run', run_unaligned)
-    if BY_NAME[name] in LONG:
-        monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 8)
+    monkeypatch.setattr(Prepared, 'start', start_unaligned)
+    request.getfixturevalue('many_segments' if BY_NAME[name] in LONG else 'widest')
     dtype = torch.float16 if distance == 8 else torch.float32
     with emulate(arch) as emulation:
         assert_close(errors_of(BY_NAME[name], dtype), dtype)
@@ -218,7 +212,7 @@ def test_channels_that_are_no_multiple_of_16(case, dtype, arch, emulate):
 
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (90,))
 @pytest.mark.parametrize('d_state', STATES if EVERY else (8,))
-def test_states(d_state, arch, emulate, monkeypatch):
+def test_states(d_state, arch, emulate, monkeypatch, widest):
     """Each row of the table of block sizes, which has others for long rows than these; with and without a gate."""
     monkeypatch.setattr(
         sizes.Sizes,
@@ -251,7 +245,7 @@ def test_missing_barriers_between_warps_are_seen(emulate):
 
 
 @pytest.mark.parametrize('what', ['ld', 'st'])
-def test_overruns_are_seen(what, emulate):
+def test_overruns_are_seen(what, emulate, widest):
     """Loads or stores whose masks are taken away reach beyond a tensor."""
     from ptx.check import Faults
 
@@ -265,12 +259,12 @@ def test_overruns_are_seen(what, emulate):
 def test_a_step_too_many_is_seen(emulate, monkeypatch):
     from ptx.check import Faults
 
-    run = Launch.run
+    start = Prepared.start
 
-    def run_longer(launch):
-        launch.arguments['num_steps'] += 1
-        run(launch)
+    def start_longer(launch, values):
+        steps = launch.kernel.arg_names.index('num_steps')
+        start(launch, [*values[:steps], values[steps] + 1, *values[steps + 1 :]])
 
-    monkeypatch.setattr(Launch, 'run', run_longer)
+    monkeypatch.setattr(Prepared, 'start', start_longer)
     with emulate(90), pytest.raises(Faults, match=r'scan_forward: out of bounds.*tiles\.py'):
         errors_of(BY_NAME['one state, plain, reverse'], torch.float32)

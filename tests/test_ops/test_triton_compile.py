@@ -27,7 +27,7 @@ from triton_resources import (
 
 from mmvim.ops.selective_scan.arguments import single_path
 from mmvim.ops.selective_scan.triton.block_table import TABLE, Row
-from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, row_for
+from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, narrow, row_for
 from mmvim.ops.selective_scan.triton.launches import can_run
 from mmvim.ops.selective_scan.triton.sizes import Sizes
 from mmvim.ops.triton_host.device import installed, interpreting
@@ -141,6 +141,28 @@ def test_blocks_fit_the_channels():
     assert fit_blocks(Blocks(64, 8), 'segments', 384, 384) == Blocks(64, 8)
 
 
+def test_narrower_blocks():
+    wide = Blocks(128, 2, registers=255)
+    assert narrow(wide, 'backward', 384, 128) == wide
+    assert narrow(wide, 'backward', 384, 64) == Blocks(64, 4, registers=255)
+    assert narrow(Blocks(64, 2), 'backward', 392, 32) == Blocks(32, 2)
+    assert narrow(Blocks(64, 8), 'segments', 384, 32) == Blocks(32, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('d_state', 'dtype'), [(1, 'float32'), (16, 'float16')])
+def test_narrow_blocks_spill_nothing(d_state, dtype, monkeypatch):
+    """The narrowest blocks that the model of time may choose."""
+    from mmvim.ops.triton_host.resources import compile_launch, read_resources
+
+    table = Sizes.blocks
+    monkeypatch.setattr(Sizes, 'blocks', lambda self, kernel: narrow(table(self, kernel), kernel, self.dim, 32))
+    found = build_launches('vim', d_state, dtype, 1024)
+    for name in ('forward', 'backward', 'segments', 'segments, adjoint'):
+        assert found[name].arguments['BLOCK_D'] == 32
+        assert read_resources(compile_launch(found[name], 90)).spilled == 0
+
+
 @pytest.mark.parametrize(
     ('paths', 'maps', 'fit'),
     [(10, 7, True), (21, 7, True), (22, 7, False), (9, 9, True), (16, 15, True), (17, 15, False), (16, 16, False)],
@@ -153,7 +175,7 @@ def test_how_many_paths_and_maps_fit(paths, maps, fit):
     assert max(args.map_ids) == maps - 1 and len(args.map_ids) == paths
     assert can_run(args) == fit
     if fit:
-        sizes = Sizes(args)
+        sizes = Sizes(args, torch.device('cpu'))
         assert -(2**63) <= sizes.map_ids < 2**63
         found = [(sizes.map_ids >> (sizes.map_bits * k)) % 2**sizes.map_bits - 1 for k in range(paths)]
         assert tuple(found) == args.map_ids

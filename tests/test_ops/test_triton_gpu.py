@@ -13,7 +13,6 @@ from triton_cases import ATROUS, CASES, CROSS, LONG, PARTIAL, Case, errors_of
 from mmvim.ops import bi_wkv, selective_scan
 from mmvim.ops.conv_silu import conv1d_silu
 from mmvim.ops.rms_norm import add_rms_norm, add_rms_norm_reference
-from mmvim.ops.selective_scan.triton import sizes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='PyTorch finds no GPU')]
 
@@ -67,15 +66,11 @@ def test_long_rows(case, dtype):
     assert all(error < TOLERANCES[dtype] for error in errors.values()), errors
 
 
-def test_segments(monkeypatch):
+def test_segments(many_segments):
     case = Case('segments', 1, 40, 700, 16)
-    monkeypatch.setattr(sizes, 'LEAST_SEGMENT', 100)
-    counts = []
-    segments = sizes.Sizes.segments
-    monkeypatch.setattr(sizes.Sizes, 'segments', lambda *a: counts.append(segments(*a)) or counts[-1])
     errors = errors_of(case, torch.float32, 'cuda')
     assert all(error < 5e-5 for error in errors.values()), errors
-    assert all(count > 2 for count, _ in counts)
+    assert [cut.segments for cut in many_segments] == [44, 44]
 
 
 @pytest.mark.parametrize('case', (MODELS[0], MODELS[2], MODELS[6], MODELS[13]), ids=lambda case: case.name)

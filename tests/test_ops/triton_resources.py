@@ -143,7 +143,6 @@ def empty(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
 def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
     from mmvim.ops.selective_scan.arguments import ScanArguments
     from mmvim.ops.selective_scan.triton import launches
-    from mmvim.ops.selective_scan.triton.sizes import LEAST_SEGMENT
 
     batch, dim, kind, paths, groups = 2, call.dim, getattr(torch, dtype), len(call.maps), call.groups
     shared, steps = paths if call.own_A else 1, length + call.padding
@@ -174,7 +173,7 @@ def scan(call: Call, d_state: int, dtype: str, length: int) -> list:
         call.stack,
         getattr(torch, call.out or dtype),
     )
-    segments = 4 if steps >= 3 * LEAST_SEGMENT else 1
+    segments = 4 if steps >= 384 else 1
     forward, (out, last_state, saved) = launches.forward(args, True, segments=segments)
     grad_last_state = last_state.mT if call.states else None
     backward, _ = launches.backward(args, out.mT, grad_last_state, saved, segments=segments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from mmvim.ops.selective_scan.arguments import (
     several_paths,
     single_path,
 )
+from mmvim.ops.selective_scan.direct import call
 from mmvim.ops.selective_scan.operators import run
 
 
@@ -92,8 +94,9 @@ def selective_scan(
         >>> out.shape, last_state.shape
         (torch.Size([1, 2, 4]), torch.Size([1, 2, 3]))
     """
-    args = single_path(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, out_dtype)
-    out, last_state = run(args, backend)
+    flags = {'delta_softplus': delta_softplus, 'reverse': reverse, 'out_dtype': out_dtype}
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    out, last_state = call(single_path, tensors, flags, backend)
     return (out, last_state[:, 0]) if return_last_state else out
 
 
@@ -176,11 +179,19 @@ def selective_scan_paths(
         >>> selective_scan_paths(u, delta, A, B, C, paths=['forward', 'reverse'], combine='stack').shape
         torch.Size([1, 2, 2, 6])
     """
-    args = several_paths(u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, follow, combine, out_dtype)
+    flags: dict[str, Any] = {
+        'delta_softplus': delta_softplus,
+        'paths': paths,
+        'follow': follow,
+        'combine': combine,
+        'out_dtype': out_dtype,
+    }
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
     if chain:
+        args = several_paths(*tensors, **flags)
         check_chain(args, paths)
         return _run_chain(args, backend)
-    return run(args, backend)[0]
+    return call(several_paths, tensors, flags, backend)[0]
 
 
 def _run_chain(args: ScanArguments, backend: str | None) -> Tensor:

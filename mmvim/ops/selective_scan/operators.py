@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mmvim.ops.backends import PLAIN, REFERENCE, Backends
-from mmvim.ops.define import are_plain, define_operator, is_watched, refuse_second_derivative, register_derivative
+from mmvim.ops.define import define_operator, refuse_second_derivative, register_derivative
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments, empty_rows
 from mmvim.ops.selective_scan.reference import scan_reference
 
@@ -63,17 +63,13 @@ class Implementation(NamedTuple):
 
 
 def run(args: ScanArguments, backend: str | None) -> tuple[Tensor, Tensor]:
-    """Run the scan by a backend: output (b, [K,] D, L) and last state (b, K, D, N).
+    """Run the scan by the operators: output (b, [K,] D, L) and last state (b, K, D, N).
 
     Raises:
         ValueError: If the backend is unknown or cannot run here.
     """
     device_type = args.u.device.type
     differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in args[:9] if x is not None)
-    if device_type == 'cpu' and not differentiable and not is_watched() and are_plain(*args[: len(TENSORS)]):
-        # On CPUs a call of few tokens takes no longer than PyTorch's dispatcher.
-        with torch._C._AutoDispatchBelowAutograd():
-            return BACKENDS[BACKENDS.select(backend, device_type, args)].implementation.forward(args, False)[:2]
     if not torch.compiler.is_compiling() and torch.jit.is_tracing():
         reverse, follow = ([int(flag) for flag in flags] for flags in (args.reverse, args.follow))
         length = int(args.length)  # a tensor there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,3 +45,50 @@ class Launch:
         """Start the kernel on the current stream."""
         if self.programs:
             self.kernel[(self.programs,)](**self.arguments, **self.compiler_options())
+
+
+class Prepared:
+    """A launch that is done again and again with other tensors of the same kind, at little cost.
+
+    Triton looks at each argument of a launch to find the kernel that it has compiled for such arguments. Here the first
+    launch does so, and the kernel that it returns is launched from then on.
+
+    Args:
+        launch: The launch; its tensors need no memory.
+        values: Its arguments in the order of the kernel's.
+        pointers: For each tensor its place among the values, and among the tensors of a call.
+
+    Examples:
+        >>> from mmvim.ops.triton_host.launch import Launch, Prepared
+        >>> kernel = {(2,): lambda *values, **options: print(values)}
+        >>> prepared = Prepared(Launch(kernel, 2, {}), [None, 5], [(0, 1)])
+        >>> prepared.run(['another', 'x'])
+        ('x', 5)
+    """
+
+    def __init__(self, launch: Launch, values: Sequence[Any], pointers: Sequence[tuple[int, int]]) -> None:
+        self.kernel, self.grid, self.options = launch.kernel, (launch.programs,), launch.compiler_options()
+        self.values, self.pointers = list(values), tuple(pointers)
+        for place, _ in self.pointers:
+            self.values[place] = None  # hold no tensor
+        self._compiled: Callable | None = None
+
+    def run(self, tensors: Sequence[Any]) -> None:
+        """Start the kernel on the current stream.
+
+        Args:
+            tensors: Those of a call.
+        """
+        values = self.values.copy()
+        for place, index in self.pointers:
+            values[place] = tensors[index]
+        self.start(values)
+
+    def start(self, values: Sequence[Any]) -> None:
+        """Start the kernel on the current stream with all its arguments, in order."""
+        if self._compiled is not None:
+            self._compiled(*values)
+            return
+        compiled = self.kernel[self.grid](*values, **self.options)
+        if hasattr(type(compiled), '__getitem__'):  # Triton's interpreter returns nothing
+            self._compiled = compiled[(*self.grid, 1, 1)]

@@ -1,8 +1,9 @@
 """The scan in Triton, for GPUs: chosen automatically for tensors on CUDA (ROCm, XPU) devices.
 
 ``forward.py``, ``backward.py`` and ``segments.py`` have the kernels and say how they work, ``reduce.py`` the sums over
-what they leave, ``tiles.py`` what they share; ``launches.py`` turns a scan's arguments into launches, ``blocks.py``
-reads the table of block sizes. Importing this package does not import Triton.
+what they leave, ``tiles.py`` what they share; ``launches.py`` turns a scan's arguments into launches, ``plans.py``
+repeats them, ``blocks.py`` reads the table of block sizes, ``cut.py`` chooses how many programs share the work.
+Importing this package does not import Triton.
 
 A program reads neighbouring channels of a token at once, so these must lie side by side, as projections leave them.
 What lies otherwise is copied: u, delta, z, B and C once for both passes (:func:`.launches.lay_out`), the gradient of
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.operators import Implementation
-from mmvim.ops.selective_scan.triton import launches, outputs
+from mmvim.ops.selective_scan.triton import launches, outputs, plans
 from mmvim.ops.selective_scan.triton.launches import can_run
 from mmvim.ops.triton_host.device import device_guard
 
@@ -28,21 +29,14 @@ __all__ = ['IMPLEMENTATION', 'can_run']
 def forward(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward pass: output, last state and, if ``save``, boundary states and the ungated output."""
     with device_guard(args.u.device):
-        started, (out, last_state, saved) = launches.forward(args, save)
-        for launch in started:
-            launch.run()
-    out = out if args.stack else out.squeeze(1)
-    return out.transpose(-1, -2), last_state.transpose(2, 3), saved
+        out, last_state, saved = plans.forward(args, save)
+    return out, last_state, saved
 
 
 def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
     """Run the backward pass: gradients by name."""
-    inputs = (grad_out if args.stack else grad_out.unsqueeze(1), grad_last_state, saved)
     with device_guard(args.u.device):
-        started, collect = launches.backward(args, *inputs)
-        for launch in started:
-            launch.run()
-        return collect()
+        return plans.backward(args, grad_out, grad_last_state, saved)
 
 
 IMPLEMENTATION = Implementation(forward, backward, outputs.saved_size, launches.lay_out)

@@ -25,8 +25,9 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
   N 8 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on sm_100, in
   float32; segments: to 96 with N 15 on sm_80 in float32). With these bounds nothing recorded spills. In the forward
   kernel, the 144 for 32 states and more would be too few for 20 on sm_90 and 24 on sm_80.
-- Rows of fewer than 384 steps are not cut into segments (``sizes.LEAST_SEGMENT``), so there are few programs; narrow
-  blocks make more of them.
+- Rows of fewer than 384 steps have narrow blocks, so that there are more programs. How narrow the blocks of any row
+  become, and into how many segments it is cut, a model of time decides (``cut.py``); the table says how wide they are
+  at most.
 
 All NVIDIA architectures from sm_80 on have the same 65536 registers a processor, and the kernels use hardly any shared
 memory. They differ in how the assembler spends the registers, and in how many programs a processor takes at most. The

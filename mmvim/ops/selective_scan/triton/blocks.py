@@ -101,3 +101,17 @@ def fit_blocks(
     while size > 32 and size // 2 >= group_dim:
         size //= 2
     return replace(blocks, block_d=size, steps=steps)
+
+
+def narrow(blocks: Blocks, kernel: str, dim: int, width: int) -> Blocks:
+    """Return block sizes with fewer channels, and the tiles that such blocks have in the table.
+
+    Args:
+        blocks: Block sizes that fit.
+        kernel: 'forward', 'backward' or 'segments'.
+        dim: Number of channels, D.
+        width: Channels of a program.
+    """
+    if width == blocks.block_d:
+        return blocks
+    return replace(blocks, block_d=width, steps=4 if kernel == 'backward' and dim % 16 == 0 else blocks.steps)

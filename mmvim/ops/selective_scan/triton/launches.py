@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,28 +43,31 @@ def can_run(args: ScanArguments) -> bool:
 
 def lay_out(args: ScanArguments) -> ScanArguments:
     """Return the scan with channels (or states) of its large tensors contiguous: each as it is, or a copy."""
+    tensors = (args.u, args.delta, args.B, args.C, *([] if args.z is None else [args.z]))
+    if all(x.stride(-2) == 1 or x.shape[-2] == 1 for x in tensors):
+        return args
     u, delta, B, C = map(channels_last, (args.u, args.delta, args.B, args.C))
     return args._replace(u=u, delta=delta, B=B, C=C, z=None if args.z is None else channels_last(args.z))
 
 
 def forward(
-    args: ScanArguments, save: bool, segments: int | None = None
+    args: ScanArguments, save: bool, segments: int | None = None, device: torch.device | None = None
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
     """Return the launches of the forward pass, and what they fill, see :func:`.outputs.allocate`.
 
     Args:
         args: The scan.
         save: Whether to keep what the backward pass needs.
-        segments: Number of segments of a path. Defaults to None, as many as fill the device.
+        segments: Number of segments of a path. Defaults to None, the choice of :mod:`.cut`.
+        device: Where the kernels are to run. Defaults to None, where the tensors are.
     """
     from mmvim.ops.selective_scan.triton.forward import scan_forward
 
     args = lay_out(args)
-    sizes = Sizes(args)
-    blocks = sizes.blocks('forward')
+    sizes = Sizes(args, device or args.u.device)
     u, delta, B, C, z = args.u, args.delta, args.B, args.C, args.z
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
-    count, steps = sizes.segments(blocks) if segments is None else sizes.divide(segments)
+    blocks, count, steps = sizes.cut('forward', segments)
     out, last_state, saved = allocate(args, save)
     boundaries, y = split_saved(args, saved) if save else (None, None)
     # Paths that are summed leave an output each, which another kernel adds up and gates.
@@ -92,7 +96,7 @@ def forward(
         **pass_tensor('z', z, 'bl', 'bdl'),
         'z_ptr': None if merge else z,
         'carry_ptr': carry,
-        'state_ptr': args.A.new_empty((programs, sizes.d_state, blocks.block_d)) if in_memory else None,
+        'state_ptr': new_tensor(args.A, (programs, sizes.d_state, blocks.block_d)) if in_memory else None,
         'out_ptr': paths_out,
         'y_ptr': None if merge else y,
         'last_state_ptr': last_state,
@@ -100,7 +104,7 @@ def forward(
         'CHUNK': CHUNK,
         'STATES_IN_MEMORY': in_memory,
     }
-    launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward', blocks.options(u.device)))
+    launches.append(Launch(scan_forward, programs, arguments, blocks.warps, 'forward', blocks.options(sizes.device)))
     if merge:
         launches.append(launch_merge(paths_out, out, z, y))
     return launches, (out, last_state, saved)
@@ -112,25 +116,26 @@ def backward(
     grad_last_state: Tensor | None,
     saved: Tensor,
     segments: int | None = None,
-) -> tuple[list[Launch], Callable[[], dict[str, Tensor]]]:
-    """Return the launches of the backward pass, and a function that adds up what they leave.
+    device: torch.device | None = None,
+) -> tuple[list[Launch], dict[str, Gradient]]:
+    """Return the launches of the backward pass, and what becomes of what they leave, by input.
 
     Args:
         args: The scan.
         grad_out: (b, 1|K, D, L).
         grad_last_state: (b, K, D, N), or None.
         saved: What the forward pass saved.
-        segments: Number of segments of a path. Defaults to None, as many as fill the device.
+        segments: Number of segments of a path. Defaults to None, the choice of :mod:`.cut`.
+        device: Where the kernels are to run. Defaults to None, where the tensors are.
     """
     from mmvim.ops.selective_scan.triton.backward import scan_backward
 
     args = lay_out(args)  # as it is already, but in an exported program
-    sizes = Sizes(args)
+    sizes = Sizes(args, device or args.u.device)
     boundaries, y = split_saved(args, saved)
-    blocks = sizes.blocks('backward')
     u, delta, B, C, z, dout = args.u, args.delta, args.B, args.C, args.z, channels_last(grad_out)
     D, bias = contiguous_or_none(args.D), contiguous_or_none(args.delta_bias)
-    count, steps = sizes.segments(blocks) if segments is None else sizes.divide(segments)
+    blocks, count, steps = sizes.cut('backward', segments)
     out_paths = sizes.paths if args.stack else 1
     rows = (sizes.batch, sizes.paths)
     programs = sizes.programs(blocks, count)
@@ -142,12 +147,12 @@ def backward(
         columns, clear = sizes.columns(name)
         parts[f'd{name}'] = new_tensor(x, (*rows, columns, sizes.dim), clear)
     per_group, tiles = sizes.blocks_of_group(blocks), -(-sizes.num_steps // blocks.steps)
-    shares = args.A.new_empty((2, *rows, sizes.groups, per_group, tiles, sizes.d_state, blocks.steps))
+    shares = new_tensor(args.A, (2, *rows, sizes.groups, per_group, tiles, sizes.d_state, blocks.steps))
     parts['dC'], parts['dB'] = shares
-    parts['dA'] = args.A.new_empty((*rows, count, sizes.d_state, sizes.dim))
+    parts['dA'] = new_tensor(args.A, (*rows, count, sizes.d_state, sizes.dim))
     for name, x in (('dD', D), ('dbias', bias)):
         if x is not None:
-            parts[name] = args.A.new_empty((*rows, count, sizes.dim))
+            parts[name] = new_tensor(args.A, (*rows, count, sizes.dim))
     # A path of several that are summed can write the gradient of their gate only if it comes to every position.
     gate_apart = z is not None and args.partial and is_merged(args)
     if z is not None:
@@ -155,7 +160,7 @@ def backward(
         parts['dz'] = new_tensor(z, (sizes.batch, out_paths, sizes.length, sizes.dim), clear)
     own_dz = None if gate_apart else parts.get('dz')
     if args.initial_state is not None:
-        parts['dinitial'] = args.A.new_empty((*rows, sizes.d_state, sizes.dim))
+        parts['dinitial'] = new_tensor(args.A, (*rows, sizes.d_state, sizes.dim))
 
     launches: list[Launch] = []
     carry = states_first(grad_last_state)
@@ -179,7 +184,7 @@ def backward(
         'carry_ptr': carry,
         'boundaries_ptr': boundaries,
         'y_ptr': None if gate_apart else y,
-        'state_ptr': args.A.new_empty((programs, CHUNK // blocks.steps + 2, sizes.d_state, blocks.block_d)),
+        'state_ptr': new_tensor(args.A, (programs, CHUNK // blocks.steps + 2, sizes.d_state, blocks.block_d)),
         **{f'{name}_ptr': parts.get(name) for name in ('dA', 'dD', 'dbias', 'dinitial')},
         'shares_ptr': shares,
         **pass_tensor('du', parts['du'], 'bk', 'bkld'),
@@ -188,7 +193,7 @@ def backward(
         'CHUNK': CHUNK,
         'Y_PATHS': out_paths,
     }
-    launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward', blocks.options(u.device)))
+    launches.append(Launch(scan_backward, programs, arguments, blocks.warps, 'backward', blocks.options(sizes.device)))
     if gate_apart and z is not None and y is not None:
         launches.append(launch_gate(dout, z, y, parts['dz']))
 
@@ -201,34 +206,88 @@ def backward(
     for name, paths in (('du', args.u.shape[1]), ('ddelta', args.delta.shape[1]), ('dz', 1)):
         part = parts.get(name)
         if part is not None and part.shape[1] > paths:
-            parts[name] = part.new_empty((sizes.batch, 1, *part.shape[2:]))
+            parts[name] = new_tensor(part, (sizes.batch, 1, *part.shape[2:]))
             launches.append(launch_merge(part, parts[name], None, None, 'add'))
-    return launches, lambda: _collect(args, parts)
+    return launches, _gradients(args, parts)
 
 
-def _collect(args: ScanArguments, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the gradients by input, in their shapes and dtypes; always summed in one order."""
+class Gradient(NamedTuple):
+    """What the kernels leave of an input's gradient, and how it becomes the gradient.
 
-    def over_paths(part: Tensor, shared: bool, *axes: int) -> Tensor:
-        axes = (*axes, 1) if shared and part.shape[1] > 1 else axes
-        return part.sum(axes, keepdim=True) if axes else part
+    Attributes:
+        part: What they leave.
+        axes: Over which it is summed, always in one order.
+        view: Brings the sum into the axes of the input.
+        dtype: That of the input.
+    """
 
-    grads = {}
-    for name in ('u', 'delta'):
-        grads[name] = parts[f'd{name}'].transpose(2, 3)  # (b, 1|K, D, L)
-    for name in ('B', 'C'):
-        x, part = getattr(args, name), parts[f'd{name}']
-        grads[name] = over_paths(part, x.shape[1] == 1).transpose(3, 4).to(x.dtype)  # (b, 1|K, G, N, L)
-    # (b, K, segments, N, D) to (1|K, D, N), and (b, K, segments, D) to (1|K, D)
-    grads['A'] = over_paths(parts['dA'], args.A.shape[0] == 1, 0, 2).squeeze(2).squeeze(0).transpose(1, 2)
-    for name, key in (('D', 'dD'), ('delta_bias', 'dbias')):
+    part: Tensor
+    axes: tuple[int, ...]
+    view: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+
+    def finish(self, part: Tensor) -> Tensor:
+        """Return the gradient, given the filled part."""
+        found = self.view(part.sum(self.axes) if self.axes else part)
+        return found if found.dtype == self.dtype else found.to(self.dtype)
+
+
+def _gradients(args: ScanArguments, parts: dict[str, Tensor]) -> dict[str, Gradient]:
+    """Return what becomes of the parts, by input."""
+    found = {}
+
+    def add(name: str, key: str, axes: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> None:
         if key in parts:
-            grads[name] = over_paths(parts[key], getattr(args, name).shape[0] == 1, 0, 2).squeeze(2).squeeze(0)
-    if 'dz' in parts:
-        grads['z'] = parts['dz'].squeeze(1).transpose(1, 2)  # (b, D, L)
-    if 'dinitial' in parts:
-        grads['initial_state'] = parts['dinitial'].transpose(2, 3)  # (b, K, D, N)
-    return grads
+            found[name] = Gradient(parts[key], axes, view, getattr(args, name).dtype)
+
+    def shared(name: str, axis: int) -> bool:
+        return getattr(args, name).shape[axis] == 1 and args.num_paths > 1
+
+    for name in ('u', 'delta'):
+        add(name, f'd{name}', (), _swap_last)  # (b, 1|K, L, D) to (b, 1|K, D, L)
+    for name in ('B', 'C'):  # (b, 1|K, G, L, N) to (b, 1|K, G, N, L)
+        if shared(name, 1):
+            add(name, f'd{name}', (1,), _swap_last_of_shared)
+        else:
+            add(name, f'd{name}', (), _swap_last)
+    if shared('A', 0):  # (b, K, segments, N, D) to (1|K, D, N)
+        add('A', 'dA', (0, 1, 2), _states_of_shared)
+    else:
+        add('A', 'dA', (0, 2), _swap_last)
+    for name, key in (('D', 'dD'), ('delta_bias', 'dbias')):  # (b, K, segments, D) to (1|K, D)
+        if key not in parts:
+            continue
+        if shared(name, 0):
+            add(name, key, (0, 1, 2), _vector_of_shared)
+        else:
+            add(name, key, (0, 2), _itself)
+    add('z', 'dz', (), _gate)  # (b, 1, L, D) to (b, D, L)
+    add('initial_state', 'dinitial', (), _swap_last)  # (b, K, N, D) to (b, K, D, N)
+    return found
+
+
+def _swap_last(x: Tensor) -> Tensor:
+    return x.transpose(-1, -2)
+
+
+def _swap_last_of_shared(x: Tensor) -> Tensor:
+    return x.transpose(-1, -2).unsqueeze(1)
+
+
+def _states_of_shared(x: Tensor) -> Tensor:
+    return x.transpose(-1, -2).unsqueeze(0)
+
+
+def _vector_of_shared(x: Tensor) -> Tensor:
+    return x.unsqueeze(0)
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
+def _gate(x: Tensor) -> Tensor:
+    return x.squeeze(1).transpose(-1, -2)
 
 
 def launch_collect(sizes: Sizes, x: Tensor, out: Tensor, follow: bool, steps: int) -> Launch:
@@ -345,10 +404,10 @@ def launch_segments(
     """
     from mmvim.ops.selective_scan.triton.segments import chain_segments, segment_ends
 
-    args, blocks = sizes.args, sizes.blocks('segments')
-    count, steps = segments
+    args, (count, steps) = sizes.args, segments
+    blocks = sizes.blocks_of_ends(segments, adjoint)
     rows = (sizes.batch, sizes.paths, count)
-    ends, totals = args.A.new_empty((*rows, sizes.d_state, sizes.dim)), args.A.new_empty((*rows, sizes.dim))
+    ends, totals = new_tensor(args.A, (*rows, sizes.d_state, sizes.dim)), new_tensor(args.A, (*rows, sizes.dim))
     shared = {**pass_tensor('A', A, 'kdn', 'kdn'), 'ends_ptr': ends, 'totals_ptr': totals, 'ADJOINT': adjoint}
     arguments = {
         **sizes.common(blocks, count, steps),
@@ -378,6 +437,6 @@ def launch_segments(
     programs = sizes.programs(blocks, count - 1)
     chains = sizes.batch * sizes.paths * sizes.d_state * -(-sizes.dim // 128)
     return [
-        Launch(segment_ends, programs, arguments, blocks.warps, 'segments', blocks.options(args.u.device)),
+        Launch(segment_ends, programs, arguments, blocks.warps, 'segments', blocks.options(sizes.device)),
         Launch(chain_segments, chains, chain, 4, 'chain'),
     ], ends

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton.blocks import CHUNK
-from mmvim.ops.selective_scan.triton.memory import new_tensor
+from mmvim.ops.selective_scan.triton.memory import clear_end, new_tensor
 
 
 def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,11 +26,10 @@ def allocate(args: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, paths, d_state, dim = _states_shape(args)
     clear = args.partial and not is_merged(args)
     out = new_tensor(args.u, _out_shape(args), clear, args.out_dtype)
-    saved = args.A.new_empty(saved_size(args) if save else 0)
-    y = split_saved(args, saved)[1] if save and clear else None
-    if y is not None:
-        y.zero_()
-    return out, args.A.new_empty((batch, paths, d_state, dim)), saved
+    saved = new_tensor(args.A, (saved_size(args) if save else 0,))
+    if save and clear and args.z is not None:  # y
+        clear_end(saved, _part_sizes(args)[0])
+    return out, new_tensor(args.A, (batch, paths, d_state, dim)), saved
 
 
 def is_merged(args: ScanArguments) -> bool:

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
-from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks
+from mmvim.ops.selective_scan.triton import cut
+from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, narrow
+from mmvim.ops.selective_scan.triton.memory import new_tensor
 from mmvim.ops.triton_host.device import architecture, processors
-
-# Paths are cut into segments until a processor has this many programs, two for each of its four schedulers: with
-# fewer, nothing else runs while a program waits for its loads.
-WARPS_WANTED = 8
-LEAST_SEGMENT = 128
 
 
 def count_map_bits(map_ids: Sequence[int]) -> int:
@@ -34,9 +32,11 @@ class Sizes:
 
     Args:
         args: The scan.
+        device: Where the kernels run.
     """
 
     args: ScanArguments
+    device: torch.device
 
     @cached_property
     def batch(self) -> int:
@@ -116,7 +116,17 @@ class Sizes:
     @cached_property
     def _zeros(self) -> Tensor:
         """Zeros for all states, of as many bytes as the widest dtype has."""
-        return self.args.A.new_zeros(self.d_state)
+        return new_tensor(self.args.A, (self.d_state,), clear=True)
+
+    @cached_property
+    def gpu(self) -> cut.Gpu:
+        """What the model of time knows of the device."""
+        return cut.Gpu(processors(self.device), architecture(self.device))
+
+    @cached_property
+    def work(self) -> cut.Work:
+        """What there is to cut."""
+        return cut.Work(self.batch * self.paths, self.groups, self.group_dim, self.num_steps, self.d_state)
 
     @cached_property
     def wide(self) -> bool:
@@ -130,10 +140,28 @@ class Sizes:
         return self.wide or self.length * x.stride(-1) >= 2**31
 
     def blocks(self, kernel: str) -> Blocks:
-        """Return the block sizes of a kernel by the table."""
-        u = self.args.u
-        blocks = blocks_for(kernel, self.d_state, self.num_steps, u.dtype, architecture(u.device))
+        """Return the block sizes of a kernel by the table, whose width is the most that :meth:`cut` may choose."""
+        blocks = blocks_for(kernel, self.d_state, self.num_steps, self.args.u.dtype, self.gpu.arch)
         return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial, self.num_steps)
+
+    def cut(self, kernel: str, segments: int | None = None) -> tuple[Blocks, int, int]:
+        """Return the block sizes of a kernel, into how many segments a path is cut, and the steps of each.
+
+        Args:
+            kernel: 'forward' or 'backward'.
+            segments: Their number, where it is not to be chosen; the blocks are the table's then. Defaults to None.
+        """
+        blocks = self.blocks(kernel)
+        if segments is not None:
+            return blocks, *self.divide(segments)
+        chosen = cut.choose(kernel, self.work, blocks.block_d, self.gpu)
+        return narrow(blocks, kernel, self.dim, chosen.width), chosen.segments, chosen.steps
+
+    def blocks_of_ends(self, segments: tuple[int, int], adjoint: bool) -> Blocks:
+        """Return the block sizes of the kernel that finds the ends of segments: their number, and the steps of each."""
+        blocks = self.blocks('segments')
+        _, width = cut.clocks_of_ends(self.work, *segments, adjoint, self.gpu)
+        return narrow(blocks, 'segments', self.dim, min(width, blocks.block_d))
 
     def blocks_of_group(self, blocks: Blocks) -> int:
         """Return how many programs share the channels of a group."""
@@ -143,22 +171,8 @@ class Sizes:
         """Return how many programs a kernel has that takes one segment in each."""
         return self.batch * self.paths * segments * self.groups * self.blocks_of_group(blocks)
 
-    def segments(self, blocks: Blocks) -> tuple[int, int]:
-        """Return how many segments a path is cut into, and the steps of each, a whole number of chunks.
-
-        With segments every state is computed twice. Two segments would win no more than that, so there are three or
-        more, or one.
-        """
-        wanted = WARPS_WANTED * processors(self.args.u.device) // self.programs(blocks, 1)
-        count = min(wanted, self.num_steps // LEAST_SEGMENT)
-        if count < 3:
-            return 1, self.num_steps
-        steps = -(-self.num_steps // count)
-        steps = -(-steps // CHUNK) * CHUNK
-        return -(-self.num_steps // steps), steps
-
     def divide(self, segments: int) -> tuple[int, int]:
-        """Return the same as :meth:`segments` for that many segments, or for fewer if there are fewer chunks."""
+        """Return that number of segments, or as many as there are chunks if these are fewer, and the steps of each."""
         steps = -(-self.chunks // segments) * CHUNK
         return (-(-self.num_steps // steps), steps) if segments > 1 else (1, self.num_steps)
 
