@@ -54,18 +54,18 @@ def normalise(check: Callable[..., ScanArguments], tensors: Sequence[Tensor | No
     key, indices = found
     recipe = _RECIPES.get(key)
     if recipe is not None:
-        views = [
+        views: list[Any] = [
             x if view is None or x is None else x.as_strided(*view)
             for x, view in zip(tensors, recipe.views, strict=True)
         ]
         return ScanArguments(*views, *recipe.rest)
     args = check(*tensors, **flags)
-    views = [_view(x, y) for x, y in zip(tensors, args, strict=False)]
-    if False not in views:
+    seen = [_view(x, y) for x, y in zip(tensors, args, strict=False)]
+    if False not in seen:
         with _LOCK:
             while len(_RECIPES) >= MOST_RECIPES:
                 del _RECIPES[next(iter(_RECIPES))]
-            _RECIPES[key] = Recipe(tuple(views), tuple(args[len(tensors) :]), indices)
+            _RECIPES[key] = Recipe(tuple(seen), tuple(args[len(tensors) :]), indices)
     return args
 
 

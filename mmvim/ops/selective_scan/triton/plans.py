@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
 from mmvim.ops.selective_scan.triton import launches
-from mmvim.ops.selective_scan.triton.launches import Gradient
+from mmvim.ops.selective_scan.triton.gradients import Gradient
 from mmvim.ops.selective_scan.triton.memory import Note, recording
 from mmvim.ops.triton_host.device import architecture, interpreting, processors
 from mmvim.ops.triton_host.launch import Launch, Prepared
@@ -174,7 +174,7 @@ def _is_view(gradient: Gradient) -> bool:
 
 def forward(args: ScanArguments, save: bool) -> list[Tensor]:
     """Run the forward pass: output, last state, and what it saves; laid out as the operator says."""
-    inputs = args[: len(TENSORS)]
+    inputs: tuple[Any, ...] = args[: len(TENSORS)]
 
     def prepare(inputs: Sequence[Tensor | None], args: ScanArguments) -> Plan:
         device = args_device
@@ -190,7 +190,7 @@ def forward(args: ScanArguments, save: bool) -> list[Tensor]:
 
 def backward(args: ScanArguments, grad_out: Tensor, grad_last_state: Tensor | None, saved: Tensor) -> dict[str, Tensor]:
     """Run the backward pass: gradients by name."""
-    inputs = (*args[: len(TENSORS)], grad_out, grad_last_state, saved)
+    inputs: tuple[Any, ...] = (*args[: len(TENSORS)], grad_out, grad_last_state, saved)
     device = args.u.device
 
     def prepare(inputs: Sequence[Tensor | None], args: ScanArguments) -> Plan:
@@ -221,7 +221,7 @@ def _plan_for(
     plan = _PLANS.get(key)
     if plan is None:
         with _disable_current_modes():
-            bare = [None if x is None else _without_memory(x) for x in inputs]
+            bare: list[Any] = [None if x is None else _without_memory(x) for x in inputs]
             plan = prepare(bare, args._replace(**dict(zip(TENSORS, bare, strict=False))))
         with _LOCK:
             while len(_PLANS) >= MOST_PLANS:
