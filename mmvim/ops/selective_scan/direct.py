@@ -38,8 +38,10 @@ def call(
     if is_watched() or not are_plain(*tensors):
         return run(check(*tensors, **flags), backend)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    with torch.no_grad():  # views, or copies of another dtype, without a gradient of their own
-        args = normalise(check, tensors, flags)
+    # Views, or copies of another dtype, without a gradient of their own; a change of theirs in place is noticed.
+    bare = [None if x is None else x.detach() for x in tensors] if differentiable else tensors
+    with torch.no_grad():
+        args = normalise(check, bare, flags)
     name = BACKENDS.select(backend, args.u.device.type, args)
     implementation = BACKENDS[name].implementation
     if name == REFERENCE or not are_plain(args.maps):
@@ -48,7 +50,7 @@ def call(
         # As in an operator: what a backend does to the tensors that it makes is not autograd's business.
         with torch._C._AutoDispatchBelowAutograd():
             return implementation.forward(args, False)[:2]
-    if tensors[3].numel() != args.B.numel() or tensors[4].numel() != args.C.numel():  # repeated for groups
+    if bare[3].numel() != args.B.numel() or bare[4].numel() != args.C.numel():  # repeated for groups
         return run(check(*tensors, **flags), backend)
     return SelectiveScan.apply(args, implementation, name, *tensors)
 

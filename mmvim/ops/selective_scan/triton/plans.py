@@ -175,16 +175,15 @@ def _is_view(gradient: Gradient) -> bool:
 def forward(args: ScanArguments, save: bool) -> list[Tensor]:
     """Run the forward pass: output, last state, and what it saves; laid out as the operator says."""
     inputs: tuple[Any, ...] = args[: len(TENSORS)]
+    device = args.u.device
 
     def prepare(inputs: Sequence[Tensor | None], args: ScanArguments) -> Plan:
-        device = args_device
         with recording() as notes:
             started, (out, last_state, saved) = launches.forward(args, save, device=device)
         out = out if args.stack else out.squeeze(1)
         results = (out.transpose(-1, -2), last_state.transpose(2, 3), saved)
         return Plan(inputs, notes, started, results, {}, device)
 
-    args_device = args.u.device
     return _plan_for(args, inputs, save, prepare).results(*inputs)
 
 
