@@ -39,7 +39,7 @@ def call(
         return run(check(*tensors, **flags), backend)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     # Views, or copies of another dtype, without a gradient of their own; a change of theirs in place is noticed.
-    bare = [None if x is None else x.detach() for x in tensors] if differentiable else tensors
+    bare: Sequence[Any] = [None if x is None else x.detach() for x in tensors] if differentiable else tensors
     with torch.no_grad():
         args = normalise(check, bare, flags)
     name = BACKENDS.select(backend, args.u.device.type, args)
