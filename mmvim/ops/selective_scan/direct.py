@@ -8,6 +8,7 @@ user's own tensors.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def call(
             return implementation.forward(args, False)[:2]
     if bare[3].numel() != args.B.numel() or bare[4].numel() != args.C.numel():  # repeated for groups
         return run(check(*tensors, **flags), backend)
-    return SelectiveScan.apply(args, implementation, name, *tensors)
+    return SelectiveScan.apply(args, implementation, name, functools.partial(check, **flags), *tensors)
 
 
 class SelectiveScan(torch.autograd.Function):
@@ -60,14 +61,20 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, args: ScanArguments, implementation: Implementation, name: str, *tensors: Tensor | None
+        ctx: Any,
+        args: ScanArguments,
+        implementation: Implementation,
+        name: str,
+        normalise: Callable[..., ScanArguments],
+        *tensors: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Run the forward pass, which keeps what the backward pass needs."""
         if implementation.lay_out:
             args = implementation.lay_out(args)
         out, last_state, saved = implementation.forward(args, True)
         count = len(TENSORS)
-        ctx.save_for_backward(saved, *args[:count])
+        ctx.save_for_backward(saved, *args[:count], *tensors)
+        ctx.normalise = normalise
         ctx.flags, ctx.implementation, ctx.name = args[count:], implementation, name
         ctx.given = [None if x is None else (x.shape, x.dtype) for x in tensors]
         ctx.set_materialize_grads(False)
@@ -77,17 +84,19 @@ class SelectiveScan(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_last_state: Tensor | None) -> tuple[Any, ...]:
         """Run the backward pass; by the operator, which refuses a second derivative, if somebody asks for one."""
         if grad_out is None and grad_last_state is None:
-            return (None,) * (3 + len(ctx.given))
-        saved, *tensors = ctx.saved_tensors  # once: asking again fails under activation checkpointing
+            return (None,) * (4 + len(ctx.given))
+        saved, *kept = ctx.saved_tensors  # once: asking again fails under activation checkpointing
+        tensors, given = kept[: len(TENSORS)], kept[len(TENSORS) :]
         args = ScanArguments(*tensors, *ctx.flags)
         if grad_out is None:  # the output was not used
             grad_out = no_gradient(args)
         if torch.is_grad_enabled() or is_watched() or not are_plain(grad_out, grad_last_state, saved, *tensors):
+            args = ctx.normalise(*given) if torch.is_grad_enabled() else args  # where derivatives may go on
             grads = selective_scan_bwd(grad_out, grad_last_state, saved, *args[:-1], ctx.name)
         else:
             found = ctx.implementation.backward(args, grad_out, grad_last_state, saved)
             grads = [found.get(name) for name in TENSORS[:-1]]
-        return (None, None, None, *map(_as_given, grads, ctx.given, ctx.needs_input_grad[3:]))
+        return (None, None, None, None, *map(_as_given, grads, ctx.given, ctx.needs_input_grad[4:]))
 
 
 def _as_given(grad: Tensor | None, given: tuple[torch.Size, torch.dtype] | None, needed: bool) -> Tensor | None:

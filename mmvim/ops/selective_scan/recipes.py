@@ -69,7 +69,7 @@ def normalise(check: Callable[..., ScanArguments], tensors: Sequence[Tensor | No
     return args
 
 
-def _view(x: Tensor | None, y: Tensor | None) -> Any:
+def _view(x: Tensor | None, y: Any) -> Any:
     """Return how an argument sees a tensor, or False if it has other memory."""
     if x is y:
         return None
