@@ -6,6 +6,7 @@ of an idle core, with MMVIM_TEST_EVERY_KERNEL=1. ``triton_resources.py`` has the
 
 import itertools
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from triton_resources import (
 
 from mmvim.ops.selective_scan.arguments import single_path
 from mmvim.ops.selective_scan.triton.block_table import TABLE, Row
-from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, narrow, row_for
+from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, row_for
 from mmvim.ops.selective_scan.triton.launches import can_run
 from mmvim.ops.selective_scan.triton.sizes import Sizes
 from mmvim.ops.triton_host.device import installed, interpreting
@@ -131,22 +132,12 @@ def test_blocks_fit_the_channels():
     blocks = Blocks(128, 4, registers=255)
     assert fit_blocks(blocks, 'backward', 384, 384) == blocks
     assert fit_blocks(blocks, 'backward', 392, 392) == Blocks(64, 2, registers=255)
-    for more in ({'partial': True}, {'length': 197}):
-        assert fit_blocks(blocks, 'backward', 384, 384, **more) == Blocks(64, 4, registers=255)
-    assert fit_blocks(blocks, 'backward', 384, 384, length=196) == blocks
-    assert fit_blocks(blocks, 'backward', 240, 240) == Blocks(64, 4, registers=255)
+    assert fit_blocks(blocks, 'backward', 384, 384, partial=True) == Blocks(64, 2, registers=255)
+    assert fit_blocks(Blocks(64, 4, registers=192), 'backward', 384, 384, partial=True) == Blocks(64, 4, registers=192)
     assert fit_blocks(blocks, 'forward', 392, 50) == Blocks(64, 4, registers=255)
     assert fit_blocks(blocks, 'forward', 8, 8) == Blocks(32, 4, registers=255)
     assert fit_blocks(Blocks(64, 8), 'segments', 384, 384, partial=True) == Blocks(64, 4)
     assert fit_blocks(Blocks(64, 8), 'segments', 384, 384) == Blocks(64, 8)
-
-
-def test_narrower_blocks():
-    wide = Blocks(128, 2, registers=255)
-    assert narrow(wide, 'backward', 384, 128) == wide
-    assert narrow(wide, 'backward', 384, 64) == Blocks(64, 4, registers=255)
-    assert narrow(Blocks(64, 2), 'backward', 392, 32) == Blocks(32, 2)
-    assert narrow(Blocks(64, 8), 'segments', 384, 32) == Blocks(32, 8)
 
 
 @pytest.mark.slow
@@ -156,7 +147,7 @@ def test_narrow_blocks_spill_nothing(d_state, dtype, monkeypatch):
     from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
     table = Sizes.blocks
-    monkeypatch.setattr(Sizes, 'blocks', lambda self, kernel: narrow(table(self, kernel), kernel, self.dim, 32))
+    monkeypatch.setattr(Sizes, 'blocks', lambda self, kernel: replace(table(self, kernel), block_d=32))
     found = build_launches('vim', d_state, dtype, 1024)
     for name in ('forward', 'backward', 'segments', 'segments, adjoint'):
         assert found[name].arguments['BLOCK_D'] == 32

@@ -38,7 +38,7 @@ def test_what_is_aimed_at():
     now = read()['now']
     assert set(now) == {triton_counts.key(*wanted) for wanted in triton_counts.WANTED}
     assert now['vim N=16 float16 L=196']['backward']['instructions'] <= 560
-    assert now['vim N=16 float16 L=1024']['backward']['instructions'] <= 3 * 8 * (16 + 3)
+    assert now['vim N=16 float16 L=1024']['backward']['instructions'] <= 3.3 * 8 * (16 + 3)
     assert now['cross N=1 float16 L=1024']['forward']['instructions'] <= 41
 
 

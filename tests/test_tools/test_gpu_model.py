@@ -16,9 +16,9 @@ def test_no_cliff(scan, kernel):
 
 
 def test_few_rise_at_all():
-    """Beyond a tenth only where 12 warps of a processor become 18: five for a scheduler instead of three, 10 / 9."""
+    """Beyond a tenth only where some schedulers get a warp more than others: five instead of three for 18, not 12."""
     steep = [x for x in EACH if gpu_model.rise(*x, H200) > 1.1]
-    assert len(steep) <= len(EACH) / 10
+    assert len(steep) <= len(EACH) / 7
 
 
 @names
@@ -30,13 +30,13 @@ def test_never_slower_than_by_constants(scan, kernel):
 
 
 def test_a_cliff_would_be_seen():
-    """The constants had one: at batch 64 and 1024 tokens a path was whole, and most schedulers had a warp or none."""
+    """The constants had one: at batch 32 and 1024 tokens a path was whole, and most schedulers had a warp or none."""
     vim = next(scan for scan in gpu_model.scans() if scan.name == 'Vim-T 512')
     clocks = {
         batch: gpu_model.cut_before('backward', vim.work(batch), vim.widest('backward', H200), H200).clocks / batch
         for batch in gpu_model.BATCHES
     }
-    assert clocks[64] > gpu_model.MOST_RISE * clocks[32]
+    assert clocks[32] > gpu_model.MOST_RISE * clocks[16]
 
 
 def test_rise():

@@ -61,6 +61,7 @@ WRITTEN = (
     'ddelta',
     'dz',
     'dA',
+    'shares',
     'dB',
     'dC',
     'dD',

@@ -29,7 +29,7 @@ from mmvim.ops.selective_scan.triton.cut import CHUNK, Cut, Gpu, Work, choose, m
 BATCHES = (1, 16, 32, 48, 64, 128)
 PASSES = ('forward', 'backward')
 H200_CLOCK = 1.755
-MOST_RISE = 1.125
+MOST_RISE = 1.16
 # What cut a scan before: a path became segments of at least so many steps until a processor had so many programs, but
 # three at least, or stayed whole; rows below the third number had blocks of 64 channels.
 WARPS_WANTED, LEAST_SEGMENT, LEAST_WIDE = 8, 128, 384

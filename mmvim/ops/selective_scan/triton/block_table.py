@@ -16,15 +16,16 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
   counts more has to be measured; until then it stays at 64.
 - forward, more than 16 states: registers do not hold them, so they wait in memory (``forward.py``). There is room for
   14 warps, for 12 up to 31 states.
-- backward, N 16: 64 channels, 4 steps have work 491, and 128 channels, 4 steps 405, since a sum over lanes covers twice
-  as many channels; both have room 8. On sm_90 128 channels spill nothing in half precision if nothing is masked (else
-  24 bytes and more, see ``blocks.fit_blocks``; sm_80 and sm_100 spill 56 and 40). N 1: work 97 and 79. 2 steps, which
-  the table once had with 128 channels, read and write the states that wait in memory twice as often.
+- backward: 64 channels, 4 steps; work 491 with N 16, 97 with N 1. 128 channels, 4 steps would have 405 and 79, since a
+  sum over lanes covers twice as many channels, but spill: with N 16 on sm_80 and sm_100 and wherever something is
+  masked, with N 8 where u alone follows a map, with N 1 in Vim. 2 steps, which the table once had with 128 channels,
+  read and write the states that wait in memory twice as often. They are left where 4 spill: 9 to 15 states in float32
+  on sm_80, and what ``blocks.fit_blocks`` says.
 - segments, more than 16 states: 8 steps, so that more of them share the reads and writes of a state, with 16 warps.
 - ``registers``: by itself the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with
-  N 8 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on sm_100, in
-  float32; segments: to 96 with N 15 on sm_80 in float32). With these bounds nothing recorded spills. In the forward
-  kernel, the 144 for 32 states and more would be too few for 20 on sm_90 and 24 on sm_80.
+  N 8 and N 1 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on
+  sm_100, in float32; segments: to 96 with N 15 on sm_80 in float32). With these bounds nothing recorded spills. In the
+  forward kernel, the 144 for 32 states and more would be too few for 20 on sm_90 and 24 on sm_80.
 - Rows of fewer than 384 steps have narrow blocks, so that there are more programs. How narrow the blocks of any row
   become, and into how many segments it is cut, a model of time decides (``cut.py``); the table says how wide they are
   at most.
@@ -67,7 +68,7 @@ class Row(NamedTuple):
 TABLE = {
     'forward': (
         Row(1, 383, None, None, 64, 4),
-        Row(1, None, 'half', None, 128, 4),
+        Row(1, None, 'half', None, 128, 4, registers=104),
         Row(1, None, 'float32', 86, 128, 4),
         Row(4, None, None, None, 64, 4),
         Row(8, None, 'half', None, 64, 4, registers=128),
@@ -77,11 +78,9 @@ TABLE = {
         Row(64, None, None, None, 64, 4, states_in_memory=True, registers=144),
     ),
     'backward': (
-        Row(1, 383, None, None, 64, 4, registers=192),
-        Row(1, None, 'half', None, 128, 4, registers=192),
         Row(1, None, None, None, 64, 4, registers=192),
-        Row(16, 383, None, None, 64, 4, registers=255),
-        Row(16, None, 'half', 90, 128, 4, registers=255),
+        Row(8, None, None, None, 64, 4, registers=255),
+        Row(15, None, 'float32', 80, 64, 2, registers=255),
         Row(64, None, None, None, 64, 4, registers=255),
     ),
     'segments': (

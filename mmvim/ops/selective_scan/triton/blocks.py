@@ -9,6 +9,7 @@ import torch
 from mmvim.ops.selective_scan.triton.block_table import TABLE, Row
 
 MAX_STATE = 64
+MOST_REGISTERS = 255  # of a thread
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,12 @@ def row_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: in
     raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
 
 
-def fit_blocks(
-    blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: bool = False, length: int | None = None
-) -> Blocks:
+def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: bool = False) -> Blocks:
     """Return block sizes with no more channels than a group has, and smaller ones where registers are short.
 
     If D is not a multiple of 16 (MambaVision-L: 392), the compiler cannot read two channels at once, and the backward
-    kernel then needs more registers than there are; with half the steps it spills none. Nor does the kernel of segments
-    with at most 4 steps where each of them may be padding. The backward kernel has more than 64 channels only where
-    nothing is masked: neither padding steps, nor channels and steps beyond the last.
+    kernel then needs more registers than there are; with half the steps it spills none. Nor does it where each step may
+    be padding and states are several, nor the kernel of segments with at most 4 steps there.
 
     Args:
         blocks: Block sizes of the table.
@@ -89,29 +87,12 @@ def fit_blocks(
         dim: Number of channels, D.
         group_dim: Channels of a group.
         partial: Whether paths may have padding steps. Defaults to False.
-        length: Number of steps. Defaults to None, whole tiles.
     """
     size, steps = blocks.block_d, blocks.steps
-    if kernel == 'backward' and dim % 16:
+    if kernel == 'backward' and (dim % 16 or (partial and blocks.registers == MOST_REGISTERS)):
         size, steps = min(size, 64), min(steps, 2)
     if kernel == 'segments' and partial:
         steps = min(steps, 4)
-    if kernel == 'backward' and (partial or group_dim % size or (length or 0) % steps):
-        size = min(size, 64)
     while size > 32 and size // 2 >= group_dim:
         size //= 2
     return replace(blocks, block_d=size, steps=steps)
-
-
-def narrow(blocks: Blocks, kernel: str, dim: int, width: int) -> Blocks:
-    """Return block sizes with fewer channels, and the tiles that such blocks have in the table.
-
-    Args:
-        blocks: Block sizes that fit.
-        kernel: 'forward', 'backward' or 'segments'.
-        dim: Number of channels, D.
-        width: Channels of a program.
-    """
-    if width == blocks.block_d:
-        return blocks
-    return replace(blocks, block_d=width, steps=4 if kernel == 'backward' and dim % 16 == 0 else blocks.steps)

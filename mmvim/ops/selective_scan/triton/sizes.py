@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmvim.ops.selective_scan.arguments import ScanArguments
 from mmvim.ops.selective_scan.triton import cut
-from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, narrow
+from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks
 from mmvim.ops.selective_scan.triton.memory import new_tensor
 from mmvim.ops.triton_host.device import architecture, processors
 
@@ -142,7 +142,7 @@ class Sizes:
     def blocks(self, kernel: str) -> Blocks:
         """Return the block sizes of a kernel by the table, whose width is the most that :meth:`cut` may choose."""
         blocks = blocks_for(kernel, self.d_state, self.num_steps, self.args.u.dtype, self.gpu.arch)
-        return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial, self.num_steps)
+        return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial)
 
     def cut(self, kernel: str, segments: int | None = None) -> tuple[Blocks, int, int]:
         """Return the block sizes of a kernel, into how many segments a path is cut, and the steps of each.
@@ -155,13 +155,13 @@ class Sizes:
         if segments is not None:
             return blocks, *self.divide(segments)
         chosen = cut.choose(kernel, self.work, blocks.block_d, self.gpu)
-        return narrow(blocks, kernel, self.dim, chosen.width), chosen.segments, chosen.steps
+        return replace(blocks, block_d=chosen.width), chosen.segments, chosen.steps
 
     def blocks_of_ends(self, segments: tuple[int, int], adjoint: bool) -> Blocks:
         """Return the block sizes of the kernel that finds the ends of segments: their number, and the steps of each."""
         blocks = self.blocks('segments')
         _, width = cut.clocks_of_ends(self.work, *segments, adjoint, self.gpu)
-        return narrow(blocks, 'segments', self.dim, min(width, blocks.block_d))
+        return replace(blocks, block_d=min(width, blocks.block_d))
 
     def blocks_of_group(self, blocks: Blocks) -> int:
         """Return how many programs share the channels of a group."""
