@@ -25,7 +25,7 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
 - ``registers``: by itself the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with
   N 8 and N 1 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on
   sm_100, in float32; segments: to 96 with N 15 on sm_80 in float32). With these bounds nothing recorded spills. In the
-  forward kernel, the 144 for 32 states and more would be too few for 20 on sm_90 and 24 on sm_80.
+  forward kernel, the 152 for 32 states and more would be too few for 24 on sm_80.
 - Rows of fewer than 384 steps have narrow blocks, so that there are more programs. How narrow the blocks of any row
   become, and into how many segments it is cut, a model of time decides (``cut.py``); the table says how wide they are
   at most.
@@ -75,7 +75,7 @@ TABLE = {
         Row(8, None, None, None, 64, 4, registers=136),
         Row(16, None, None, None, 64, 4, registers=168),
         Row(31, None, None, None, 64, 4, states_in_memory=True, registers=160),
-        Row(64, None, None, None, 64, 4, states_in_memory=True, registers=144),
+        Row(64, None, None, None, 64, 4, states_in_memory=True, registers=152),
     ),
     'backward': (
         Row(1, None, None, None, 64, 4, registers=192),
