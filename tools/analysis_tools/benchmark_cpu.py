@@ -305,7 +305,8 @@ def main() -> None:
     if args.worker is not None:
         serve(answering(json.loads(args.worker)))
         return
-    args.logs.mkdir(parents=True, exist_ok=True)
+    if args.parts:
+        args.logs.mkdir(parents=True, exist_ok=True)
     for part in args.parts:
         for side in args.sides:
             rows = Rows(part, side, args)

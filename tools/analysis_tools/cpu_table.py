@@ -128,13 +128,17 @@ def draw(rows: Sequence[dict], path: Path) -> bool:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(9, 6), layout='constrained')
+    placed: list[tuple[float, float]] = []
     for row in points:
         colour, half = ('C0' if row['own'] else 'C1'), best(row, ('bf16',))
         axis.plot(best(row), row['mIoU'], 'o', color=colour)
         if half is not None:
             axis.plot([best(row), half], [row['mIoU']] * 2, '-', color=colour, alpha=0.4)
             axis.plot(half, row['mIoU'], 'o', color=colour, fillstyle='none')
-        axis.annotate(row['model'], (best(row), row['mIoU']), (4, 4), textcoords='offset points', fontsize=8)
+        at = best(row) or 0.0, row['mIoU']
+        near = sum(abs(x / at[0] - 1) < 0.3 and abs(y - at[1]) < 0.3 for x, y in placed)  # whose name is there already
+        axis.annotate(row['model'], at, (4, 4 - 11 * near), textcoords='offset points', fontsize=8)
+        placed.append(at)
     for colour, label in (('C0', 'mmvim'), ('C1', "MMSegmentation's own")):
         axis.plot([], [], 'o', color=colour, label=label)
     axis.plot([], [], 'o', color='grey', fillstyle='none', label='in bf16')
