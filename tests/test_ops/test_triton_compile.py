@@ -177,6 +177,6 @@ def test_reading_a_spill():
     """The reader sees what it is to see: a kernel held to few registers spills."""
     from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
-    launch = build_launches('vim', 1, 'float32', 1024)['segments']
-    launch.options = {'maxnreg': 24}
+    launch = build_launches('vim', 1, 'float32', 1024)['backward']
+    launch.options = {'maxnreg': 64}
     assert read_resources(compile_launch(launch, 90)).spilled > 0
