@@ -18,7 +18,7 @@ project = 'mmvim'
 copyright = 'the mmvim authors, Apache-2.0'
 release = version = mmvim.__version__
 root_doc = 'docs/site/index'
-include_patterns = ['*.md', 'docs/**', 'configs/README.md', 'configs/*/README.md', 'requirements/README.md']
+include_patterns = ['*.md', 'docs/**', 'configs/README.md', 'configs/*/README.md', 'requirements/*.md']
 exclude_patterns = ['docs/site/build/**']
 extensions = [
     'myst_parser',
