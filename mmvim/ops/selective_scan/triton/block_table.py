@@ -19,8 +19,8 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
 - backward: 64 channels, 4 steps; work 491 with N 16, 97 with N 1. 128 channels, 4 steps would have 405 and 79, since a
   sum over lanes covers twice as many channels, but spill: with N 16 on sm_80 and sm_100 and wherever something is
   masked, with N 8 where u alone follows a map, with N 1 in Vim. 2 steps, which the table once had with 128 channels,
-  read and write the states that wait in memory twice as often. They are left where 4 spill: 9 to 15 states, 2
-  to 31 in float32 on sm_100, and what ``blocks.fit_blocks`` says.
+  read and write the states that wait in memory twice as often. They are left where 4 spill: 9 to 15 states,
+  float32 on sm_100 beyond one state, and what ``blocks.fit_blocks`` says.
 - segments, more than 16 states: 8 steps, so that more of them share the reads and writes of a state, with 16 warps.
 - ``registers``: by itself the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with
   N 8 and N 1 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on
@@ -79,7 +79,7 @@ TABLE = {
     ),
     'backward': (
         Row(1, None, None, None, 64, 4, registers=192),
-        Row(31, None, 'float32', 100, 64, 2, registers=255),
+        Row(64, None, 'float32', 100, 64, 2, registers=255),
         Row(8, None, None, None, 64, 4, registers=255),
         Row(15, None, None, None, 64, 2, registers=255),
         Row(64, None, None, None, 64, 4, registers=255),
