@@ -264,6 +264,7 @@ FEW = [
         ('vim', 64, 'float32', 1024, 90),
         ('vim', 15, 'float32', 1024, 80),
         ('vim', 24, 'float32', 1024, 80),
+        ('vim', 24, 'float32', 1024, 100),
         ('mambavision', 8, 'float32', 1024, 80),
         ('ragged', 16, 'float16', 1021, 90),
         ('drop-in', 1, 'float16', 1024, 90),
