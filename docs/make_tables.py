@@ -26,6 +26,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r'^<!-- begin (.+?) \(docs/make_tables\.py\) -->\n(.*?)^<!-- end \1 -->$', re.MULTILINE | re.DOTALL)
+BEGIN = re.compile(r'^<!-- begin .*make_tables', re.MULTILINE)  # a line of this script, well formed or not
 METRICS = {  # by data set
     'mIoU': 'ADE20K',
     'box AP / mask AP': 'COCO',
@@ -190,7 +191,7 @@ def render(text: str, page: str) -> str:
         new = tables[name](page) if name in tables else models_table(name, page)
         return f'<!-- begin {name} (docs/make_tables.py) -->\n\n{new}\n<!-- end {name} -->'
 
-    if text.count('\n<!-- begin ') != len(BLOCK.findall(text)):
+    if len(BEGIN.findall(text)) != len(BLOCK.findall(text)):
         begin, end = '<!-- begin NAME (docs/make_tables.py) -->', '<!-- end NAME -->'
         raise ValueError(f'{page}: each line "{begin}" needs its line "{end}" below it')
     return BLOCK.sub(write, text)
@@ -199,7 +200,7 @@ def render(text: str, page: str) -> str:
 def pages() -> list[str]:
     """Return the pages that have tables."""
     found = [ROOT / 'README.md', *(ROOT / 'docs').rglob('*.md'), *(ROOT / 'configs').rglob('*.md')]
-    return [page.relative_to(ROOT).as_posix() for page in sorted(found) if '\n<!-- begin ' in page.read_text('utf-8')]
+    return [page.relative_to(ROOT).as_posix() for page in sorted(found) if BEGIN.search(page.read_text('utf-8'))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

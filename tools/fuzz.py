@@ -246,11 +246,10 @@ def fuzz(args: argparse.Namespace) -> list[Path]:
 
 def parse_args() -> argparse.Namespace:
     """Return the command line; ``--slice``, ``--corpus`` and ``--seconds`` are how a run starts its processes."""
-    here = importlib.util.find_spec('atheris') is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=60, help='how long. Defaults to 60')
     parser.add_argument('--target', nargs='+', choices=TARGETS, default=list(TARGETS), help='defaults to both')
-    parser.add_argument('--engine', choices=('atheris', 'plain'), default='atheris' if here else 'plain')
+    parser.add_argument('--engine', choices=('atheris', 'plain'), help='defaults to atheris where it is installed')
     parser.add_argument('--seed', type=int, default=0, help='of the random numbers. Defaults to 0')
     parser.add_argument('--limit', type=int, default=20, help='seconds that one input may take. Defaults to 20')
     parser.add_argument('--memory', type=int, default=2048, help='MiB that one input may take. Defaults to 2048')
@@ -259,7 +258,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--replay', type=Path, metavar='DIR', help='only try the inputs of DIR/<target>/')
     for name, kind in (('--slice', Path), ('--corpus', Path), ('--seconds', float)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.engine = args.engine or ('atheris' if importlib.util.find_spec('atheris') else 'plain')
+    return args
 
 
 def main() -> int:

@@ -85,7 +85,8 @@ def _gradients(
         if any(not isinstance(y, Tensor) or y.ndim != 4 for y in outputs):
             raise ValueError(
                 f'{type(model).__name__} must return maps (B, C, h, w), got shapes '
-                f"{[tuple(getattr(y, 'shape', ())) for y in outputs]}; for Vim's class token set out_type='featmap'"
+                f'{[tuple(getattr(y, "shape", ())) for y in outputs]}; '
+                "set out_type='featmap' for a backbone with a class token"
             )
         found = []
         for y in outputs:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmvim.ops.backends import REFERENCE
 from mmvim.ops.define import are_plain, is_watched
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
-from mmvim.ops.selective_scan.operators import BACKENDS, Implementation, run, selective_scan_bwd
+from mmvim.ops.selective_scan.operators import BACKENDS, WATCHERS, Implementation, run, selective_scan_bwd
 from mmvim.ops.selective_scan.recipes import normalise
 
 
@@ -36,7 +36,7 @@ def call(
     Raises:
         TypeError, ValueError: See the public functions.
     """
-    if is_watched() or not are_plain(*tensors):
+    if WATCHERS or is_watched() or not are_plain(*tensors) or tensors[0].is_meta:
         return run(check(*tensors, **flags), backend)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     # Views, or copies of another dtype, without a gradient of their own; a change of theirs in place is noticed.

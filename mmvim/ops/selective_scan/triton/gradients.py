@@ -71,11 +71,11 @@ def _swap_last(x: Tensor) -> Tensor:
 
 
 def _swap_last_of_shared(x: Tensor) -> Tensor:
-    return x.transpose(-1, -2).unsqueeze(1)
+    return x.unsqueeze(1).transpose(-1, -2)
 
 
 def _states_of_shared(x: Tensor) -> Tensor:
-    return x.transpose(-1, -2).unsqueeze(0)
+    return x.unsqueeze(0).transpose(-1, -2)
 
 
 def _vector_of_shared(x: Tensor) -> Tensor:
