@@ -92,7 +92,7 @@ def test_none_of_this_version_is_overdue(monkeypatch):
     """Whatever a module renames is in the record once it is imported; the kernels alone need Triton."""
     monkeypatch.undo()  # the real record
     for module in pkgutil.walk_packages(mmvim.__path__, 'mmvim.'):
-        if not module.name.endswith('__main__'):
+        if not module.name.endswith('__main__') and 'mmvim_native' not in module.name:  # that is a library of operators
             try:
                 importlib.import_module(module.name)
             except ImportError as error:
