@@ -36,7 +36,7 @@ def call(
     Raises:
         TypeError, ValueError: See the public functions.
     """
-    if WATCHERS or is_watched() or not are_plain(*tensors) or tensors[0].is_meta:
+    if WATCHERS or is_watched() or not are_plain(*tensors) or any(x is not None and x.is_meta for x in tensors):
         return run(check(*tensors, **flags), backend)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     # Views, or copies of another dtype, without a gradient of their own; a change of theirs in place is noticed.
