@@ -2,7 +2,7 @@
 """Write requirements/LICENCES.md: under which licence each pinned package is, as its own metadata say.
 
     python tools/licences.py                          # of the packages of this environment; rows of others stay
-    python tools/licences.py --path /tmp/others       # and of a folder that `pip install --no-deps --target` filled
+    python tools/licences.py --path ../others           # and of a folder that `pip install --no-deps --target` filled
     python tools/licences.py --check                  # write nothing; the status is 1 if the table is not of these pins
 
 The licence is the metadata's License-Expression, else its classifiers, else the title or the first line of License. A

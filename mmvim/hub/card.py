@@ -100,7 +100,7 @@ def model_card(
     number = f' It tells {len(classes)} classes apart: {_some(classes)}.' if classes else ''
     parts = [
         f'---\n{_header(name, scope, license, measured)}---\n',
-        f'# {name}\n\n{kind}{count}, for [mmvim](https://pypi.org/project/mmvim) {description["version"]}.{number}\n',
+        f'# {name}\n\n{kind}{count}, for mmvim {description["version"]}.{number}\n',
         f'{text.strip()}\n' if text.strip() else '',
         '## How to use it\n\n```python\nfrom mmvim import hub\n\n'
         f"model = hub.from_pretrained('{repo_id}')  # a torch.nn.Module in eval mode\n```\n",

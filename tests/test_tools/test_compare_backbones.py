@@ -323,7 +323,7 @@ def test_a_row(tools, tmp_path, monkeypatch, camvid, row):
     assert (first['mIoU'], first['aAcc']) != (second['mIoU'], second['aAcc']), 'the seed changes nothing'
     text = tools.table.table(tools.table.summarise(logs), None)
     assert re.search(rf'^\| {tools.rows.ROWS[row].title} \| 1\.\d\d \|', text, re.MULTILINE)
-    work = tmp_path / 'work' / tools.logs.log_path(tmp_path, row, 0).stem
+    work = tmp_path / 'runs' / tools.logs.log_path(tmp_path, row, 0).stem
     model = tools.main.build(Config.fromfile(work / 'config.py'))
     trained = torch.load(work / f'iter_{first["budget"]["iterations"]}.pth', weights_only=True)
     model.load_state_dict(trained['state_dict'])

@@ -8,7 +8,7 @@
     python tools/analysis_tools/compare_backbones.py table --page docs/comparison.md --chart docs/comparison.png
 
 Each row and seed is trained in a process of its own, which leaves a log in OUT when it is done, so that 'run' can be
-stopped and started again at any time; its config and weights are in OUT/work. The table, what the spread of the seeds
+stopped and started again at any time; its config and weights are in OUT/runs. The table, what the spread of the seeds
 carries, and the chart are written from the logs alone. A log of another model or budget than asked for is an error.
 
 It measures mmvim itself, from a checkout.
@@ -147,7 +147,7 @@ def train(args: argparse.Namespace) -> Path:
     torch.set_num_threads(args.threads)
     cfg = config(name, args.seed, args.data_root, budget)
     sizes(build(cfg), cfg)  # before anything is trained
-    cfg.work_dir = str(args.out / 'work' / path.stem)
+    cfg.work_dir = str(args.out / 'runs' / path.stem)
     cfg.visualizer = {'type': 'SegLocalVisualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}
     runner = Runner.from_cfg(cfg)
     cfg.dump(Path(cfg.work_dir) / CONFIG)
@@ -203,7 +203,7 @@ def run(args: argparse.Namespace, start: Callable[..., Any] = subprocess.run) ->
     for number, (row, seed) in enumerate(jobs, 1):
         if log_path(args.out, row, seed).exists() and not args.again:
             continue
-        output = args.out / 'work' / f'{row}_seed{seed}.txt'
+        output = args.out / 'runs' / f'{row}_seed{seed}.txt'
         output.parent.mkdir(parents=True, exist_ok=True)
         print(f'{number}/{len(jobs)}: {row}, seed {seed}', flush=True)
         command = [*shlex.split(args.prefix), sys.executable, __file__, 'row', row, str(seed), *options]
