@@ -11,7 +11,10 @@ PY = PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python
 export STACK VENV
 # Tests at a time, each on one thread unless OMP_NUM_THREADS says otherwise; 0: one, in pytest's own process
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile
+# A worker that dies ends the run: pytest-xdist 3.8 may wait for ever after it has replaced one
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0
+# A test that hangs shows where, and ends its worker
+LIMIT = -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-all lint docs sanitize fuzz dist versions audit setup clean distclean
@@ -30,11 +33,11 @@ demo: ## make pictures, train a small Vim on them, draw the result in work_dirs/
 
 test: ## run the tests; the first time this compiles mmcv's operators (about 13 minutes on two cores)
 	@tools/setup_env.sh test
-	@$(PYTEST) -m 'not full' $(ARGS)
+	@$(PYTEST) $(LIMIT) -m 'not full' $(ARGS)
 
 test-fast: ## run the quick tests alone, without builds, other processes, compilations and whole published models
 	@tools/setup_env.sh test
-	@$(PYTEST) -m 'not slow and not full' $(ARGS)
+	@$(PYTEST) $(LIMIT) -m 'not slow and not full' $(ARGS)
 
 test-all: ## run every test and compile every kernel for every GPU; writes the log that a release needs
 	@tools/setup_env.sh test

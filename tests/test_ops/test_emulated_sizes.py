@@ -39,6 +39,15 @@ def sparse(monkeypatch):
             return sparse_zeros(shape, dtype)
 
         monkeypatch.setattr(torch.Tensor, name, new)
+    make_strided = torch.empty_strided  # which plans of launches call
+
+    def strided(shape, stride, *, dtype=None, device=None, **options):
+        span = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        if torch.device(device or 'cpu').type == 'meta' or span * (dtype or torch.float32).itemsize < HUGE:
+            return make_strided(shape, stride, dtype=dtype, device=device, **options)
+        return sparse_zeros((span,), dtype).as_strided(shape, stride)
+
+    monkeypatch.setattr(torch, 'empty_strided', strided)
     zero = torch.Tensor.zero_
     monkeypatch.setattr(torch.Tensor, 'zero_', lambda x: x if x.nbytes >= HUGE else zero(x))
     return sparse_zeros
