@@ -24,7 +24,7 @@ def run(*args, path=(), cwd, check=True, **variables):
         **variables,
     }
     command = [sys.executable, '-S', '-W', 'ignore', *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=800)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

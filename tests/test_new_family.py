@@ -113,7 +113,12 @@ def run(tree, *command):
     path = os.pathsep.join(map(str, (tree, tree / 'tests')))
     env = {**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
     return subprocess.run(
-        [sys.executable, '-W', 'ignore', *map(str, command)], cwd=tree, env=env, capture_output=True, text=True
+        [sys.executable, '-W', 'ignore', *map(str, command)],
+        cwd=tree,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=840,
     )
 
 

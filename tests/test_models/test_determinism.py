@@ -67,6 +67,7 @@ def trained(family: str, folder, seed: int = 0) -> dict[str, Tensor]:
         'dataset': Augmented(family),
         'batch_size': 4,
         'num_workers': 2,
+        'timeout': 120,  # seconds; a process made of one with threads can wait for ever
         'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
         'collate_fn': {'type': 'default_collate'},
     }

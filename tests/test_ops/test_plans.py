@@ -185,11 +185,11 @@ def test_threads_share_plans(emulate, monkeypatch):
                 wrong.append((seed, turn))
 
     with emulate(90):
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(120)
     assert not wrong and len(plans._PLANS) == 5
 
 

@@ -91,4 +91,7 @@ def tab(folder: Path, width: int = 1200, height: int = 760):
             yield Page(socket)
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()

@@ -90,7 +90,12 @@ def test_trackio(seg, tmp_path):
         "print(json.dumps([run, kept.get_logs('mmvim', run)], default=str))\n"
     )
     out = subprocess.run(
-        [sys.executable, '-c', read], env={**os.environ, **closed}, capture_output=True, text=True, check=True
+        [sys.executable, '-c', read],
+        env={**os.environ, **closed},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     ).stdout
     run, logs = json.loads(out.splitlines()[-1])
     assert run.startswith('work-')

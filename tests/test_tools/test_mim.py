@@ -57,9 +57,11 @@ def packages(tmp_path_factory):
     def install(family):
         if family not in folders:
             folders[family] = tmp_path_factory.mktemp(family)
-            options = ('--quiet', '--no-deps', '--no-build-isolation', '--target', folders[family])
+            options = ('--quiet', '--retries=1', '--timeout=15', '--no-deps', '--no-build-isolation')
             for needed in ((MIMS[family],), ('--requirement', ROOT / 'requirements/mim.txt')):  # the file states sums
-                command = map(str, (sys.executable, '-m', 'pip', 'install', *options, *needed))
+                command = map(
+                    str, (sys.executable, '-m', 'pip', 'install', *options, '--target', folders[family], *needed)
+                )
                 if subprocess.run(list(command), capture_output=True).returncode:
                     folders[family] = None
                     break
