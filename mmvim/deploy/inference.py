@@ -43,7 +43,7 @@ def optimize_for_inference(model: Model, in_chunks: bool = True) -> Model:
 
     Args:
         model: A backbone, a segmentor, a detector, a classifier, or any other module that has parts of mmvim's.
-        in_chunks: Let Vim's mixers work piece by piece on more than 1,024 tokens: in well under half of the memory, for
+        in_chunks: Let Vim's mixers work piece by piece on more than 2,048 tokens: in well under half of the memory, for
             up to a fifth more time. Defaults to True.
 
     Returns:

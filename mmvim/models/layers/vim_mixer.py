@@ -48,7 +48,7 @@ class VimMixer(DerivedWeights):
     """
 
     scan_operator: ClassVar[str] = 'mmvim::selective_scan'  # what a count of FLOPs must have found
-    chunk: ClassVar[int] = 512  # tokens of a part
+    chunk: ClassVar[int] = 1024  # tokens of a part
     in_chunks: bool = False  # mix long sequences part by part where no gradient is wanted
     conv1d: nn.Conv1d
     conv1d_b: nn.Conv1d
