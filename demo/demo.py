@@ -21,6 +21,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 try:
+    from mmvim.cli.threads import let_threads_sleep
+
+    let_threads_sleep()  # before PyTorch is imported, which the rest does
+
     import numpy as np
     from mmengine.config import Config
     from mmengine.dataset import BaseDataset
@@ -32,6 +36,7 @@ try:
     from mmvim.analysis.contact_sheet import SheetRow, contact_sheet
     from mmvim.analysis.curves import plot_curves, read_curve
     from mmvim.analysis.majority_floor import majority_floor
+    from mmvim.cli.machine import fit_to_cpu
     from mmvim.datasets.bands import as_rgb
     from mmvim.engine.progress import clock, progress_display
     from scenes import DemoSceneParams, write_demo_scenes
@@ -205,6 +210,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     params = choose_scenes(cfg, args)
     make_scenes(args.data, params)
     adapt(cfg, args)
+    if not cli.has_accelerator():
+        print(fit_to_cpu(cfg, ('train', 'val')))
     warnings.filterwarnings('ignore')  # the libraries' remarks to each other; errors still show
 
     runner = build_runner(cfg)

@@ -64,6 +64,11 @@ def one_of_each_kind(files: Sequence[str | Path]) -> list:
     return [pytest.param(file, marks=() if file in chosen.values() else pytest.mark.full) for file in files]
 
 
+def one_of_each_size(entries: Sequence[str]) -> list:
+    """Return entry configs as parameters: of those whose names differ in the letter of the size, `t` is ordinary."""
+    return [pytest.param(file, marks=() if '_t_' in file else pytest.mark.full) for file in entries]
+
+
 _read_once = functools.cache(mmengine.load)
 
 

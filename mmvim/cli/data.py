@@ -14,7 +14,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvim.cli.errors import ENVIRONMENT, UserError
+from mmvim.cli.errors import ENVIRONMENT, UserError, warn
 from mmvim.cli.options import find_types
 
 # Prefixes that hold images: an empty folder there means an empty data set, on which a sampler may block for ever.
@@ -122,8 +122,8 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
         metainfo: The data set class's own ``METAINFO``.
 
     Returns:
-        A predicate to put after the file's name in a sentence; None if there is something to read. A file of more than
-        50 MB is not opened.
+        A predicate to put after the file's name in a sentence; None if there is something to read, with a warning if
+        some boxes lie outside of their picture. A file of more than 50 MB is not opened.
 
     Examples:
         >>> import tempfile
@@ -167,6 +167,30 @@ def annotation_problem(file: str, setting: Callable[[str], Any], metainfo: dict)
         return (
             f'has no object in its {len(content["images"])} images, and filter_cfg.filter_empty_gt=True leaves out '
             'images without objects'
+        )
+    return None if panoptic else _boxes_problem(file, content['images'], objects)
+
+
+def _boxes_problem(file: str, images: list[dict], objects: list[dict]) -> str | None:
+    """Return what is wrong if MMDetection would leave out every box; warn if boxes have no area in their picture."""
+    sizes = {item.get('id'): (item.get('width'), item.get('height')) for item in images}
+    left_out, strange = 0, []
+    for item in objects:
+        box, size = item.get('bbox') or (), sizes.get(item.get('image_id'), (None, None))
+        if len(box) != 4 or None in size:
+            return None  # whoever reads it says so
+        x, y, width, height = box
+        inside = min(x + width, size[0]) > max(x, 0) and min(y + height, size[1]) > max(y, 0)
+        left_out += not inside or width < 1 or height < 1
+        if not inside:
+            strange.append(item)
+    if objects and left_out == len(objects):
+        return 'has no box of a pixel or more inside of a picture: bbox is [left, top, width, height] in pixels'
+    if strange:
+        warn(
+            f'{len(strange)} of the {len(objects)} boxes of {file} have no area or lie outside of their picture and '
+            f'are left out (annotation {strange[0].get("id")} has {strange[0]["bbox"]}: left, top, width, height): '
+            'correct or remove them'
         )
     return None
 

@@ -81,6 +81,35 @@ def check_first_step(cfg: Config, model: nn.Module) -> None:
     )
 
 
+def takes_bands(model: nn.Module, bands: int, size: tuple[int, int]) -> bool:
+    """Check whether pictures of some bands enter a backbone, on shapes alone.
+
+    Args:
+        model: A backbone, or a model with one under the name ``backbone``.
+        bands: Channels of the pictures.
+        size: Their height and width.
+
+    Returns:
+        False if the backbone is made for another number; True otherwise, also where it does not run on shapes alone.
+
+    Examples:
+        >>> from torch import nn
+        >>> from mmvim.cli.first_step import takes_bands
+        >>> takes_bands(nn.Conv2d(5, 8, 4), 5, (32, 32)), takes_bands(nn.Conv2d(5, 8, 4), 3, (32, 32))
+        (True, False)
+    """
+    backbone = getattr(model, 'backbone', None)
+    part = backbone if isinstance(backbone, nn.Module) else model
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), quiet():
+        try:
+            _run(mode, part, torch.empty(2, bands, *size))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            return not any(words in str(error) for words in (*_SHAPES, 'channels'))
+        except Exception:  # whatever cannot run without data (a look must not end a run that would work)
+            return True
+    return True
+
+
 def warn_of_batch(cfg: Config) -> None:
     """Print a warning if a run has another batch than the one that its learning rate is meant for.
 
@@ -177,28 +206,29 @@ class _Part(nn.Module):
         return self.part(x)
 
 
+def _run(mode: FakeTensorMode, part: nn.Module, x: Any) -> Any:
+    """Return what a part of a model makes of tensors without memory."""
+    wrapped = _Part(part)
+    tensors = {**dict(wrapped.named_parameters()), **dict(wrapped.named_buffers())}
+    fakes: dict[str, torch.Tensor] = {name: mode.from_tensor(value) for name, value in tensors.items()}
+    return functional_call(wrapped, fakes, (x,))
+
+
 def _walk(model: nn.Module, batch: int, size: tuple[int, int]) -> tuple[str, Exception] | None:
     """Return the part of the model at which shapes do not pass, and the error; None if they do."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), quiet():
-
-        def run(part: nn.Module, x: Any) -> Any:
-            wrapped = _Part(part)
-            tensors = {**dict(wrapped.named_parameters()), **dict(wrapped.named_buffers())}
-            fakes: dict[str, torch.Tensor] = {name: mode.from_tensor(value) for name, value in tensors.items()}
-            return functional_call(wrapped, fakes, (x,))
-
         name, x = 'backbone', torch.empty(batch, picture_channels(model), *size)
         try:
-            x = run(model.get_submodule('backbone'), x)
+            x = _run(mode, model.get_submodule('backbone'), x)
             if isinstance(getattr(model, 'neck', None), nn.Module):
                 name = 'neck'
-                x = run(model.get_submodule(name), x)
+                x = _run(mode, model.get_submodule(name), x)
             for head in _heads_on_maps(model):
                 found = getattr(model, head, None)
                 for number, part in enumerate(found if isinstance(found, nn.ModuleList) else [found]):
                     name = f'{head}.{number}' if isinstance(found, nn.ModuleList) else head
                     if isinstance(part, nn.Module):
-                        run(part, x)
+                        _run(mode, part, x)
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             # Other errors are those of parts that cannot run on shapes alone, or that take more than features.
             shape = any(words in str(error) for words in _SHAPES) or isinstance(error, (AssertionError, IndexError))

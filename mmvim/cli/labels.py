@@ -1,4 +1,4 @@
-"""A look at a few samples before a run: whether they can be read, and whether their labels are those of the model."""
+"""A look at a few samples before a run: whether they can be read, and whether their bands and labels suit the model."""
 
 import copy
 import os
@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
-from torch import nn
+from torch import Tensor, nn
 
+from mmvim.cli.bands import check_bands
 from mmvim.cli.data import LARGEST, find_datasets, is_remote_file
 from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
+from mmvim.cli.first_step import picture_size
 from mmvim.cli.noise import quiet
 from mmvim.datasets.readable import UnreadableFileError, first_problem, local_pictures, looks_whole
 
@@ -21,7 +23,10 @@ _COUNT = 10  # samples of a data set
 def check_samples(
     cfg: Config, model: nn.Module, stages: tuple[str, ...], thorough: bool = False, unreadable: str = 'stop'
 ) -> list[str]:
-    """Read a few samples of every data set that a run will read, and compare their labels with the model's classes.
+    """Read a few samples of every data set that a run will read, and compare them with the model.
+
+    That is their labels with its classes, and their bands with its means and channels. Boxes without an area or outside
+    of their picture are told in a warning.
 
     Args:
         cfg: The config, whose files :func:`mmvim.cli.check_data` has found.
@@ -35,8 +40,9 @@ def check_samples(
         What there is, a line for each data set.
 
     Raises:
-        UserError: If a sample cannot be read, a mask has another size than its picture, a label is beyond the model's
-            classes, everything is ignored, or a detector has another number of classes than the data.
+        UserError: If a sample cannot be read, a picture has another number of bands than the model takes, a mask has
+            another size than its picture, a label is beyond the model's classes, everything is ignored, or a detector
+            has another number of classes than the data.
 
     Examples:
         >>> from mmengine.config import Config
@@ -63,7 +69,7 @@ def check_samples(
                         f'{name} cannot be built: {describe(error)}', 'correct it or its files', ENVIRONMENT
                     ) from error
                 skips = unreadable == 'skip' and stage == 'train'
-                found.append(_Look(name, dataset, model, thorough, skips).result())
+                found.append(_Look(name, dataset, model, picture_size(cfg), thorough, skips).result())
     return found
 
 
@@ -108,8 +114,11 @@ def heads_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 class _Look:
     """The first samples of a data set, evenly spread."""
 
-    def __init__(self, name: str, dataset: Any, model: nn.Module, thorough: bool, skips: bool) -> None:
+    def __init__(
+        self, name: str, dataset: Any, model: nn.Module, size: tuple[int, int], thorough: bool, skips: bool
+    ) -> None:
         self.name, self.dataset, self.thorough, self.skips = name, dataset, thorough, skips
+        self.model, self.size = model, size
         self.heads = list(heads_of(model))
         self.on_masks = bool(self.heads) and self.heads[0][0].startswith('decode_head')
         metainfo = getattr(dataset, 'metainfo', None) or {}
@@ -118,6 +127,8 @@ class _Look:
         self.classes = len(things or metainfo.get('classes') or ())
         self.labels: set[int] = set()
         self.kind = ''
+        self.taken: set[int] = set()  # numbers of bands with which pictures enter the model
+        self.boxes, self.strange = 0, list[str]()
 
     def result(self) -> str:
         total = len(self.dataset)
@@ -145,8 +156,7 @@ class _Look:
                 for transform in pipeline:  # a mask may be loaded after its picture was resized
                     if type(transform).__name__.startswith('Load'):
                         sample = transform(sample)
-                if self.thorough:
-                    self.dataset[index]
+                packed = self.dataset[index] if self.thorough else None
         except Exception as error:  # of files, of transforms: the run would end in it
             bad = bad or first_problem(files)
             if bad is not None and self.skips:
@@ -159,6 +169,7 @@ class _Look:
             raise UserError(f'sample {index} of {self.name} cannot be read: {text}', remedy, ENVIRONMENT) from error
         if not isinstance(sample, dict):
             return
+        self.look_at_bands(sample, packed, index)
         where = sample.get('seg_map_path') or sample.get('img_path') or f'sample {index}'
         if self.on_masks and isinstance(sample.get('gt_seg_map'), np.ndarray):
             self.look_at_mask(sample['gt_seg_map'], sample.get('img'), where)
@@ -167,6 +178,37 @@ class _Look:
             labels = np.asarray(sample['gt_bboxes_labels'])
             ignored = np.asarray(sample.get('gt_ignore_flags', np.zeros(len(labels))), bool)
             self.note({int(label) for label in labels[~ignored]}, None, where)
+            self.look_at_boxes(sample, ~ignored, where)
+
+    def look_at_bands(self, sample: dict, packed: Any, index: int) -> None:
+        bands = _band_count(sample if packed is None else packed)
+        if bands is None or bands in self.taken:
+            return
+        where = sample.get('img_path') or f'sample {index} of {self.name}'
+        try:
+            check_bands(self.model, bands, where, self.size)
+        except UserError:
+            if packed is not None:
+                raise
+            try:  # what follows loading may change the bands
+                with quiet():
+                    made = _band_count(self.dataset[index])
+            except Exception:  # of a transform that cannot take these bands either
+                made = bands
+            if made is not None:
+                check_bands(self.model, made, where, self.size)
+        self.taken.add(bands)
+
+    def look_at_boxes(self, sample: dict, counted: np.ndarray, where: str) -> None:
+        boxes, image = sample.get('gt_bboxes'), sample.get('img')
+        boxes = np.asarray(getattr(boxes, 'tensor', boxes))
+        if boxes.shape != (len(counted), 4) or not isinstance(image, np.ndarray):
+            return
+        self.boxes += int(counted.sum())
+        left, top, right, bottom = boxes.T
+        outside = (right <= 0) | (bottom <= 0) | (left >= image.shape[1]) | (top >= image.shape[0])
+        bad = counted & ((right <= left) | (bottom <= top) | outside)
+        self.strange += [f'{where} has {box.tolist()}' for box in boxes[bad].round(1)]
 
     def look_at_mask(self, mask: np.ndarray, image: np.ndarray | None, where: str) -> None:
         if mask.ndim != 2:
@@ -202,6 +244,11 @@ class _Look:
                 )
 
     def compare(self) -> None:
+        if self.strange:
+            warn(
+                f'{len(self.strange)} of the {self.boxes} boxes of {self.name} that were looked at have no area or lie '
+                f'outside of their picture ({self.strange[0]}: left, top, right, bottom): correct or remove them'
+            )
         if not self.heads or not self.labels:
             return
         name, head = self.heads[0]
@@ -224,6 +271,14 @@ class _Look:
             )
         if self.classes and self.classes != head.num_classes and head.num_classes > 1:
             warn(f'model.{name}.num_classes={head.num_classes}, and {self.name} has {self.classes} classes')
+
+
+def _band_count(sample: Any) -> int | None:
+    """Return how many bands the picture of a sample has, loaded (H, W, C) or packed (C, H, W); None if unknown."""
+    picture = sample.get('inputs', sample.get('img')) if isinstance(sample, dict) else None
+    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
+        return 1 if picture.ndim == 2 else picture.shape[2]
+    return picture.shape[0] if isinstance(picture, Tensor) and picture.ndim == 3 else None
 
 
 def _listed(labels: set[int]) -> str:

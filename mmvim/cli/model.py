@@ -1,6 +1,7 @@
 """A first build of the model before the runner's own, so that a failure is reported before anything is written."""
 
 import copy
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -144,9 +145,10 @@ def _inherited(cfg: Config, error: BaseException) -> str | None:
             "set model.pretrained=None (the base config has another backbone's) and, for weights of this one, "
             "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=FILE)"
         )
+    taken = {*inspect.signature(kind).parameters, 'type', '_scope_'}
     return (
-        f"add _delete_=True to model.backbone, which otherwise keeps the settings of the base config's ({found[2]} is "
-        'one), or correct the name'
+        "add _delete_=True to model.backbone, which otherwise keeps settings of the base config's "
+        f'({", ".join(name for name in backbone if name not in taken)}), or correct the name'
     )
 
 

@@ -18,6 +18,9 @@ from mmvim.cli.work_dir import RESUMABLE, last_checkpoint, loadable_beside
 from mmvim.engine.hooks.resume import ResumeHook
 from mmvim.models.backbones.base import Backbone
 
+# Collections of other libraries, none of which holds a backbone of mmvim.
+_OTHERS = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://', 'jhu://')
+
 
 def is_remote(path: str) -> bool:
     """Check whether a path is fetched from elsewhere (``https://``, ``hf://``, ``open-mmlab://`` ...).
@@ -252,8 +255,16 @@ def check_pretrained(cfg: Config, model: nn.Module) -> None:
             )
     for module in model.modules():
         if isinstance(module, Backbone):
+            given = module.pretrained()
+            files = [str(entry.get('checkpoint')) for entry in given]
+            other = next((file for file in files if file.startswith(_OTHERS)), None)
+            if other is not None:
+                raise UserError(
+                    f"init_cfg of the backbone, {type(module).__name__}, names {other}: another backbone's weights",
+                    "set its init_cfg=None, or dict(type='Pretrained', checkpoint=FILE) with a file of its own",
+                )
             with checkpoint_errors():
-                initialize(module, module.pretrained())
+                initialize(module, given)
 
 
 def _pretrained(node: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:

@@ -1,8 +1,13 @@
-"""Which numbers of a data set are labels of which head, and which are not."""
+"""Which numbers of a data set are labels of which head, and which are not; its bands and its boxes."""
+
+import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
 from mmvim.cli import UserError
@@ -99,3 +104,89 @@ def test_every_head_of_a_cascade_is_compared():
     model.decode_head = nn.ModuleList([Head(3), Head(2)])
     with pytest.raises(UserError, match=r'has the label 2, and model.decode_head.1.num_classes=2'):
         look(model, gt_seg_map=mask(0, 2))
+
+
+def pictures(bands, height=8, width=16):
+    return np.zeros((height, width, bands), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('flag', 'coordinates', 'bad'),
+    [
+        (False, (0, 0, 16, 8), False),
+        (False, (-4, 2, 4, 20), False),  # partly outside, as a crop leaves it
+        (False, (3, 2, 3, 6), True),
+        (False, (3, 6, 5, 2), True),
+        (False, (16, 0, 20, 8), True),
+        (False, (-4, -4, 0, 4), True),
+        (False, (2, 8, 6, 12), True),
+        (True, (3, 2, 3, 6), False),
+    ],
+)
+def test_boxes_without_an_area(flag, coordinates, bad, capsys):
+    """Of data sets that hand on what their files say."""
+    found = np.array([(1, 1, 4, 4), coordinates], np.float32)
+    flags = np.array([False, flag])
+    look(detector(2), img=pictures(3), gt_bboxes=found, gt_bboxes_labels=boxes(0, 1), gt_ignore_flags=flags)
+    warned = capsys.readouterr().err
+    assert ('1 of the 2 boxes of test_dataloader.dataset' in warned) == bad
+    assert warned.count('warning') == bad
+
+
+class Grows(Samples):
+    """A data set whose pipeline makes the bands `made` of its pictures; None hides how many."""
+
+    def __init__(self, made, **options):
+        super().__init__(**options)
+        self.made = made
+
+    def __getitem__(self, index):
+        return {'inputs': torch.zeros(self.made, 8, 16)} if self.made else {}
+
+
+@pytest.mark.parametrize(('made', 'fits'), [(5, True), (3, False), (None, True)])
+@pytest.mark.parametrize('thorough', [False, True])
+def test_bands_are_those_that_the_whole_pipeline_makes(made, fits, thorough):
+    model = segmentor(2)
+    model.backbone = nn.Conv2d(5, 8, 4, 4)
+    dataset = {'type': Grows, 'made': made, 'sample': {'img': pictures(3)}}
+    cfg = Config({'default_scope': 'mmengine', 'test_dataloader': {'dataset': dataset}})
+    with nullcontext() if fits else pytest.raises(UserError, match=r'has 3 bands, and model\.backbone takes 5'):
+        check_samples(cfg, model, ('test',), thorough)
+
+
+class Folds(nn.Module):
+    """A stem that makes four channels of each band, as YOLOX's does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(12, 8, 1)
+
+    def forward(self, x):
+        return (self.conv(nn.functional.pixel_unshuffle(x, 2)),)
+
+
+def test_a_stem_may_fold_pictures():
+    model = segmentor(2)
+    model.backbone = Folds()
+    look(model, img=pictures(3))
+    with pytest.raises(UserError, match=r'has 4 bands, and model\.backbone takes 12'):
+        look(model, img=pictures(4))
+
+
+@pytest.mark.parametrize(
+    ('bands', 'options', 'words'),
+    [
+        (1, {'mean': [1], 'std': [1], 'bgr_to_rgb': True}, 'has 1 band, and bgr_to_rgb of model.data_preprocessor'),
+        (5, {'mean': [1] * 3, 'std': [1] * 3}, 'has 5 bands, and model.data_preprocessor has mean and std for 3'),
+        (5, {'bgr_to_rgb': True}, 'warning: .*has 5 bands, and model.data_preprocessor keeps 3'),
+        (3, {'mean': [1], 'std': [1]}, ''),
+    ],
+)
+def test_bands_of_a_preprocessor(bands, options, words, capsys):
+    model = segmentor(2)
+    model.backbone, model.data_preprocessor = nn.Conv2d(3, 8, 4, 4), ImgDataPreprocessor(**options)
+    refused = bool(words) and not words.startswith('warning')
+    with pytest.raises(UserError, match=words) if refused else nullcontext():
+        look(model, img=pictures(bands))
+    assert re.fullmatch(words + '.*' if words and not refused else '', capsys.readouterr().err.strip())

@@ -53,7 +53,9 @@ def test_threads_sleep_where_others_are_busy_unless_the_user_has_said_otherwise(
         del os.environ['GOMP_SPINCOUNT']
 
 
-@pytest.mark.parametrize('start', [('-m', 'mmvim', 'flops', '--help'), ('tools/train.py', '--help')])
+@pytest.mark.parametrize(
+    'start', [('-m', 'mmvim', 'flops', '--help'), ('tools/train.py', '--help'), ('demo/demo.py', '--help')]
+)
 @pytest.mark.parametrize('load', [BUSY, (0.0, 0.0, 0.0)], ids=['busy', 'quiet'])
 def test_it_is_decided_before_pytorch_is_there(start, load):
     """OpenMP reads its variables once, when it is loaded."""
@@ -63,13 +65,13 @@ def test_it_is_decided_before_pytorch_is_there(start, load):
         'class Watch:\n'
         '    def find_spec(self, name, path=None, target=None):\n'
         "        if name == 'torch':\n"
-        "            print('spin', os.environ.get('GOMP_SPINCOUNT')); sys.meta_path.remove(self)\n"
+        "            print('spin', os.environ.get('GOMP_SPINCOUNT'), flush=True); os._exit(0)\n"
         'sys.meta_path.insert(0, Watch())\n'
         f'sys.argv = {list(start)[start[0] == "-m" :]!r}\n'
         f'runpy.{"run_module" if start[0] == "-m" else "run_path"}(sys.argv[0], run_name="__main__")'
     )
     env = {name: value for name, value in os.environ.items() if name not in threads.USERS_OWN}
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, env={**env, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True
-    )
+    env['PYTHONPATH'] = str(ROOT)
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith('spin 1000' if load is BUSY else 'spin None'), done.stdout + done.stderr

@@ -20,6 +20,7 @@ from checkout import (
     is_classifier,
     is_detector,
     one_of_each_kind,
+    one_of_each_size,
     recipes,
 )
 from families import narrow_backbone, plain
@@ -33,12 +34,14 @@ CROP = 64
 def pytest_generate_tests(metafunc):
     files = config_files()
     full = [f for f in full_named(files) if not is_classifier(f)]
+    entries = sorted(set(files) - set(full_named(files)))
     choices = {
         'config_file': files,
         'full_config': full,
         'segmentor_config': one_of_each_kind([f for f in full if not is_detector(f)]),
         'classifier_config': [f for f in files if is_classifier(f)],  # of MMPreTrain, with tests of their own
-        'entry': sorted(set(files) - set(full_named(files))),
+        'entry': entries,
+        'entry_to_start': one_of_each_size(entries),
         'recipe': recipes(),
         'recipe_to_start': one_of_each_kind(recipes()),
         'segmentor_recipe': [f for f in recipes() if not is_detector(f)],

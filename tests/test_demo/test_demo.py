@@ -9,7 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 
 import mmvim  # noqa: F401  makes `mmseg::` known to configs
-from mmvim.cli import UserError
+from mmvim.cli import UserError, has_accelerator
 from scenes import CLASSES, PALETTE, DemoSceneParams
 
 pytest.importorskip('mmseg')
@@ -41,6 +41,7 @@ def test_demo_trains_evaluates_and_draws(demo, path, tmp_path, monkeypatch, capf
         assert min(Image.open(out / name).size) > 200
     printed = capfd.readouterr().out
     assert f'{numbers["mIoU"]:.1f} %' in printed and f'{numbers["floor_mIoU"]:.1f} %' in printed
+    assert has_accelerator() or printed.count('CPU: ') == 1, 'threads and workers are told once'
     assert 'Training: 4/4' in printed and 'Rendering: 8/8' in printed
     assert 'mmengine' not in printed, 'the log of the libraries is on the console'
 

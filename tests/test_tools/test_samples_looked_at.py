@@ -119,6 +119,68 @@ def test_classes_of_a_detector(train, fails, det, tmp_path):
     assert 'has the label 2, and model.roi_head.bbox_head.num_classes=2 leaves 0 to 1' in line
 
 
+FIVE = "data_preprocessor=dict(_delete_=True, type='mmvim.{}BandsPreprocessor', mean=[100] * 5, std=[50] * 5)"
+
+
+@pytest.mark.parametrize('fixture', ['seg', 'det'])
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (
+            FIVE + ', backbone=dict(in_channels=5)',
+            'has 3 bands, and model.data_preprocessor has mean and std for 5; give it 3 of each',
+        ),
+        ('backbone=dict(in_channels=5)', 'has 3 bands, and model.backbone takes 5; set model.backbone.in_channels=3'),
+    ],
+    ids=['means', 'channels'],
+)
+def test_pictures_of_other_bands(train, fails, fixture, request, change, words, tmp_path):
+    """Whether a check is asked for or a run, whose first iteration would end in it."""
+    config = request.getfixturevalue(fixture)
+    other = config.with_name('other.py')
+    other.write_text(f"_base_ = './{config.name}'\nmodel = dict({change.format(fixture.title())})\n")
+    asked = ['--check'] if fixture == 'seg' else []
+    line = fails(train.main, other, *asked, '--work-dir', tmp_path / 'work', status=2)
+    assert words in line and 'mmvim.LoadImageBands' in line
+    assert not (tmp_path / 'work').exists()
+
+
+def test_bands_of_a_picture_with_transparency(train, fails, own_ade, tmp_path):
+    """Loaded as they are, some pictures have a fourth band."""
+    root, config = own_ade
+    config.write_text(config.read_text().replace("'LoadImageFromFile'", "'LoadImageFromFile', color_type='unchanged'"))
+    train.main([str(config), '--check', '--work-dir', str(tmp_path / 'work')])
+    picture = sorted((root / 'images/training').iterdir())[2]
+    cv2.imwrite(str(root / 'clear.png'), np.zeros((64, 64, 4), np.uint8))
+    (root / 'clear.png').replace(picture)
+    line = fails(train.main, config, '--work-dir', tmp_path / 'work', status=2)
+    assert f'{picture} has 4 bands, and model.data_preprocessor has mean and std for 3' in line
+
+
+def boxes_of(root: Path, change) -> None:
+    """Change the boxes of COCO's annotations, by a function of the number and the box."""
+    file = root / 'instances.json'
+    content = json.loads(file.read_text())
+    for number, item in enumerate(content['annotations']):
+        item['bbox'] = change(number, item['bbox'])
+    file.write_text(json.dumps(content))
+
+
+def test_boxes_outside_of_their_picture(train, fails, coco, tmp_path, capsys):
+    """MMDetection leaves them out without a word; where none is left, it trains to nothing."""
+    root = tmp_path / 'coco'
+    shutil.copytree(coco, root)
+    config = tiny.det_config(tmp_path / f'det_{tmp_path.name}.py', root)
+    boxes_of(root, lambda number, box: {0: [200, 8, 20, 20], 1: [4, 4, 20, 0]}.get(number, box))
+    train.main([str(config), '--check', '--work-dir', str(tmp_path / 'work')])
+    warned = [line for line in capsys.readouterr().err.splitlines() if 'boxes' in line]
+    assert len(warned) == 2, 'one for the training and one for the validation'
+    assert re.search(r'2 of the \d+ boxes of .*annotation 1 has \[200, 8, 20, 20\]', warned[0])
+    boxes_of(root, lambda number, box: [0.1, 0.1, 0.5, 0.5])
+    line = fails(train.main, config, '--work-dir', tmp_path / 'work', status=1)
+    assert 'has no box of a pixel or more inside of a picture: bbox is [left, top, width, height] in pixels' in line
+
+
 def test_a_test_set_without_masks(evaluate, own_ade, tmp_path, capsys):
     """As MMSegmentation has it for test servers: nothing reads a mask, and none need be there."""
     import torch

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from mmvim.models.layers.norm import RMSNorm, build_norm
 from mmvim.models.layers.plain_layers import dtype_of, is_plain
@@ -24,10 +25,13 @@ class VimBlock(nn.Module):
 
     Args:
         embed_dims: Channels of a token.
-        norm_cfg: Norm before the mixer.
+        norm_cfg: Norm before the mixer, of tokens.
         mixer_cfg: Arguments of :class:`VimMixer` other than ``embed_dims``.
         drop_path_rate: Probability of dropping this block's own output from the stream of a sample; the caller applies
             ``drop_path`` before the next block, because the 'mixer' feature is taken undropped.
+
+    Raises:
+        ValueError: If ``norm_cfg`` is a norm of maps, such as a batch norm.
 
     Examples:
         >>> import torch
@@ -43,6 +47,11 @@ class VimBlock(nn.Module):
     def __init__(self, embed_dims: int, norm_cfg: dict, mixer_cfg: dict, drop_path_rate: float) -> None:
         super().__init__()
         self.norm = build_norm(norm_cfg, embed_dims)
+        if isinstance(self.norm, (_NormBase, nn.GroupNorm)):
+            raise ValueError(
+                f"norm_cfg={dict(norm_cfg)} normalises maps, and here are tokens: leave it out, or set type='LN' or "
+                "'mmvim.RMSNorm'"
+            )
         self.mixer = self.mixer_type(embed_dims, **mixer_cfg)
         self.drop_path = DropPath(drop_path_rate)
 
