@@ -1,11 +1,13 @@
 """The own train.py of MMSegmentation and MMDetection takes mmvim's types and configs, as files and as printed."""
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from checkout import CONFIGS
+from test_faults import log, saved
 from tiny_runs import run
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,32 @@ def test_stock_train(library, fixture, request, tmp_path):
     result = run(sys.executable, tool, config, '--work-dir', tmp_path / 'stock', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert list((tmp_path / 'stock').glob('*.pth'))
+
+
+KILLED = """
+_base_ = {base!r}
+custom_imports = dict(imports=['mmvim', 'fault_parts'])
+custom_hooks = {hooks}
+default_hooks = dict(checkpoint=dict(type='mmvim.CheckpointHook', interval=2, max_keep_ckpts=1))
+val_cfg = val_dataloader = val_evaluator = None
+train_cfg = dict(max_iters=8)
+"""
+
+
+def test_a_stock_run_that_is_killed_resumes(seg, tmp_path):
+    """Two checkpoints of which one is kept, and a death when the third is about to be written: the second is there."""
+    tool = Path(importlib.util.find_spec('mmseg').origin).parent / '.mim/tools/train.py'
+    hooks, work = [{'type': 'KilledWhileSaving', 'iteration': 6}], tmp_path / 'work'
+    (tmp_path / 'killed.py').write_text(KILLED.format(base=str(seg), hooks=hooks))
+    (tmp_path / 'again.py').write_text(KILLED.format(base=str(seg), hooks=[]))
+    env = {'PYTHONPATH': str(Path(__file__).parent)}
+    killed = run(sys.executable, tool, 'killed.py', '--work-dir', work, cwd=tmp_path, **env)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert saved(work) == 4 and [path.name for path in work.glob('*.pth')] == ['iter_4.pth']
+    resumed = run(sys.executable, tool, 'again.py', '--work-dir', work, '--resume', cwd=tmp_path, **env)
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert 'iter: 4' in log(work) and saved(work) == 8
+    assert sorted(path.name for path in work.iterdir() if path.suffix in ('.pth', '.partial')) == ['iter_8.pth']
 
 
 # One iteration of two small pictures; nothing is saved.

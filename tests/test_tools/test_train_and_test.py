@@ -82,20 +82,20 @@ def test_resume_goes_on_as_if_never_stopped(train, tmp_path, seg):
 
 @pytest.mark.slow
 def test_resume_with_workers(train, tmp_path, seg):
-    """Pictures are prepared in another process, here without chance; dropout and stochastic depth are drawn in this."""
+    """Crops, flips and colours are drawn in two other processes, dropout and stochastic depth in this one."""
     text = (
-        "pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]\n"
         'val_cfg = val_dataloader = val_evaluator = None\n'
-        'train_dataloader = dict(num_workers=1, persistent_workers=True, dataset=dict(pipeline=pipeline))\n'
+        'train_dataloader = dict(num_workers=2, persistent_workers=True)\n'
     )
     _, resumed, whole = interrupt_and_resume(train, tmp_path, seg, 'train_cfg.max_iters=2', 'iter_4.pth', text)
     assert differing(resumed, whole) == []
 
 
 @pytest.mark.slow
-def test_resume_by_epoch(train, tmp_path, det):
-    """Mask R-CNN draws its samples of proposals."""
-    text = 'train_cfg = dict(max_epochs=2)\n'
+@pytest.mark.parametrize('workers', [0, 2])
+def test_resume_by_epoch(train, tmp_path, det, workers):
+    """Mask R-CNN draws its samples of proposals, and flips are drawn in the workers, which begin with each epoch."""
+    text = f'train_cfg = dict(max_epochs=2)\ntrain_dataloader = dict(num_workers={workers})\n'
     _, resumed, whole = interrupt_and_resume(train, tmp_path, det, 'train_cfg.max_epochs=1', 'epoch_2.pth', text)
     assert resumed['meta']['iter'] == whole['meta']['iter'] == 6
     assert differing(resumed, whole) == []

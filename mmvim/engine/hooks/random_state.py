@@ -10,6 +10,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmvim.datasets.placed import PlacingSampler, seed_samples
 from mmvim.registry import HOOKS
 
 _KEY, _RANKS = 'random_state', 'ranks'
@@ -103,9 +104,14 @@ class RandomStateHook(Hook):
     run would have made, to the bit if the machine's kernels are deterministic. It also keeps validation from changing
     the numbers that training draws.
 
-    Limits: with ``num_workers > 0`` augmentation draws its numbers in worker processes, whose states are not kept, so
-    it starts over. The states of several processes are kept where :class:`mmvim.engine.hooks.CheckpointHook` saves, and
-    restored if as many processes resume; with another checkpoint hook they resume as without this one.
+    With ``num_workers > 0`` augmentation draws its numbers in worker processes, which end with the run. There it is
+    seeded anew for each sample, by the training's seed, the process, the epoch and the sample's place in it, so that
+    the number of workers does not matter either.
+
+    Limits: the states of several processes are kept where :class:`mmvim.engine.hooks.CheckpointHook` saves, and
+    restored if as many processes resume; with another checkpoint hook they resume as without this one. Before
+    onedl-mmengine 0.10.12 the workers of a training by iteration have begun before any hook runs, and augmentation in
+    them starts over.
 
     Examples:
         >>> from mmvim.engine.hooks import RandomStateHook
@@ -121,6 +127,7 @@ class RandomStateHook(Hook):
         self._resumed: dict | None = None
         self._collected: list[dict] | None = None
         self._before_val: dict | None = None
+        self._placing: PlacingSampler | None = None
 
     def collect(self) -> None:
         """Collect the states of all processes, each of which must call this, for the checkpoint that is saved next."""
@@ -146,7 +153,11 @@ class RandomStateHook(Hook):
         if runner.iter == 0:  # weights were loaded, training was not resumed
             self._resumed = None
         loop = runner.train_loop
-        if self._resumed is None or self._in_workers(runner) or not isinstance(loop, IterBasedTrainLoop):
+        if self._in_workers(runner):
+            begun = getattr(getattr(loop, 'dataloader_iterator', None), '_iterator', None) is not None
+            self._placing = None if begun else seed_samples(runner.train_dataloader, runner.seed, get_rank())
+            return
+        if self._resumed is None or not isinstance(loop, IterBasedTrainLoop):
             return
         state, self._resumed = self._resumed, None
         iterator = loop.dataloader_iterator
@@ -155,9 +166,13 @@ class RandomStateHook(Hook):
         loop.dataloader_iterator = _RestoringIterator(iterator, skips, lambda: restore_random_state(state))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Restore the states of a training by epoch, unless the data are drawn in workers."""
-        # The data loader's iterator is made only after this, in the interrupted run as in the resumed one.
-        if not self._in_workers(runner):
+        """Restore the states of a training by epoch, unless its workers outlive epochs."""
+        if self._placing is not None:
+            self._placing.begin(runner.epoch)
+        # The data loader's iterator, which draws a number, is made only after this, in the interrupted run as in the
+        # resumed one. Where workers persist, or train by iteration, the interrupted run had made it long before.
+        persistent = getattr(runner.train_dataloader, 'persistent_workers', False)
+        if not self._in_workers(runner) or not (persistent or isinstance(runner.train_loop, IterBasedTrainLoop)):
             self._restore()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
