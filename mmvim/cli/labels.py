@@ -212,7 +212,8 @@ class _Look:
                 f'every pixel of the masks of {self.name} that were looked at is ignored (label {ignored})',
                 'check reduce_zero_label and the values of the masks',
             )
-        if ignored in self.labels and len(kept) == 1 and head.num_classes > 1:
+        # Of one channel, label 1 alone is all that there is to find, and label 0 alone nothing.
+        if ignored in self.labels and len(kept) == 1 and (head.num_classes > 1 or kept == {0}):
             warn(
                 f'the masks of {self.name} that were looked at hold {_listed(self.labels)}, and {ignored} is ignored: '
                 f'class {min(kept)} alone can be learned. If {ignored} is a class, write its number into the masks'

@@ -99,3 +99,36 @@ def test_every_head_of_a_cascade_is_compared():
     model.decode_head = nn.ModuleList([Head(3), Head(2)])
     with pytest.raises(UserError, match=r'has the label 2, and model.decode_head.1.num_classes=2'):
         look(model, gt_seg_map=mask(0, 2))
+
+
+@pytest.mark.parametrize('classes', [1, 2, 5])
+def test_a_foreground_drawn_in_white_is_warned_of(classes, capsys):
+    """Raw masks of 0 and 255, without reduce_zero_label: 255 is ignored, and nothing but the background is left."""
+    (line,) = look(segmentor(classes), gt_seg_map=mask(0, 0, 255, 255))
+    assert line == 'test_dataloader.dataset: 1 of 1 samples looked at, labels 0, 255'
+    (said,) = capsys.readouterr().err.splitlines()
+    assert 'hold 0, 255, and 255 is ignored: class 0 alone can be learned' in said
+    assert 'write its number into the masks' in said
+
+
+@pytest.mark.parametrize(
+    ('classes', 'labels'),
+    [(2, (0, 1)), (2, (0, 1, 255)), (1, (0, 1, 255)), (1, (1, 255)), (2, (0,))],
+    ids=['no white', 'void beside both', 'void beside one channel', 'the foreground and void', 'one class'],
+)
+def test_other_masks_are_not(classes, labels, capsys):
+    look(segmentor(classes), gt_seg_map=mask(*labels))
+    assert not capsys.readouterr().err
+
+
+def test_white_that_reduce_zero_label_has_moved():
+    """Of 0 and 255 it makes 255 and 254, which no head has."""
+    with pytest.raises(UserError, match=r'has the label 254, and model.decode_head.num_classes=2 leaves 0 to 1'):
+        look(segmentor(2), gt_seg_map=mask(255, 254))
+
+
+def test_white_that_the_head_does_not_ignore():
+    model = segmentor(2)
+    model.decode_head.ignore_index = 250
+    with pytest.raises(UserError, match=r'has the label 255, and model.decode_head.num_classes=2 leaves 0 to 1'):
+        look(model, gt_seg_map=mask(0, 255))
