@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
-from torch import nn
+from torch import Tensor, nn
 
 from mmvim.cli.data import LARGEST, find_datasets, is_remote_file
 from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
@@ -36,7 +36,8 @@ def check_samples(
 
     Raises:
         UserError: If a sample cannot be read, a mask has another size than its picture, a label is beyond the model's
-            classes, everything is ignored, or a detector has another number of classes than the data.
+            classes, pictures differ in bands (if ``thorough``), everything is ignored, or a detector has another number
+            of classes than the data.
 
     Examples:
         >>> from mmengine.config import Config
@@ -116,6 +117,9 @@ class _Look:
         # Of a panoptic data set, the boxes are of the things alone.
         things = None if self.on_masks else metainfo.get('thing_classes')
         self.classes = len(things or metainfo.get('classes') or ())
+        mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+        self.means = 0 if mean is None else len(mean)
+        self.bands: tuple[int, str] | None = None  # of the first picture, and which that is
         self.labels: set[int] = set()
         self.kind = ''
 
@@ -145,8 +149,7 @@ class _Look:
                 for transform in pipeline:  # a mask may be loaded after its picture was resized
                     if type(transform).__name__.startswith('Load'):
                         sample = transform(sample)
-                if self.thorough:
-                    self.dataset[index]
+                packed = self.dataset[index] if self.thorough else None
         except Exception as error:  # of files, of transforms: the run would end in it
             bad = bad or first_problem(files)
             if bad is not None and self.skips:
@@ -159,6 +162,8 @@ class _Look:
             raise UserError(f'sample {index} of {self.name} cannot be read: {text}', remedy, ENVIRONMENT) from error
         if not isinstance(sample, dict):
             return
+        if isinstance(packed, dict):
+            self.look_at_bands(packed.get('inputs'), sample.get('img_path') or f'sample {index}')
         where = sample.get('seg_map_path') or sample.get('img_path') or f'sample {index}'
         if self.on_masks and isinstance(sample.get('gt_seg_map'), np.ndarray):
             self.look_at_mask(sample['gt_seg_map'], sample.get('img'), where)
@@ -167,6 +172,17 @@ class _Look:
             labels = np.asarray(sample['gt_bboxes_labels'])
             ignored = np.asarray(sample.get('gt_ignore_flags', np.zeros(len(labels))), bool)
             self.note({int(label) for label in labels[~ignored]}, None, where)
+
+    def look_at_bands(self, inputs: Any, where: str) -> None:
+        if not isinstance(inputs, Tensor) or inputs.ndim != 3:
+            return
+        found, remedy = len(inputs), 'give it the bands of the rest, or choose them by bands of mmvim.LoadImageBands'
+        if self.means > 1 and found not in (1, self.means):  # one band is normalised by each of the means
+            problem = f'{where} has {found} bands, and the data_preprocessor of the model {self.means} means'
+            raise UserError(problem, 'give mean and std for each band, or choose bands in mmvim.LoadImageBands')
+        first = self.bands = self.bands or (found, where)
+        if found != first[0]:
+            raise UserError(f'{where} has {found} bands, and {first[1]} {first[0]}', remedy, ENVIRONMENT)
 
     def look_at_mask(self, mask: np.ndarray, image: np.ndarray | None, where: str) -> None:
         if mask.ndim != 2:

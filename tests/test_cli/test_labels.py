@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -132,3 +133,37 @@ def test_white_that_the_head_does_not_ignore():
     model.decode_head.ignore_index = 250
     with pytest.raises(UserError, match=r'has the label 255, and model.decode_head.num_classes=2 leaves 0 to 1'):
         look(model, gt_seg_map=mask(0, 255))
+
+
+class Fields(Samples):
+    """A data set of pictures with so many bands."""
+
+    def __init__(self, bands):
+        super().__init__({})
+        self.bands = bands
+
+    def __len__(self):
+        return len(self.bands)
+
+    def get_data_info(self, index):
+        return {'img_path': f'field{index}'}
+
+    def __getitem__(self, index):
+        return {'inputs': torch.zeros(self.bands[index], 8, 8)}
+
+
+def look_through(bands, means):
+    model = segmentor(2)
+    model.data_preprocessor = nn.Module()
+    if means is not None:
+        model.data_preprocessor.register_buffer('mean', torch.zeros(means, 1, 1))
+    cfg = Config({'default_scope': 'mmengine', 'test_dataloader': {'dataset': {'type': Fields, 'bands': bands}}})
+    return check_samples(cfg, model, ('test',), thorough=True)
+
+
+def test_pictures_of_other_bands_than_the_rest():
+    assert look_through((5, 5), 5) == look_through((5, 5), None) == look_through((3, 3), 1)
+    with pytest.raises(UserError, match=r'^field1 has 4 bands, and field0 5; give it'):
+        look_through((5, 4), None)
+    with pytest.raises(UserError, match=r'^field1 has 4 bands, and the data_preprocessor of the model 5 means'):
+        look_through((5, 4), 5)
