@@ -39,10 +39,10 @@ def test_a_picture_of_noise(tool, tmp_path):
     assert found.shape == (300, 300, 3) and found.dtype == np.uint8 and 120 < found.mean() < 135
 
 
-@pytest.mark.parametrize('way', ['tiles', 'slide', 'whole'])
-def test_each_way(way, tool, tmp_path, monkeypatch):
+@pytest.mark.parametrize('way', ['tiles', pytest.param('test', marks=pytest.mark.slow), 'inferencer', 'slide', 'whole'])
+def test_each_way(way, tool, tmp_path, monkeypatch, quick_runners):
     pytest.importorskip('mmseg')
-    monkeypatch.setattr(sys, 'argv', ['benchmark_tiles.py', *QUICK])
+    monkeypatch.setattr(sys, 'argv', ['benchmark_tiles.py', *QUICK, '--cfg-options', 'model.backbone.patch_size=16'])
     args = tool.parse_args()
     tool.make_picture(tmp_path / 'a.npy', 80)
     found = tool.measure(way, str(tmp_path / 'a.npy'), args)
