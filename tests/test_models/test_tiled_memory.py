@@ -16,8 +16,8 @@ from mmvim.models import TiledSegmentor
 CLASSES, TILE = 64, 16
 COLUMN = CLASSES * TILE * 4  # bytes of the sums of one column of a picture
 BOUND = 10**6
-ONE_TILE = 12 * CLASSES * TILE * TILE * 4  # what is made of one tile before it is added to the sums, generously
-LINE = 64  # bytes that a row or a column may take beside the sums: where tiles lie, and their weights
+ONE_TILE = 5 * CLASSES * TILE * TILE * 4  # what is made of one tile before it is added to the sums
+LINE = 48  # bytes that a row or a column may take beside the sums: where tiles lie, and their weights
 
 
 class Live(TorchDispatchMode):
@@ -74,7 +74,7 @@ def test_the_count():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('height', 'width'), [(48, 4000), (600, 600)])
+@pytest.mark.parametrize(('height', 'width'), [(48, 2000), (400, 400)])
 @pytest.mark.parametrize('way', ['predict_tiled', 'TiledSegmentor'])
 def test_memory_does_not_grow_with_the_picture(way, height, width, tmp_path):
     """From file to file not at all; in a test, by the picture that comes and the map that goes."""
@@ -92,6 +92,6 @@ def test_memory_does_not_grow_with_the_picture(way, height, width, tmp_path):
     assert BOUND / 2 < small < BOUND + ONE_TILE + LINE * (48 + 300)
     assert large < BOUND + ONE_TILE + LINE * (height + width)
     # Panels end where tiles begin, so that they differ in width by less than a tile.
-    assert large - small < TILE * COLUMN + LINE * (height + width), 'of 600 x 600, half a byte a pixel would show'
-    if width > 2000:  # the control: without a bound, the sums of each column stay
+    assert large - small < TILE * COLUMN + LINE * (height + width), 'of 400 x 400, a byte a pixel would show'
+    if width > 1000:  # the control: without a bound, the sums of each column stay
         assert run(height, width, 100) > COLUMN * width
