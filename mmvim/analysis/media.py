@@ -13,6 +13,7 @@ from mmvim.datasets.readable import looks_whole, picture_problem
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+ARRAYS = ('.npy',)  # of models that take bands
 WEBCAM = 'webcam'
 
 
@@ -35,12 +36,13 @@ class Media(NamedTuple):
     stem: str
 
 
-def find_media(inputs: list[str]) -> list[Media]:
+def find_media(inputs: list[str], arrays: bool = False) -> list[Media]:
     """Return what a user's words stand for, each with a name of its own.
 
     Args:
         inputs: Files, folders (whose pictures and videos count, not those in folders below) and ``webcam`` or
             ``webcam:1``, the number of a camera.
+        arrays: Whether files of :data:`ARRAYS` are pictures, too. Defaults to False.
 
     Returns:
         Pictures, videos and webcams, those of a folder by name.
@@ -60,6 +62,7 @@ def find_media(inputs: list[str]) -> list[Media]:
         gone.jpg does not exist; give a picture, a folder, a video, or webcam
     """
     found: list[tuple[str, str]] = []
+    pictures = (*PICTURES, *ARRAYS) if arrays else PICTURES
     for name in inputs:
         word, _, number = name.partition(':')
         path = Path(name).expanduser()
@@ -68,16 +71,18 @@ def find_media(inputs: list[str]) -> list[Media]:
                 raise ValueError(f'{name} names no camera; write {WEBCAM}, or {WEBCAM}:1 for the second one')
             found.append((WEBCAM, number or '0'))
         elif path.is_dir():
-            inside = sorted(str(file) for file in path.iterdir() if file.is_file() and _kind(file) is not None)
+            inside = sorted(
+                str(file) for file in path.iterdir() if file.is_file() and _kind(file, pictures) is not None
+            )
             if not inside:
-                raise ValueError(f'{name} holds neither pictures nor videos; their names end in {" ".join(PICTURES)}')
-            found += [(str(_kind(Path(file))), file) for file in inside]
+                raise ValueError(f'{name} holds neither pictures nor videos; their names end in {" ".join(pictures)}')
+            found += [(str(_kind(Path(file), pictures)), file) for file in inside]
         elif not path.exists():
             raise ValueError(f'{name} does not exist; give a picture, a folder, a video, or {WEBCAM}')
-        elif _kind(path) is None:
-            raise ValueError(f'{name} is of no known kind; names end in {" ".join((*PICTURES, *VIDEOS))}')
+        elif _kind(path, pictures) is None:
+            raise ValueError(f'{name} is of no known kind; names end in {" ".join((*pictures, *VIDEOS))}')
         else:
-            found.append((str(_kind(path)), str(path)))
+            found.append((str(_kind(path, pictures)), str(path)))
     taken: set[str] = set()
     media = []
     for kind, source in found:
@@ -93,9 +98,9 @@ def find_media(inputs: list[str]) -> list[Media]:
     return media
 
 
-def _kind(path: Path) -> str | None:
+def _kind(path: Path, pictures: tuple[str, ...]) -> str | None:
     ending = path.suffix.lower()
-    return 'picture' if ending in PICTURES else 'video' if ending in VIDEOS else None
+    return 'picture' if ending in pictures else 'video' if ending in VIDEOS else None
 
 
 def read_rgb(path: str) -> np.ndarray:

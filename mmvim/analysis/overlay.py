@@ -7,18 +7,24 @@ annotations, names and colours of all classes, pictures of sizes that they can t
 import copy
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmvim.analysis.legend import Entry, add_legend
 from mmvim.analysis.palette import classes_and_palette, number_of_classes
+from mmvim.datasets.bands import as_rgb, check_bands
+from mmvim.datasets.load_bands import LoadImageBands
+from mmvim.engine.hooks.draw_bands import BandsVisualizationHook
+from mmvim.registry import HOOKS, TRANSFORMS
 
 LEAST, LONGEST = 16, 16  # pixels of the shorter side, and longer over shorter side, of what a model is given
 SHOWN = 320  # pixels of the longer side, to which smaller pictures are enlarged before something is drawn on them
+_LOADERS = ('LoadImageFromFile', 'LoadImageBands')
 _TASKS = {'mmseg': 'segmentation', 'mmdet': 'instances'}
 
 
@@ -101,10 +107,16 @@ class OverlayPainter:
         max_side: Longest side in pixels of what is predicted and drawn. Defaults to 2048.
         full_size: Predict at the picture's own size and shrink only for drawing, for models that work by tiles.
             Defaults to False.
+        bands: Of a model whose test pipeline has ``mmvim.LoadImageBands``, the numbers of the three bands that are
+            drawn on, as red, green and blue. Defaults to None: those of the config's ``mmvim.BandsVisualizationHook``,
+            or the first three.
+
+    Attributes:
+        loader: The ``LoadImageBands`` that reads pictures for the model; None for pictures of three colours.
 
     Raises:
-        ValueError: If ``default_scope`` is another one, the test pipeline does not load pictures of three colours, or
-            a number is out of range.
+        ValueError: If ``default_scope`` is another one, the test pipeline does not load pictures, or a number is out of
+            range.
 
     Examples:
         >>> from mmengine.config import Config
@@ -125,6 +137,7 @@ class OverlayPainter:
         opacity: float = 0.6,
         max_side: int = 2048,
         full_size: bool = False,
+        bands: Sequence[int] | None = None,
     ) -> None:
         self.library = cfg.get('default_scope')
         if self.library not in _TASKS:
@@ -135,6 +148,12 @@ class OverlayPainter:
         if max_side < LEAST:
             raise ValueError(f'max_side must be {LEAST} pixels or more, got {max_side}')
         self.score_thr, self.max_side, self.full_size = score_thr, max_side, full_size
+        self.loader, shown = _bands_of(cfg)
+        if bands is not None and self.loader is None:
+            raise ValueError(f'bands={tuple(bands)} are chosen, and the model takes pictures of three colours')
+        self.bands, self.percent = check_bands(bands) or shown.bands, shown.percent
+        if self.bands is not None and len(self.bands) != 3:
+            raise ValueError(f'bands={self.bands} are {len(self.bands)}, and a picture is shown in three')
         cfg = _ready(cfg)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of classes and palettes that the checkpoint lacks, found below
@@ -152,6 +171,13 @@ class OverlayPainter:
         """'segmentation', 'instances' or 'panoptic'."""
         return 'panoptic' if hasattr(self.model, 'panoptic_fusion_head') else _TASKS[self.library]
 
+    @property
+    def channels(self) -> int | None:
+        """How many bands a picture must have; None if the model's preprocessor has no mean for each."""
+        inner = getattr(self.model, 'module', self.model)  # of a model that works by tiles
+        mean = getattr(getattr(inner, 'data_preprocessor', None), 'mean', None)
+        return None if self.loader is None or mean is None or len(mean) == 1 else len(mean)
+
     def _build(self, cfg: Config, weights: str, device: str | None) -> Any:
         if self.library == 'mmseg':
             from mmseg.apis import MMSegInferencer
@@ -166,25 +192,31 @@ class OverlayPainter:
         """Predict and draw.
 
         Args:
-            picture: (H, W, 3) uint8, RGB.
+            picture: (H, W, 3) uint8, RGB; for a model of bands, (H, W, C) as ``loader`` reads it.
 
         Raises:
             ValueError: If it has another shape or dtype.
         """
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        if self.loader is not None:
+            if picture.ndim != 3 or not picture.size or self.channels not in (None, picture.shape[2]):
+                raise ValueError(f'a picture must be (H, W, {self.channels or "C"}), got {picture.shape}')
+        elif picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
             raise ValueError(f'a picture must be (H, W, 3) uint8, got {picture.shape} {picture.dtype}')
         shown = _at_most(picture, self.max_side)
         given = picture if self.full_size else shown
         padded = _padded(given)
         begin = time.perf_counter()
-        # pipelines take blue first
-        result = self.inferencer([np.ascontiguousarray(padded[..., ::-1])], return_datasamples=True, batch_size=1)
+        # the libraries' pipelines take blue first
+        given_to = np.ascontiguousarray(padded[..., ::-1] if self.loader is None else padded)
+        result = self.inferencer([given_to], return_datasamples=True, batch_size=1)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - begin
         result = result['predictions'] if isinstance(result, dict) else result
         sample = (result[0] if isinstance(result, list) else result).cpu()
         height, width = shown.shape[:2]
+        if self.loader is not None:
+            shown = as_rgb(shown, self.bands, self.percent)
         zoom = max(1, -(-SHOWN // max(height, width)))
         size = (height * zoom, width * zoom)
         canvas = cv2.resize(shown, size[::-1], interpolation=cv2.INTER_NEAREST) if zoom > 1 else shown
@@ -263,12 +295,14 @@ def _ready(cfg: Config) -> Config:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     steps = [step for step in dataset.get('pipeline') or () if not _kind(step).endswith('Annotations')]
-    if not any(_kind(step) == 'LoadImageFromFile' for step in steps):
+    if not any(_kind(step) in _LOADERS for step in steps):
         loaders = ', '.join(_kind(step) for step in steps if _kind(step).startswith('Load')) or 'no loader'
-        raise ValueError(f'the test pipeline has {loaders}; pictures of three colours need LoadImageFromFile')
-    for step in steps:
+        raise ValueError(f'the test pipeline has {loaders}; pictures need {" or ".join(_LOADERS)}')
+    for place, step in enumerate(steps):
         if _kind(step) == 'LoadImageFromFile':
             step['type'] = 'LoadImageFromFile'  # which mmseg's inferencer looks for by this very name
+        elif _kind(step) == 'LoadImageBands':
+            steps[place] = ConfigDict(type='LoadImageFromFile')  # in whose place arrays of any bands are taken
     dataset['pipeline'] = steps
     cfg.test_dataloader.dataset = dataset
     cfg.visualizer = {
@@ -276,6 +310,17 @@ def _ready(cfg: Config) -> Config:
         'name': f'overlay {time.monotonic_ns()}',  # MMEngine keeps visualizers by name
     }
     return cfg
+
+
+def _bands_of(cfg: Config) -> tuple[LoadImageBands | None, BandsVisualizationHook]:
+    """Return what loads the bands of a config's test pictures, or None, and what says which of them are drawn."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    step = next((step for step in dataset.get('pipeline') or () if _kind(step) == 'LoadImageBands'), None)
+    hook = (cfg.get('default_hooks') or {}).get('visualization') or {}
+    shown = HOOKS.build(hook) if _kind(hook) == 'BandsVisualizationHook' else BandsVisualizationHook()
+    return None if step is None else TRANSFORMS.build(step), shown
 
 
 def _kind(step: Any) -> str:

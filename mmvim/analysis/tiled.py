@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmvim.datasets.bands import stated_nodata
 from mmvim.datasets.load_bands import LoadImageBands
 from mmvim.models.tiled.segmentor import TiledSegmentor
 
 
 def open_picture(path: str | os.PathLike, loader: LoadImageBands | None = None) -> np.ndarray:
     """Open a picture without reading it, where its format allows: ``.npy``, and TIFF files without compression.
+
+    What is mapped are the values of the file, those that stand for no measurement too.
 
     Args:
         path: The file. Others are read whole.
@@ -38,16 +41,23 @@ def open_picture(path: str | os.PathLike, loader: LoadImageBands | None = None) 
         >>> type(picture).__name__, picture.shape
         ('memmap', (64, 48, 5))
     """
-    loader, ending = loader or LoadImageBands(), Path(path).suffix.lower()
-    plain = loader.bands is None and loader.fill is None and loader.beside is None and loader.backend_args is None
-    mapped = None
-    if plain and ending == '.npy':
+    loader = loader or LoadImageBands()
+    mapped = _map(path, loader) if loader.bands is None and loader.fill is None else None
+    return loader.read(str(path)) if mapped is None else mapped
+
+
+def _map(path: str | os.PathLike, loader: LoadImageBands) -> np.ndarray | None:
+    """Return the values of a file mapped into memory, (H, W, C); None if that cannot be."""
+    ending, mapped = Path(path).suffix.lower(), None
+    if loader.beside is not None or loader.backend_args is not None:
+        return None
+    if ending == '.npy':
         with suppress(ValueError, OSError):  # whatever is wrong with it, reading says
             mapped = np.load(path, mmap_mode='r')
-    elif plain and ending in ('.tif', '.tiff'):
+    elif ending in ('.tif', '.tiff'):
         mapped = _map_tiff(path)
     if mapped is None or mapped.ndim not in (2, 3):
-        return loader.read(str(path))
+        return None
     if mapped.ndim == 2:
         return mapped[..., None]
     return mapped.transpose(1, 2, 0) if ending == '.npy' and loader.layout == 'first' else mapped
@@ -76,6 +86,7 @@ def predict_tiled(
     out: str | os.PathLike | None = None,
     memory_mb: int = 512,
     progress: Callable[[int, int], None] | None = None,
+    loader: LoadImageBands | None = None,
 ) -> np.ndarray:
     """Predict the class of each pixel of a picture of any size, by a segmentor of MMSegmentation.
 
@@ -86,18 +97,21 @@ def predict_tiled(
         model: As ``mmseg.apis.init_model`` returns it; in eval mode meanwhile. A ``TiledSegmentor`` keeps its own
             ``tile``, ``overlap`` and ``memory_mb``.
         picture: (H, W, C) as the model's pipeline loads it (MMSegmentation's own loader has blue first), or the path of
-            a file, which is read as ``mmvim.LoadImageBands`` reads it (red first).
+            a file, which is read as ``loader`` reads it (red first).
         tile: Height and width of a tile. Defaults to 512.
         overlap: Least number of pixels that neighbouring tiles share. Defaults to None, a quarter of the smaller side.
         out: A ``.npy`` file for the result, which takes its name once it is complete. Defaults to None, no file.
         memory_mb: What the sums of unfinished blocks may take, in MB. Defaults to 512.
         progress: Called with the numbers of pixels done and to do after each block. Defaults to None.
+        loader: Which bands of a file, and what stands in place of values that are none. Defaults to None,
+            ``LoadImageBands()``.
 
     Returns:
         (H, W) int16; with ``out``, the file mapped into memory.
 
     Raises:
-        ValueError: If the picture or a size is not what it must be, or ``out`` does not end in ``.npy``.
+        ValueError: If the picture or a size is not what it must be, ``out`` does not end in ``.npy``, or a file has
+            values that are none and ``loader`` no ``fill``.
         TypeError: If the model is no segmentor.
 
     Examples:
@@ -117,7 +131,13 @@ def predict_tiled(
     tiled = model if isinstance(model, TiledSegmentor) else TiledSegmentor(model, tile, overlap, memory_mb)
     if out is not None and Path(out).suffix != '.npy':
         raise ValueError(f'out={str(out)!r} must end in .npy: labels are written as an array of NumPy')
-    array = picture if isinstance(picture, np.ndarray) else open_picture(picture)
+    loader, mapped = loader or LoadImageBands(), None
+    if isinstance(picture, np.ndarray):
+        array = picture
+    else:
+        mapped = _map(picture, loader)
+        array = loader.read(str(picture)) if mapped is None else mapped
+    nodata = None if mapped is None else stated_nodata(str(picture), str(picture))
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
@@ -126,6 +146,8 @@ def predict_tiled(
 
     def read(rows: slice, columns: slice) -> Tensor:
         part = array[rows, columns]  # (h, w, C)
+        if mapped is not None:
+            part = loader.finish(part, f'{picture} from row {rows.start} and column {columns.start}', nodata)
         part = part if part.dtype == np.uint8 else part.astype(np.float32)
         return torch.from_numpy(np.array(part.transpose(2, 0, 1), order='C'))  # a copy, of this tile alone
 

@@ -22,6 +22,7 @@ from mmvim.engine.hooks import (
     ResumeError,
     UnreadableFilesHook,
 )
+from mmvim.models.preprocessors import BandsError
 
 _STOCK = ('CheckpointHook', 'mmengine.CheckpointHook')
 _DURABLE = 'mmvim.CheckpointHook'
@@ -137,9 +138,9 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
         resumable: Whether it is a training. Defaults to True.
 
     Raises:
-        UserError: If a checkpoint cannot be written or the disk is full, a picture cannot be read, the loss is not
-            finite, processes begin at different iterations, a data worker or another process died, or the user pressed
-            Ctrl-C (then with status 130).
+        UserError: If a checkpoint cannot be written or the disk is full, a picture cannot be read or has other bands
+            than the model takes, the loss is not finite, processes begin at different iterations, a data worker or
+            another process died, or the user pressed Ctrl-C (then with status 130).
 
     Examples:
         >>> from mmvim.cli import UserError
@@ -161,6 +162,10 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
         # From a data worker it comes with the worker's traceback before it.
         problem, _, remedy = str(error).rpartition('UnreadableFileError: ')[2].strip().partition('; ')
         raise UserError(problem, remedy or 'replace it', ENVIRONMENT, everywhere=True) from error
+    except BandsError as error:
+        problem, _, remedy = str(error).rpartition('BandsError: ')[2].strip().partition('; ')
+        remedy = remedy or 'choose other bands in mmvim.LoadImageBands'
+        raise UserError(problem, remedy, ENVIRONMENT, everywhere=True) from error
     except (RuntimeError, OSError) as error:
         text = ' '.join(str(error).split())
         worker = _WORKER.search(str(error.__cause__ or '')) or _WORKER.search(text)  # the cause names the signal

@@ -40,9 +40,9 @@ def check_samples(
         What there is, a line for each data set.
 
     Raises:
-        UserError: If a sample cannot be read, a picture has another number of bands than the model takes, a mask has
-            another size than its picture, a label is beyond the model's classes, everything is ignored, or a detector
-            has another number of classes than the data.
+        UserError: If a sample cannot be read, a picture has another number of bands than the model takes or (if
+            ``thorough``) than the first picture, a mask has another size than its picture, a label is beyond the
+            model's classes, everything is ignored, or a detector has another number of classes than the data.
 
     Examples:
         >>> from mmengine.config import Config
@@ -125,6 +125,9 @@ class _Look:
         # Of a panoptic data set, the boxes are of the things alone.
         things = None if self.on_masks else metainfo.get('thing_classes')
         self.classes = len(things or metainfo.get('classes') or ())
+        mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+        self.means = 0 if mean is None else len(mean)
+        self.bands: tuple[int, str] | None = None  # of the first picture, and which that is
         self.labels: set[int] = set()
         self.kind = ''
         self.taken: set[int] = set()  # numbers of bands with which pictures enter the model
@@ -170,6 +173,8 @@ class _Look:
         if not isinstance(sample, dict):
             return
         self.look_at_bands(sample, packed, index)
+        if isinstance(packed, dict):
+            self.compare_bands(packed.get('inputs'), sample.get('img_path') or f'sample {index}')
         where = sample.get('seg_map_path') or sample.get('img_path') or f'sample {index}'
         if self.on_masks and isinstance(sample.get('gt_seg_map'), np.ndarray):
             self.look_at_mask(sample['gt_seg_map'], sample.get('img'), where)
@@ -190,13 +195,13 @@ class _Look:
         except UserError:
             if packed is not None:
                 raise
-            try:  # what follows loading may change the bands
+            try:  # what follows loading may change the bands, a colour jitter only now and then
                 with quiet():
-                    made = _band_count(self.dataset[index])
+                    made = {_band_count(self.dataset[index]) for _ in range(32)}
             except Exception:  # of a transform that cannot take these bands either
-                made = bands
-            if made is not None:
-                check_bands(self.model, made, where, self.size)
+                made = {bands}
+            for number in filter(None, made):
+                check_bands(self.model, number, where, self.size)
         self.taken.add(bands)
 
     def look_at_boxes(self, sample: dict, counted: np.ndarray, where: str) -> None:
@@ -209,6 +214,17 @@ class _Look:
         outside = (right <= 0) | (bottom <= 0) | (left >= image.shape[1]) | (top >= image.shape[0])
         bad = counted & ((right <= left) | (bottom <= top) | outside)
         self.strange += [f'{where} has {box.tolist()}' for box in boxes[bad].round(1)]
+
+    def compare_bands(self, inputs: Any, where: str) -> None:
+        if not isinstance(inputs, Tensor) or inputs.ndim != 3:
+            return
+        found, remedy = len(inputs), 'give it the bands of the rest, or choose them by bands of mmvim.LoadImageBands'
+        if self.means > 1 and found not in (1, self.means):  # one band is normalised by each of the means
+            problem = f'{where} has {found} bands, and the data_preprocessor of the model {self.means} means'
+            raise UserError(problem, 'give mean and std for each band, or choose bands in mmvim.LoadImageBands')
+        first = self.bands = self.bands or (found, where)
+        if found != first[0]:
+            raise UserError(f'{where} has {found} bands, and {first[1]} {first[0]}', remedy, ENVIRONMENT)
 
     def look_at_mask(self, mask: np.ndarray, image: np.ndarray | None, where: str) -> None:
         if mask.ndim != 2:
@@ -259,7 +275,8 @@ class _Look:
                 f'every pixel of the masks of {self.name} that were looked at is ignored (label {ignored})',
                 'check reduce_zero_label and the values of the masks',
             )
-        if ignored in self.labels and len(kept) == 1 and head.num_classes > 1:
+        # Of one channel, label 1 alone is all that there is to find, and label 0 alone nothing.
+        if ignored in self.labels and len(kept) == 1 and (head.num_classes > 1 or kept == {0}):
             warn(
                 f'the masks of {self.name} that were looked at hold {_listed(self.labels)}, and {ignored} is ignored: '
                 f'class {min(kept)} alone can be learned. If {ignored} is a class, write its number into the masks'

@@ -85,7 +85,14 @@ def build_painter(args: argparse.Namespace, config: str | None = None, checkpoin
     try:
         with quiet():
             painter = OverlayPainter(
-                cfg, weights, args.device, args.score_thr, args.opacity, args.max_side, full_size=args.tile is not None
+                cfg,
+                weights,
+                args.device,
+                args.score_thr,
+                args.opacity,
+                args.max_side,
+                full_size=args.tile is not None,
+                bands=getattr(args, 'bands', None),
             )
     except ValueError as error:
         name, _, rest = str(error).partition(' ')

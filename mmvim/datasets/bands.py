@@ -1,14 +1,19 @@
 """Pictures of any number of channels: how their files are read, and how three of their bands are shown."""
 
 import io
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 
+from mmvim.models.preprocessors import BandsError
+
 LAYOUTS = ('last', 'first')
+_GDAL_NODATA = 42113  # tag of a GeoTIFF file
 
 
 def decode_bands(content: bytes, name: str, layout: str = 'last') -> np.ndarray:
@@ -85,6 +90,33 @@ def _from_tiff(content: bytes, name: str) -> np.ndarray:
     return ordered.reshape(*ordered.shape[:2], -1)  # (H, W, C)
 
 
+def stated_nodata(file: str | os.PathLike | BinaryIO, name: str) -> float | None:
+    """Return the value that stands for no measurement, if the file says it: ``GDAL_NODATA`` of GeoTIFF.
+
+    Args:
+        file: Its path, or its bytes as a stream.
+        name: Its name, whose ending says what it is.
+
+    Returns:
+        The value, which may be NaN; None of other formats, and of a file that cannot be read.
+
+    Examples:
+        >>> import io
+        >>> from mmvim.datasets.bands import stated_nodata
+        >>> stated_nodata(io.BytesIO(b''), 'field.npy') is None
+        True
+    """
+    if PurePosixPath(name).suffix.lower() not in ('.tif', '.tiff'):
+        return None
+    with suppress(Exception):  # no tifffile, or a damaged file: decoding says what is wrong
+        import tifffile
+
+        with tifffile.TiffFile(file) as found:
+            tag = found.pages[0].tags.get(_GDAL_NODATA)
+        return None if tag is None else float(str(tag.value).strip('\0 '))
+    return None
+
+
 def choose_bands(picture: np.ndarray, bands: Sequence[int] | None, name: str) -> np.ndarray:
     """Return some of a picture's bands, in the order asked for.
 
@@ -94,7 +126,7 @@ def choose_bands(picture: np.ndarray, bands: Sequence[int] | None, name: str) ->
         name: Of the picture, for messages.
 
     Raises:
-        ValueError: If it lacks one.
+        BandsError: If it lacks one.
 
     Examples:
         >>> import numpy as np
@@ -106,7 +138,7 @@ def choose_bands(picture: np.ndarray, bands: Sequence[int] | None, name: str) ->
         return picture
     beyond = [band for band in bands if not 0 <= band < picture.shape[2]]
     if beyond:
-        raise ValueError(
+        raise BandsError(
             f'{name} has {picture.shape[2]} bands, 0 to {picture.shape[2] - 1}, and bands={tuple(bands)} asks for '
             f'{beyond[0]}'
         )

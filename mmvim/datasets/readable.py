@@ -11,11 +11,14 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
+from mmvim.datasets.bands import decode_bands
+
 ACTIONS = ('stop', 'skip')
-_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
+_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff', '.npy')
 _TAIL = 64  # bytes at the end of a file, in which its end marker stands unless something was appended
 
 
@@ -51,8 +54,11 @@ def picture_problem(path: str) -> str | None:
     try:
         if os.path.getsize(path) == 0:
             return 'is empty'
-        with Image.open(path) as picture:
-            picture.load()
+        if path.lower().endswith('.npy'):
+            np.load(path, mmap_mode='r')  # which compares the size with what the file says
+        elif not (path.lower().endswith(('.tif', '.tiff')) and _is_tiff_of_bands(path)):
+            with Image.open(path) as picture:
+                picture.load()
     except UnidentifiedImageError:
         return f'is no picture ({os.path.getsize(path)} bytes)'
     except PermissionError:
@@ -63,6 +69,16 @@ def picture_problem(path: str) -> str | None:
         text = ' '.join(str(error).split())
         return f'is truncated ({text})' if 'truncated' in text else f'is damaged ({text or type(error).__name__})'
     return None
+
+
+def _is_tiff_of_bands(path: str) -> bool:
+    """Return whether a file is TIFF that tifffile reads: Pillow takes one of five bands for no picture."""
+    try:
+        with open(path, 'rb') as stream:
+            decode_bands(stream.read(), path)
+    except Exception:  # decoders report damage in many ways
+        return False
+    return True
 
 
 def looks_whole(path: str) -> bool:

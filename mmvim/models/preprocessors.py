@@ -13,6 +13,19 @@ from mmvim.registry import MODELS
 _COLOURS = ('bgr_to_rgb', 'rgb_to_bgr')
 
 
+class BandsError(ValueError):
+    """Error for a picture that lacks bands or measurements, or has other bands than the model takes.
+
+    Args:
+        message: Names the file and what is wrong with it. (One text, so that a data worker can send the error.)
+
+    Examples:
+        >>> from mmvim.models.preprocessors import BandsError
+        >>> print(BandsError('field.tif has 4 bands, and the model takes 5'))
+        field.tif has 4 bands, and the model takes 5
+    """
+
+
 @cache
 def _for_bands(base: type[ImgDataPreprocessor]) -> type[ImgDataPreprocessor]:
     """Return a preprocessor like ``base`` that takes any number of means, and checks that pictures have as many."""
@@ -26,11 +39,14 @@ def _for_bands(base: type[ImgDataPreprocessor]) -> type[ImgDataPreprocessor]:
 
         def forward(self, data: dict, training: bool = False) -> Any:
             pictures, bands = data['inputs'], self.get_buffer('mean').shape[0]
-            for picture in pictures if isinstance(pictures, (list, tuple, Tensor)) else ():
+            for number, picture in enumerate(pictures if isinstance(pictures, (list, tuple, Tensor)) else ()):
                 if picture.shape[0] != bands:
-                    raise ValueError(
-                        f'a picture of {picture.shape[0]} bands comes to a data_preprocessor with {bands} means; give '
-                        'mean and std for each band, or choose bands in mmvim.LoadImageBands'
+                    samples = data.get('data_samples') or ()
+                    path = getattr(samples[number], 'img_path', None) if number < len(samples) else None
+                    named = f' ({path})' if path else ''
+                    raise BandsError(
+                        f'a picture of {picture.shape[0]} bands{named} comes to a data_preprocessor with {bands} '
+                        'means; give mean and std for each band, or choose bands in mmvim.LoadImageBands'
                     )
             return super().forward(data, training)
 

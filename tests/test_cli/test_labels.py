@@ -190,3 +190,70 @@ def test_bands_of_a_preprocessor(bands, options, words, capsys):
     with pytest.raises(UserError, match=words) if refused else nullcontext():
         look(model, img=pictures(bands))
     assert re.fullmatch(words + '.*' if words and not refused else '', capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize('classes', [1, 2, 5])
+def test_a_foreground_drawn_in_white_is_warned_of(classes, capsys):
+    """Raw masks of 0 and 255, without reduce_zero_label: 255 is ignored, and nothing but the background is left."""
+    (line,) = look(segmentor(classes), gt_seg_map=mask(0, 0, 255, 255))
+    assert line == 'test_dataloader.dataset: 1 of 1 samples looked at, labels 0, 255'
+    (said,) = capsys.readouterr().err.splitlines()
+    assert 'hold 0, 255, and 255 is ignored: class 0 alone can be learned' in said
+    assert 'write its number into the masks' in said
+
+
+@pytest.mark.parametrize(
+    ('classes', 'labels'),
+    [(2, (0, 1)), (2, (0, 1, 255)), (1, (0, 1, 255)), (1, (1, 255)), (2, (0,))],
+    ids=['no white', 'void beside both', 'void beside one channel', 'the foreground and void', 'one class'],
+)
+def test_other_masks_are_not(classes, labels, capsys):
+    look(segmentor(classes), gt_seg_map=mask(*labels))
+    assert not capsys.readouterr().err
+
+
+def test_white_that_reduce_zero_label_has_moved():
+    """Of 0 and 255 it makes 255 and 254, which no head has."""
+    with pytest.raises(UserError, match=r'has the label 254, and model.decode_head.num_classes=2 leaves 0 to 1'):
+        look(segmentor(2), gt_seg_map=mask(255, 254))
+
+
+def test_white_that_the_head_does_not_ignore():
+    model = segmentor(2)
+    model.decode_head.ignore_index = 250
+    with pytest.raises(UserError, match=r'has the label 255, and model.decode_head.num_classes=2 leaves 0 to 1'):
+        look(model, gt_seg_map=mask(0, 255))
+
+
+class Fields(Samples):
+    """A data set of pictures with so many bands."""
+
+    def __init__(self, bands):
+        super().__init__({})
+        self.bands = bands
+
+    def __len__(self):
+        return len(self.bands)
+
+    def get_data_info(self, index):
+        return {'img_path': f'field{index}'}
+
+    def __getitem__(self, index):
+        return {'inputs': torch.zeros(self.bands[index], 8, 8)}
+
+
+def look_through(bands, means):
+    model = segmentor(2)
+    model.data_preprocessor = nn.Module()
+    if means is not None:
+        model.data_preprocessor.register_buffer('mean', torch.zeros(means, 1, 1))
+    cfg = Config({'default_scope': 'mmengine', 'test_dataloader': {'dataset': {'type': Fields, 'bands': bands}}})
+    return check_samples(cfg, model, ('test',), thorough=True)
+
+
+def test_pictures_of_other_bands_than_the_rest():
+    assert look_through((5, 5), 5) == look_through((5, 5), None) == look_through((3, 3), 1)
+    with pytest.raises(UserError, match=r'^field1 has 4 bands, and field0 5; give it'):
+        look_through((5, 4), None)
+    with pytest.raises(UserError, match=r'^field1 has 4 bands, and the data_preprocessor of the model 5 means'):
+        look_through((5, 4), 5)

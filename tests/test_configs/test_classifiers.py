@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from names_of_torchvision import torchvision_or_its_names
 
-from mmvim.engine.hooks import MESAHook
+from mmvim.engine.hooks import MESAHook, ValLossHook
 
 SIDE = 64  # of the small images, where the recipes have 224
 FIGURES = {file: figures for case in FAMILY_CASES.values() for file, figures in case.classifiers.items()}
@@ -146,3 +146,26 @@ def test_a_published_classifier_sees_the_same(classifier_config, load, tmp_path,
             assert torch.allclose(runner.model(data['inputs'], mode='tensor'), classifier(pictures), atol=1e-5)
         seen += len(pictures)
     assert seen == 4
+
+
+@pytest.mark.slow
+def test_the_loss_on_the_validation_set(load, tmp_path, mmpretrain):
+    """The mean over the pictures of what the head says of each, without Mixup, and a training that stops by it."""
+    cfg = small(load('vim/vim-tiny_in1k.py'), tmp_path)
+    cfg.train_cfg.update(max_epochs=5, val_interval=1)
+    cfg.optim_wrapper.optimizer.lr = 0.0  # so that the loss stays
+    cfg.param_scheduler = []
+    cfg.custom_hooks = [{'type': 'mmvim.ValLossHook', 'patience': 2}]
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.epoch == 3 and any(isinstance(hook, ValLossHook) for hook in runner.hooks)
+    losses = list(runner.message_hub.get_scalar('val/val_loss').data[0])
+    model, exact = runner.model.eval(), []
+    for item in runner.val_dataloader.dataset:
+        data = model.data_preprocessor({'inputs': [item['inputs']], 'data_samples': [item['data_samples']]}, False)
+        with torch.no_grad():
+            scores = model(data['inputs'], mode='tensor')
+        scores = scores[0] if isinstance(scores, tuple) else scores
+        target = data['data_samples'][0].gt_label
+        exact.append(float(torch.nn.functional.cross_entropy(scores, target, label_smoothing=0.1)))
+    assert losses == pytest.approx([np.mean(exact)] * 3, rel=1e-4)

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmvim.analysis.instances import COLOURS, GAP, HEAD
-from mmvim.engine.hooks import DrawPredictionsHook
+from mmvim.datasets.load_bands import LoadImageBands
+from mmvim.engine.hooks import BandsVisualizationHook, DrawPredictionsHook
 
 Resize, LoadAnnotations = type('Resize', (), {}), type('LoadAnnotations', (), {})
 
@@ -47,3 +48,51 @@ def test_objects_of_low_score_are_left_out():
     for arguments in ({'interval': 0}, {'interval': 1, 'pictures': 0}):
         with pytest.raises(ValueError, match='must be 1 or more, got 0'):
             DrawPredictionsHook(**arguments)
+
+
+def ready(hook, *others):
+    """The hook as it is once a run of these hooks begins."""
+    hook.before_train(SimpleNamespace(val_loop=object(), hooks=[*others, hook]))
+    return hook
+
+
+def test_the_bands_of_the_runs_drawings_are_shown():
+    """Five bands of bytes, each of one value: what is drawn says which of them it is."""
+    inputs = torch.tensor([10, 60, 110, 160, 210], dtype=torch.uint8)[:, None, None].expand(5, 40, 60)
+    dataset = SimpleNamespace(metainfo={}, pipeline=SimpleNamespace(transforms=[LoadImageBands()]))
+    labels = PixelData(data=torch.zeros(1, 40, 60, dtype=torch.long))
+    pairs = {
+        'segmentation': (inputs, BaseDataElement(gt_sem_seg=labels), BaseDataElement(pred_sem_seg=labels)),
+        'instances': (
+            inputs,
+            BaseDataElement(),
+            BaseDataElement(pred_instances=objects([1, 1, 9, 9], (40, 60), scores=torch.tensor([0.0]))),
+        ),
+    }
+    bands = BandsVisualizationHook(bands=(4, 0, 2))
+    for hook, colour in (
+        (ready(DrawPredictionsHook(interval=1, width=60), bands), (210, 10, 110)),
+        (ready(DrawPredictionsHook(interval=1, width=60, bands=(3, 3, 1)), bands), (160, 160, 60)),
+        (ready(DrawPredictionsHook(interval=1, width=60)), (10, 60, 110)),
+    ):
+        for kind, pair in pairs.items():
+            sheet = getattr(hook, f'_{kind}')([pair], dataset, 1)
+            assert (sheet == colour).all(2).sum() >= 40 * 60, (kind, colour)
+
+
+def test_colours_keep_their_order():
+    """The libraries' loaders have blue first, mmvim's has red first, and numbers beyond bytes are stretched."""
+    hook, plain = DrawPredictionsHook(interval=1), SimpleNamespace(pipeline=SimpleNamespace(transforms=[]))
+    ours = SimpleNamespace(datasets=[SimpleNamespace(pipeline=SimpleNamespace(transforms=[LoadImageBands()]))])
+    picture = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None].expand(3, 4, 4)
+    assert hook._colours(picture, plain)[0, 0].tolist() == [3, 2, 1]
+    assert hook._colours(picture, ours)[0, 0].tolist() == [1, 2, 3]
+    ramp = torch.linspace(0, 4095, 101).expand(3, 1, 101)
+    shown = hook._colours(ramp, ours)
+    assert shown.dtype == np.uint8 and shown[0, [0, 100], 0].tolist() == [0, 255] and shown[0, 50, 0] in (127, 128)
+
+
+@pytest.mark.parametrize(('bands', 'text'), [((1, 2), 'are 2, and a picture is shown'), ((0, 1, -1), 'from 0')])
+def test_bands_that_cannot_be_shown(bands, text):
+    with pytest.raises(ValueError, match=text):
+        DrawPredictionsHook(interval=1, bands=bands)

@@ -3,6 +3,7 @@
 import mmap
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ def test_the_peak(tool):
     with tool.Peak(limit=10**12) as peak, mmap.mmap(-1, 32 * 10**6, flags=_ANONYMOUS) as pages:
         for start in range(0, len(pages), 4096):
             pages[start] = 1
+        deadline = time.monotonic() + 30
+        while peak.most < 20e6 and time.monotonic() < deadline:  # it is looked up now and then
+            time.sleep(0.01)
         torch.ones(10**4)
     assert 20e6 < peak.most < 200e6
 
@@ -39,10 +43,10 @@ def test_a_picture_of_noise(tool, tmp_path):
     assert found.shape == (300, 300, 3) and found.dtype == np.uint8 and 120 < found.mean() < 135
 
 
-@pytest.mark.parametrize('way', ['tiles', 'slide', 'whole'])
-def test_each_way(way, tool, tmp_path, monkeypatch):
+@pytest.mark.parametrize('way', ['tiles', pytest.param('test', marks=pytest.mark.slow), 'inferencer', 'slide', 'whole'])
+def test_each_way(way, tool, tmp_path, monkeypatch, quick_runners):
     pytest.importorskip('mmseg')
-    monkeypatch.setattr(sys, 'argv', ['benchmark_tiles.py', *QUICK])
+    monkeypatch.setattr(sys, 'argv', ['benchmark_tiles.py', *QUICK, '--cfg-options', 'model.decode_head.channels=32'])
     args = tool.parse_args()
     tool.make_picture(tmp_path / 'a.npy', 80)
     found = tool.measure(way, str(tmp_path / 'a.npy'), args)

@@ -213,10 +213,21 @@ def test_names_and_colours_where_the_checkpoint_and_the_config_lack_them(segment
     assert painter.classes == list('abcde') and painter.palette[0] == (1, 2, 3) and len(set(painter.palette)) == 5
 
 
-def test_a_pipeline_of_bands_is_refused(segmentor, fails, tmp_path):
-    options = json.dumps('mmvim.LoadImageBands')
+def test_a_pipeline_of_another_loader_is_refused(segmentor, fails, tmp_path):
+    options = json.dumps('LoadBiomedicalImageFromFile')
     line = fails(
         demo.main, *segmentor, models.picture(tmp_path / 'a.png'),
         '--cfg-options', f'test_dataloader.dataset.pipeline.0.type={options}', status=2,
     )  # fmt: skip
-    assert 'LoadImageBands' in line and 'LoadImageFromFile' in line
+    assert 'LoadBiomedicalImageFromFile' in line and 'LoadImageFromFile or LoadImageBands' in line
+
+
+def test_bands_are_for_models_of_bands(segmentor, fails, tmp_path):
+    source = models.picture(tmp_path / 'a.png')
+    line = fails(demo.main, *segmentor, source, '--bands', '0', '1', '2', status=2)
+    assert 'bands=(0, 1, 2) are chosen, and the model takes pictures of three colours' in line
+    np.save(tmp_path / 'b.npy', np.zeros((32, 32, 5), np.uint16))
+    line = fails(demo.main, *segmentor, tmp_path / 'b.npy', status=2)
+    assert 'b.npy is of no known kind; names end in .jpg' in line
+    run(segmentor, tmp_path, '--out', tmp_path / 'out')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.png'], 'an array beside pictures is none'

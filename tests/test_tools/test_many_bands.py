@@ -1,15 +1,20 @@
 """Five bands from end to end: train from weights for three, log the validation loss, evaluate, draw."""
 
 import json
+import shutil
 
 import cv2
+import demo_models as models
 import numpy as np
 import pytest
 import tiny_runs as tiny
 import torch
 from checkout import load_tool
 
+from mmvim.analysis.overlay import OverlayPainter
 from mmvim.cli import UserError
+from mmvim.cli.commands import app, demo
+from mmvim.datasets.bands import as_rgb
 from mmvim.models import Vim
 from scenes import DemoSceneParams, write_demo_scenes
 
@@ -83,6 +88,82 @@ model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint={str(tmp_
     assert cv2.imread(str(drawn[0])).shape == (64, 192, 3), 'truth and prediction beside each other'
 
 
+@pytest.fixture
+def weights(config, tmp_path):
+    return models.save_weights(config, tmp_path / 'weights.pth', {'classes': [f'class {n}' for n in range(14)]})
+
+
+@pytest.fixture
+def picture(bands):
+    return bands / 'ADEChallengeData2016/bands/validation/ADE_val_00000001.npy'
+
+
+@pytest.mark.slow
+def test_the_demo_on_files_of_five_bands(config, weights, picture, tmp_path, capsys):
+    """What is drawn on is what the config or --bands says, and what is predicted is what the model says of all five."""
+    values = np.load(picture)
+    assert values.shape == (64, 96, 5) and values.dtype == np.uint16
+    given = [picture, tmp_path / 'field.tif']
+    pytest.importorskip('tifffile').imwrite(given[1], values, photometric='minisblack', planarconfig='contig')
+    for more, shown in (([], (3, 0, 1)), (['--bands', '4', '4', '2'], (4, 4, 2))):
+        out = tmp_path / f'out{len(more)}'
+        demo.main([*map(str, (config, weights, *given)), '--out', str(out), '--opacity', '0', *more])
+        expected = as_rgb(values, shown).repeat(4, 0).repeat(4, 1)
+        for file in given:
+            drawn = cv2.imread(str(out / f'{file.stem}.png'))[:256, :384, ::-1]
+            assert np.array_equal(drawn, expected), (file, shown)
+    capsys.readouterr()
+    cfg = models.load(config)
+    painter = OverlayPainter(cfg, str(weights))
+    found = painter(painter.loader.read(str(picture)))
+    inputs = torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+    from mmseg.structures import SegDataSample
+
+    meta = {'ori_shape': (64, 96), 'img_shape': (64, 96)}
+    (result,) = painter.model.test_step({'inputs': [inputs], 'data_samples': [SegDataSample(metainfo=meta)]})
+    assert np.array_equal(found.labels, result.pred_sem_seg.data[0].numpy())
+    assert painter.channels == 5 and sum(one.share for one in found.found) == pytest.approx(1)
+    with pytest.raises(ValueError, match=r'must be \(H, W, 5\), got \(8, 8, 3\)'):
+        painter(np.zeros((8, 8, 3), np.float32))
+
+
+@pytest.mark.slow
+def test_mistakes_of_the_demo_and_the_app(config, weights, picture, tmp_path, fails, capsys):
+    np.save(tmp_path / 'four.npy', np.load(picture)[..., :4])
+    line = fails(demo.main, config, weights, tmp_path / 'four.npy', '--out', tmp_path / 'out', status=2)
+    assert 'four.npy has 4 bands, and the model takes 5' in line
+    demo.main([*map(str, (config, weights, picture, tmp_path / 'four.npy')), '--out', str(tmp_path / 'out')])
+    words = capsys.readouterr()
+    assert 'four.npy has 4 bands, and the model takes 5; left out' in words.err and '1 drawn' in words.out
+    line = fails(demo.main, config, weights, picture, '--bands', '0', '1', '5', status=2)
+    assert 'has 5 bands, 0 to 4, and band 5 is to be drawn' in line
+    (tmp_path / 'drive.mp4').write_text('a video')
+    line = fails(demo.main, config, weights, tmp_path / 'drive.mp4', status=2)
+    assert 'drive.mp4 has frames of three colours, and the model loads bands' in line
+    line = fails(app.main, config, weights, status=2)
+    assert 'loads bands (mmvim.LoadImageBands), and the page takes pictures of three colours; use mmvim demo' in line
+
+
+@pytest.mark.slow
+def test_a_file_of_other_bands_ends_the_training_with_its_name(train, config, bands, tmp_path, fails):
+    root = tmp_path / 'data'
+    shutil.copytree(bands / 'ADEChallengeData2016', root)
+    other = sorted((root / 'bands' / 'training').iterdir())[1]
+    np.save(other, np.load(other)[..., :4])
+    own = tmp_path / f'own_{tmp_path.name}.py'
+    loaders = (f'{stage}_dataloader = dict(dataset=dict(data_root={str(root)!r}))' for stage in ('train', 'val'))
+    own.write_text('\n'.join([f"_base_ = './{config.name}'", f'visualizer = dict(name={own.stem!r})', *loaders]))
+    line = fails(train.main, own, '--check', '--work-dir', tmp_path / 'work', status=2)
+    assert f'{other} has 4 bands, and the data_preprocessor of the model 5 means; give mean and std' in line
+    line = fails(train.main, own, '--work-dir', tmp_path / 'work', status=1)
+    assert f'a picture of 4 bands ({other}) comes to a data_preprocessor with 5 means; give mean and std' in line
+    values = np.load(sorted((root / 'bands' / 'training').iterdir())[0]).astype(np.float32)
+    values[3, 4, 2] = np.nan
+    np.save(other, values)
+    line = fails(train.main, own, '--work-dir', tmp_path / 'none', status=1)
+    assert f'{other} has 1 values that are no numbers (NaN or infinity); give fill' in line
+
+
 def test_flops_and_the_first_step(config, capsys):
     load_tool('analysis_tools/get_flops.py').main([str(config), '--shape', '64', '96'])
     assert 'backbone' in capsys.readouterr().out
@@ -126,6 +207,14 @@ def test_a_detector_of_five_bands(train, evaluate, coco, tmp_path):
     )
     drawn = sorted((tmp_path / 'test').rglob('drawn/*.png'))
     assert len(drawn) == 3 and cv2.imread(str(drawn[0])).ndim == 3
+    file = next((root / 'images').glob('*.npy'))
+    demo.main(
+        [str(base), str(tmp_path / 'work' / 'epoch_1.pth'), str(file), '--out', str(tmp_path / 'demo')]
+        + ['--score-thr', '1']
+    )
+    side = tiny.SIZE * 5  # enlarged to be drawn on
+    expected = as_rgb(np.load(file), (4, 1, 0)).repeat(5, 0).repeat(5, 1)
+    assert np.array_equal(cv2.imread(str(tmp_path / 'demo' / f'{file.stem}.png'))[:side, :side, ::-1], expected)
 
 
 @pytest.mark.full

@@ -3,16 +3,21 @@
 
     python tools/analysis_tools/benchmark_tiles.py --sides 1000 2000 4000 --markdown table.md
 
-A segmentor with random weights predicts a picture of noise that lies in a .npy file. Three ways: 'tiles' is
-``mmvim.analysis.tiled.predict_tiled``, from file to file; 'slide' and 'whole' are ``test_cfg.mode`` of MMSegmentation,
-with the same tiles and overlap, on the picture in memory. Each measurement is a process of its own. The memory is the
-largest amount of anonymous memory (what no file backs) while it predicts, beyond what the process had with model and
-libraries before; it is looked up every 10 ms. One that passes --limit is stopped there.
+A segmentor with random weights predicts a picture of noise that lies in a .npy file. Five ways: 'tiles' is
+``mmvim.analysis.tiled.predict_tiled``, from file to file; 'test' is ``mmvim test`` with mIoU, 'inferencer'
+MMSegmentation's, both of a config with ``mmvim.TiledSegmentor``; 'slide' and 'whole' are ``test_cfg.mode`` of
+MMSegmentation, with the same tiles and overlap, on the picture in memory. Each measurement is a process of its own. The
+memory is the largest amount of anonymous memory (what no file backs) while it predicts, beyond what the process had
+with model and libraries before; it is looked up every 10 ms. One that passes --limit is stopped there.
+
+``--cfg-options`` makes the model quicker: what is measured are the pictures, not the model.
 
 It measures mmvim itself, from a checkout, on a CPU under Linux.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import platform
@@ -28,7 +33,7 @@ from taking_turns import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-WAYS = ('tiles', 'slide', 'whole')
+WAYS = ('tiles', 'test', 'inferencer', 'slide', 'whole')
 HEADER = ['side', 'way', 'peak memory, MB', 'seconds', 'megapixels/s']
 STOPPED = 3  # exit status
 
@@ -37,8 +42,9 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sides', type=int, nargs='+', default=[1000, 2000, 4000, 10000], help='of square pictures')
-    parser.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS), help='Defaults to all three')
+    parser.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS), help='Defaults to all five')
     parser.add_argument('--config', default='upernet_vim_demo', help='of a segmentor. Defaults to %(default)s')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='override settings of it')
     parser.add_argument('--classes', type=int, default=150, help='of the decode head. Defaults to 150')
     parser.add_argument('--tile', type=int, default=512, help='Defaults to 512')
     parser.add_argument('--overlap', type=int, default=128, help='Defaults to 128')
@@ -86,15 +92,28 @@ class Peak:
         self.most = max(self.most, anonymous() - self.before)
 
 
+def settings(args: argparse.Namespace) -> Any:
+    """Return the config of the segmentor, with the options of the command line."""
+    from mmengine.config import DictAction
+
+    from mmvim.cli import load_config
+
+    given = dict(option.split('=', 1) for option in args.cfg_options)
+    options = {key: DictAction._parse_iterable(value) for key, value in given.items()}
+    return load_config(args.config, {**options, 'model.decode_head.num_classes': args.classes})
+
+
 def measure(way: str, file: str, args: argparse.Namespace) -> dict[str, float]:
     """Predict one picture in this process; return the bytes and the seconds."""
+    if way in ('test', 'inferencer'):
+        return measure_config(way, file, args)
     import numpy as np
     import torch
 
     from mmvim.analysis.tiled import predict_tiled
-    from mmvim.cli import build_model, load_config
+    from mmvim.cli import build_model
 
-    cfg = load_config(args.config, {'model.decode_head.num_classes': args.classes})
+    cfg = settings(args)
     size = (args.tile, args.tile)
     step = (args.tile - args.overlap,) * 2
     cfg.model.test_cfg = {'mode': 'slide', 'crop_size': size, 'stride': step} if way == 'slide' else {'mode': 'whole'}
@@ -117,10 +136,90 @@ def measure(way: str, file: str, args: argparse.Namespace) -> dict[str, float]:
     return {'bytes': peak.most, 'seconds': time.perf_counter() - start}
 
 
+def write_run(folder: Path, picture: Path, args: argparse.Namespace) -> tuple[str, str]:
+    """Write a data set of one picture and its labels, a config of tiles and a checkpoint; return the paths of both."""
+    import cv2
+    import numpy as np
+    import torch
+
+    from mmvim.cli import build_model
+
+    cfg = settings(args)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for name in ('pictures', 'labels'):
+        (folder / name).mkdir(parents=True)
+    (folder / 'pictures' / 'a.npy').symlink_to(picture.resolve())
+    labels = np.zeros(np.load(picture, mmap_mode='r').shape[:2], np.uint8)
+    cv2.imwrite(str(folder / 'labels' / 'a.png'), labels)
+    classes = tuple(f'class {number}' for number in range(args.classes))
+    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, folder / 'a.pth')
+    cfg.model = {
+        'type': 'mmvim.TiledSegmentor',
+        'module': cfg.model,
+        'tile': args.tile,
+        'overlap': args.overlap,
+        'memory_mb': args.memory_mb,
+    }
+    dataset = {
+        'type': 'BaseSegDataset',
+        'data_root': str(folder),
+        'data_prefix': {'img_path': 'pictures', 'seg_map_path': 'labels'},
+        'img_suffix': '.npy',
+        'metainfo': {'classes': classes},
+        'pipeline': [
+            {'type': 'mmvim.LoadImageBands'},
+            {'type': 'LoadAnnotations', 'imdecode_backend': 'cv2'},  # Pillow's limit is 179 million pixels
+            {'type': 'PackSegInputs'},
+        ],
+    }
+    cfg.test_dataloader = {'batch_size': 1, 'num_workers': 0, 'dataset': dataset}
+    cfg.visualizer.name = folder.name  # MMEngine keeps visualizers, and where they write, by their names
+    cfg.dump(folder / 'tiles.py')
+    return str(folder / 'tiles.py'), str(folder / 'a.pth')
+
+
+def measure_config(way: str, file: str, args: argparse.Namespace) -> dict[str, float]:
+    """Predict one picture by ``mmvim test`` or the inferencer; return the bytes and the seconds."""
+    import numpy as np
+    from mmengine.registry import init_default_scope
+    from mmseg.apis import MMSegInferencer
+
+    from mmvim.cli.commands import test
+
+    picture, folder = Path(file), Path(file).with_name(way)
+    folder.mkdir()
+    np.save(folder / 'small.npy', np.zeros((args.tile, args.tile, 3), np.uint8))
+    for given in (folder / 'small.npy', picture):  # first, what is compiled or read on first use
+        config, checkpoint = write_run(folder / f'run_{given.stem}', given, args)
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()), Peak(args.limit * 10**6) as peak:
+            if way == 'test':
+                test.main([config, checkpoint, '--work-dir', str(folder / f'work_{given.stem}')])
+            else:
+                init_default_scope('mmseg')
+                inferencer = MMSegInferencer(config_for_inferencer(config), checkpoint, device='cpu')
+                inferencer.show_progress = False
+                inferencer(np.load(given), return_datasamples=True)
+                del inferencer
+    return {'bytes': peak.most, 'seconds': time.perf_counter() - start}
+
+
+def config_for_inferencer(config: str) -> Any:
+    """Return a config whose pipeline loads as MMSegmentation's inferencers want it, which take arrays of any bands."""
+    from mmengine.config import Config
+
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader.dataset.pipeline[0] = {'type': 'LoadImageFromFile'}
+    return cfg
+
+
 def row(side: int, way: str, file: Path, args: argparse.Namespace) -> list[str]:
     """Measure in a process of its own, and return a line of the table."""
     kept = ('config', 'classes', 'tile', 'overlap', 'memory_mb', 'limit')
     options = [text for name in kept for text in (f'--{name.replace("_", "-")}', str(getattr(args, name)))]
+    if args.cfg_options:
+        options += ['--cfg-options', *args.cfg_options]
     done = subprocess.run(
         [sys.executable, __file__, *options, '--one', way, str(file)], capture_output=True, text=True, check=False
     )

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from mmvim.analysis.overlay import OverlayPainter
 from mmvim.cli.arguments import OptionsAction, add_dtype_argument
 from mmvim.cli.commands import command_parser
+from mmvim.cli.errors import UserError
 from mmvim.cli.page import Painter, build_page, launch
 from mmvim.cli.painter import add_painter_arguments, build_painter
 
@@ -41,6 +43,17 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def _painter_of_colours(args: argparse.Namespace, config: str, checkpoint: str) -> OverlayPainter:
+    """Build a model; one that takes other than colours is refused, as browsers show no other pictures."""
+    painter = build_painter(args, config, checkpoint)
+    if painter.loader is not None:
+        raise UserError(
+            f'{config} loads bands (mmvim.LoadImageBands), and the page takes pictures of three colours',
+            'use mmvim demo, which reads GeoTIFF and .npy files',
+        )
+    return painter
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, build the first model, and serve the page.
 
@@ -55,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for config, checkpoint in zip(args.models[::2], args.models[1::2], strict=True):
         name = Path(config).stem
         name = name if name not in models else f'{name}, {checkpoint}'
-        models[name] = partial(build_painter, args, config, checkpoint)
+        models[name] = partial(_painter_of_colours, args, config, checkpoint)
     page_models = dict(models)
     first = next(iter(models))
     painter = models[first]()  # so that what is wrong is said before the page opens

@@ -3,6 +3,7 @@
     mmvim demo upernet_vim_demo work_dirs/demo/iter_800.pth street.jpg holidays/ drive.mp4 --out drawn
 
 Each picture becomes DIR/NAME.png, each video and webcam DIR/NAME.mp4: the prediction over the picture, and a legend.
+Models whose test pipeline has mmvim.LoadImageBands take GeoTIFF and .npy files, and are drawn on three of their bands.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image
 
 from mmvim.analysis.media import Frames, Media, VideoFile, find_media, read_rgb
@@ -35,6 +37,13 @@ def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', metavar='DIR', default='drawn', help='where drawings go. Defaults to %(default)s')
     parser.add_argument('--frames', type=int, metavar='N', help='stop after so many frames of a video or webcam')
     parser.add_argument('--show', action='store_true', help='show each drawing in a window, too; q ends')
+    parser.add_argument(
+        '--bands',
+        type=int,
+        nargs=3,
+        metavar=('R', 'G', 'B'),
+        help="bands, from 0, that are drawn on, as red, green and blue. Defaults to the config's, or the first three",
+    )
     add_painter_arguments(parser)
     add_dtype_argument(parser)
     args = parser.parse_args(argv)
@@ -54,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _parse_args(argv)
     try:
-        media = find_media(args.inputs)
+        find_media(args.inputs, arrays=True)  # what is wrong is said before the model is built
     except ValueError as error:
         raise _user_error(error) from error
     out = Path(args.out)
@@ -63,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show and not _has_windows():
         raise UserError('--show needs an OpenCV with windows and a display', 'leave it out and look into --out')
     painter = build_painter(args)
+    try:
+        media = find_media(args.inputs, arrays=painter.loader is not None)
+    except ValueError as error:
+        raise _user_error(error) from error
+    if painter.loader is not None:
+        moving = next((one.source for one in media if one.kind != 'picture'), None)
+        if moving is not None:
+            problem = f'{moving} has frames of three colours, and the model loads bands (mmvim.LoadImageBands)'
+            raise UserError(problem, 'give files of pictures')
     out.mkdir(parents=True, exist_ok=True)
     pictures = [one for one in media if one.kind == 'picture']
     unread = _draw_pictures(painter, pictures, out, args.show) if pictures else []
@@ -83,7 +101,7 @@ def _draw_pictures(painter: OverlayPainter, pictures: Sequence[Media], out: Path
         task = display.add('Predicting', len(pictures))
         for number, one in enumerate(pictures, 1):
             try:
-                picture = read_rgb(one.source)
+                picture = _read(painter, one.source)
             except ValueError as error:
                 unread.append(str(error))
                 display.update(task, number)
@@ -95,6 +113,22 @@ def _draw_pictures(painter: OverlayPainter, pictures: Sequence[Media], out: Path
             if show and not _show(sheet, wait=0):
                 break
     return unread
+
+
+def _read(painter: OverlayPainter, file: str) -> np.ndarray:
+    """Read a picture as the model takes it."""
+    if painter.loader is None:
+        return read_rgb(file)
+    try:
+        picture = painter.loader.read(file)
+    except ImportError as error:  # of tifffile
+        raise ValueError(str(error)) from error
+    found, wanted = picture.shape[2], painter.channels
+    if wanted is not None and found != wanted:
+        raise ValueError(f'{file} has {found} bands, and the model takes {wanted}')
+    if painter.bands is not None and max(painter.bands) >= found:
+        raise ValueError(f'{file} has {found} bands, 0 to {found - 1}, and band {max(painter.bands)} is to be drawn')
+    return picture
 
 
 def _draw_frames(painter: OverlayPainter, one: Media, out: Path, args: argparse.Namespace) -> None:

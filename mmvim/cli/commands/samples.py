@@ -27,6 +27,7 @@ from mmvim.cli.config import load_config
 from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError, warn
 from mmvim.datasets.bands import as_rgb
+from mmvim.datasets.load_bands import bands_loader
 
 
 def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,7 +55,8 @@ def _sample(
     item = dataset[index]
     data = preprocess({key: [value] for key, value in item.items()}, training=True)
     pixels = data['inputs'][0] * preprocess.std + preprocess.mean
-    if len(pixels) == 3 and bands is None:
+    stretched = item['inputs'].dtype != torch.uint8 and bands_loader(dataset) is not None  # not of 0 to 255
+    if len(pixels) == 3 and bands is None and not stretched:
         image = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
     else:
         image = as_rgb(pixels.permute(1, 2, 0).numpy(), bands)

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from mmvim.datasets.bands import as_rgb, check_bands
-from mmvim.datasets.load_bands import LoadImageBands
+from mmvim.datasets.load_bands import LoadImageBands, bands_loader
 from mmvim.registry import HOOKS
 
 
@@ -88,7 +88,8 @@ class BandsVisualizationHook(Hook):
 
     def _add(self, dataset: Any, sample: Any, stage: str, step: int, out: str | None) -> None:
         visualizer = Visualizer.get_current_instance()
-        picture = as_rgb(_loader_of(dataset, self.backend_args).read(sample.img_path), self.bands, self.percent)
+        loader = bands_loader(dataset) or LoadImageBands(backend_args=self.backend_args)
+        picture = as_rgb(loader.read(sample.img_path), self.bands, self.percent)
         options = {'pred_score_thr': self.score_thr, 'out_file': out, 'show': self.show, 'wait_time': self.wait_time}
         taken = signature(visualizer.add_datasample).parameters
         visualizer.add_datasample(
@@ -98,13 +99,3 @@ class BandsVisualizationHook(Hook):
             step=step,
             **{name: value for name, value in options.items() if name in taken},
         )
-
-
-def _loader_of(dataset: Any, backend_args: dict | None) -> LoadImageBands:
-    """Return the transform that loads a data set's pictures, or one of its kind."""
-    while dataset is not None:
-        for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
-            if isinstance(transform, LoadImageBands):
-                return transform
-        dataset = getattr(dataset, 'dataset', None)
-    return LoadImageBands(backend_args=backend_args)

@@ -1,5 +1,6 @@
 """Predictions on a few validation pictures, drawn again and again while a model trains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -13,7 +14,9 @@ from mmengine.runner import Runner
 from mmvim.analysis.contact_sheet import SheetRow, draw_contact_sheet
 from mmvim.analysis.instances import draw_instances, draw_table
 from mmvim.analysis.palette import complete_palette, number_of_classes
-from mmvim.datasets.bands import as_rgb
+from mmvim.datasets.bands import as_rgb, check_bands
+from mmvim.datasets.load_bands import bands_loader
+from mmvim.engine.hooks.draw_bands import BandsVisualizationHook
 from mmvim.engine.hooks.random_state import capture_random_state, restore_random_state
 from mmvim.registry import HOOKS
 
@@ -33,9 +36,11 @@ class DrawPredictionsHook(Hook):
         pictures: How many pictures, taken at equal distances from the validation set. Defaults to 4.
         score_thr: Least score of an instance that is drawn. Defaults to 0.3.
         width: Of one picture on the sheet, in pixels. Defaults to 320.
+        bands: Of pictures that ``mmvim.LoadImageBands`` loads, the numbers of the three that are shown as red, green
+            and blue. Defaults to None: those of the run's ``mmvim.BandsVisualizationHook``, or the first three.
 
     Raises:
-        ValueError: If a number is less than 1, or ``score_thr`` is not from 0 to 1.
+        ValueError: If a number is less than 1, ``score_thr`` is not from 0 to 1, or ``bands`` are not three numbers.
 
     Examples:
         >>> from mmvim.registry import HOOKS
@@ -46,13 +51,23 @@ class DrawPredictionsHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: int, pictures: int = 4, score_thr: float = 0.3, width: int = 320) -> None:
+    def __init__(
+        self,
+        interval: int,
+        pictures: int = 4,
+        score_thr: float = 0.3,
+        width: int = 320,
+        bands: Sequence[int] | None = None,
+    ) -> None:
         for name, value in (('interval', interval), ('pictures', pictures), ('width', width)):
             if value < 1:
                 raise ValueError(f'{name} must be 1 or more, got {value}')
         if not 0 <= score_thr <= 1:
             raise ValueError(f'score_thr must be from 0 to 1, got {score_thr}')
         self.interval, self.pictures, self.score_thr, self.width = interval, pictures, score_thr, width
+        self.bands, self.percent = check_bands(bands), (2.0, 98.0)
+        if self.bands is not None and len(self.bands) != 3:
+            raise ValueError(f'bands={self.bands} are {len(self.bands)}, and a picture is shown in three')
 
     def before_train(self, runner: Runner) -> None:
         """Check that there are pictures to draw on.
@@ -62,6 +77,10 @@ class DrawPredictionsHook(Hook):
         """
         if runner.val_loop is None:
             raise ValueError('DrawPredictionsHook draws on validation pictures: set val_dataloader and val_cfg')
+        shown = next((hook for hook in runner.hooks if isinstance(hook, BandsVisualizationHook)), None)
+        if shown is not None:
+            self.percent = shown.percent
+            self.bands = shown.bands if self.bands is None else self.bands
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -101,7 +120,7 @@ class DrawPredictionsHook(Hook):
             labels = truth.gt_sem_seg.data[0].numpy() if 'gt_sem_seg' in truth else np.full(prediction.shape, 255)
             if labels.shape != prediction.shape:
                 labels = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
-            image = cv2.resize(_colours(inputs), size, interpolation=cv2.INTER_AREA)
+            image = cv2.resize(self._colours(inputs, dataset), size, interpolation=cv2.INTER_AREA)
             rows.append(SheetRow(image, labels, prediction))
         palette = complete_palette(dataset.metainfo.get('palette'), len(classes))
         return np.array(draw_contact_sheet(rows, classes, palette, cell_width=self.width))
@@ -111,7 +130,7 @@ class DrawPredictionsHook(Hook):
         resized = _annotations_are_resized(dataset)
         rows = []
         for inputs, truth, result in pairs:
-            image = _colours(inputs)
+            image = self._colours(inputs, dataset)
             found = result.pred_instances
             found = found[found.scores >= self.score_thr]
             scale = result.get('scale_factor', (1.0, 1.0))
@@ -141,6 +160,13 @@ class DrawPredictionsHook(Hook):
             masks = np.stack(resized) > 0
         return draw_instances(image, boxes, masks, objects.labels.tolist(), classes, zoom=zoom)
 
+    def _colours(self, inputs: torch.Tensor, dataset: Any) -> np.ndarray:
+        """Return a picture as a data set yields it, (C, H, W), as (H, W, 3) uint8, RGB."""
+        picture = inputs.permute(1, 2, 0).cpu().numpy()
+        if bands_loader(dataset) is None and picture.shape[2] == 3:
+            return np.ascontiguousarray(picture[..., ::-1])  # the libraries' loaders have blue first
+        return as_rgb(picture, self.bands, self.percent)
+
 
 def _names(meta: dict, number: int | None) -> list[str]:
     classes = [str(name) for name in meta.get('classes') or ()]
@@ -154,9 +180,3 @@ def _annotations_are_resized(dataset: Any) -> bool:
     names = [type(step).__name__ for step in dataset.pipeline.transforms]
     loaded = next((place for place, name in enumerate(names) if name.endswith('Annotations')), len(names))
     return any('Resize' in name for name in names[loaded:])
-
-
-def _colours(inputs: torch.Tensor) -> np.ndarray:
-    """Return a picture as a data set yields it, (C, H, W), as (H, W, 3) uint8, RGB: blue comes first where C is 3."""
-    picture = inputs.permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(picture[..., ::-1]) if picture.shape[2] == 3 else as_rgb(picture)

@@ -111,9 +111,12 @@ def blended_blocks(
         [(0, 0, (4, 4)), (4, 0, (6, 4)), (0, 4, (4, 6)), (4, 4, (6, 6))]
     """
     bottom, right = rows.starts[-1] + rows.tile, columns.starts[-1] + columns.tile
-    for left, end in _panels(columns, right, channels * rows.tile * 4, memory):
+    panels = list(_panels(columns, right, channels * rows.tile * 4, memory))
+    # One buffer for all panels: who asks for the next block still holds the last one of the panel before.
+    buffer = torch.empty(channels * rows.tile * max(end - left for left, end in panels), device=device)
+    for left, end in panels:
         crossing = [i for i, x in enumerate(columns.starts) if x < end and x + columns.tile > left]
-        sums = torch.zeros(channels, rows.tile, end - left, device=device)
+        sums = buffer[: channels * rows.tile * (end - left)].view(channels, rows.tile, end - left).zero_()
         for number, y in enumerate(rows.starts):
             down = rows.shares[number].to(device)[:, None]  # (tile, 1)
             for i in crossing:
