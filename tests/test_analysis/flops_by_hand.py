@@ -37,6 +37,20 @@ def localvim(side, dim, depth, states=16, patch=16, taps=4, directions=4):
     return {'patch_embed': tokens * 3 * patch**2 * dim, **{f'layers.{i}': block for i in range(depth)}}
 
 
+def localmamba_counter(side, dim, depth, directions, weighed, states=16, patch=16, taps=4):
+    """Vim and LocalVim as LocalMamba's own counter has them, classifier and norms included.
+
+    It counts the short convolution and both projections of delta, B and C for one direction of all, and 5 operations
+    in place of 9 for a state.
+    """
+    tokens, inner, rank = (side // patch) ** 2, 2 * dim, ceil(dim / 16)
+    block = tokens * dim * 2 * inner + (tokens + taps - 1) * inner * taps
+    block += tokens * inner * (rank + 2 * states) + tokens * rank * inner
+    block += directions * tokens * inner * (5 * states + 2)
+    block += (2 * inner * (inner // 8) if weighed else 0) + tokens * inner * dim + tokens * dim
+    return tokens * 3 * patch**2 * dim + depth * block + 1000 * dim
+
+
 def ss2d(cells, dim, ratio, states, gate, steps=None):
     """VMamba's mixer: four paths over all cells; with windows, ``steps`` of each path."""
     inner, rank = ratio * dim, ceil(dim / 16)

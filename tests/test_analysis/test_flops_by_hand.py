@@ -67,6 +67,13 @@ PUBLISHED = {
     (VRWKV, 'small'): (4.6, 2),
     (VRWKV, 'base'): (18.2, 2),
 }
+# Published in the same way, by a counter of LocalMamba's that counts less; directions, and whether they are weighed.
+LOCALMAMBA = {
+    (Vim, 'tiny'): (1.5, 2, False),
+    (Vim, 'small'): (5.1, 2, False),
+    (LocalVim, 'tiny'): (1.5, 4, True),
+    (LocalVim, 'small'): (4.8, 4, True),
+}
 
 
 @functools.cache
@@ -124,6 +131,19 @@ def test_published_figures(backbone, arch):
         )
     rounding = 0.05
     assert abs(found / 1e9 - published) <= rounding + percent / 100 * published, f'{found / 1e9:.3f} G'
+
+
+@pytest.mark.parametrize(('backbone', 'arch'), LOCALMAMBA, ids=lambda value: getattr(value, '__name__', value))
+def test_figures_of_localmambas_counter(backbone, arch):
+    """What it leaves out is the whole difference: the published figures come out to their last digit."""
+    published, directions, weighed = LOCALMAMBA[backbone, arch]
+    dim, depth = (backbone.arch_zoo[arch][name] for name in ('embed_dims', 'depth'))
+    theirs = hand.localmamba_counter(SIDE, dim, depth, directions, weighed)
+    assert round(theirs / 1e9, 1) == published
+    tokens, inner, rank, taps = (SIDE // 16) ** 2, 2 * dim, dim // 16, 4
+    left_out = (directions - 1) * tokens * inner * (taps + 2 * rank + 2 * 16) + 4 * directions * tokens * inner * 16
+    added = inner * taps * (taps - 1) + tokens * dim  # padding, and the norm
+    assert classifier(backbone, arch) == pytest.approx(theirs + depth * (left_out - added), rel=0.01)
 
 
 def test_the_pages_table_is_what_is_counted():

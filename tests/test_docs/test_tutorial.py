@@ -10,6 +10,8 @@ import cv2
 import pytest
 from pages import ROOT, code
 
+from mmvim.cli import load_config
+
 PAGE = ROOT / 'docs/tutorial.md'
 BLOCK = re.compile(r'^```(python|shell)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 SHORTER = {  # in what the page has: enough to take every step of it
@@ -91,6 +93,28 @@ def test_the_wrong_habit_of_masks_is_seen(tmp_path, monkeypatch):
     assert '8 of 8 samples looked at, labels 0, 1, 255' in run(
         tmp_path, 'mmvim train plants.py --check', dict(os.environ)
     )
+
+
+def test_what_to_leave_out_on_a_gpu(tmp_path):
+    """What the page says of it leaves a config with the recipe's sizes, pipelines and schedule."""
+    text = dict(block for block in blocks() if block[0])['plants.py']
+    for pattern in (
+        r'^(crop_size|norm_cfg) = .*\n',
+        r'^ +data_preprocessor=.*\n',
+        r'channels=64, |, norm_cfg=norm_cfg',
+        r'^(train|test)_pipeline = \[\n(    .*\n)+\]\n',
+        r'^iterations = (.*\n)+',
+        r'dict\(plants, pipeline=\w+\)',
+    ):
+        text, number = re.subn(pattern, 'plants' if pattern.startswith('dict') else '', text, flags=re.MULTILINE)
+        assert number, pattern
+    (tmp_path / 'plants.py').write_text(text)
+    cfg = load_config(str(tmp_path / 'plants.py'))
+    data = cfg.train_dataloader.dataset
+    assert data.data_root == 'data/plants' and data.metainfo.classes == ('leaf', 'stem', 'soil')
+    assert {'type': 'RandomCrop', 'crop_size': (512, 512), 'cat_max_ratio': 0.75} in data.pipeline
+    assert cfg.model.data_preprocessor['size'] == (512, 512) and cfg.train_cfg.max_iters == 160000
+    assert (cfg.model.decode_head.num_classes, cfg.model.decode_head.channels) == (3, 256)
 
 
 def test_code_blocks_of_the_page_name_their_files():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
+from mmvim.analysis.contact_sheet import IGNORED
 from mmvim.analysis.instances import COLOURS, GAP, HEAD
 from mmvim.datasets.load_bands import LoadImageBands
 from mmvim.engine.hooks import BandsVisualizationHook, DrawPredictionsHook
@@ -96,3 +97,45 @@ def test_colours_keep_their_order():
 def test_bands_that_cannot_be_shown(bands, text):
     with pytest.raises(ValueError, match=text):
         DrawPredictionsHook(interval=1, bands=bands)
+
+
+PALETTE = [(230, 30, 30), (30, 60, 230)]
+GREY = (90, 90, 90)
+
+
+def panoptic_sheet(truth, segments):
+    """The sheet of one grey picture of 40 x 60 pixels, and its panels: picture, truth and prediction."""
+    dataset = SimpleNamespace(metainfo={'classes': ['dog', 'sky'], 'palette': PALETTE})
+    result = BaseDataElement(pred_panoptic_seg=PixelData(sem_seg=segments[None]))
+    picture = torch.full((3, 40, 60), GREY[0], dtype=torch.uint8)
+    sheet = DrawPredictionsHook(interval=1, width=60)._segmentation([(picture, truth, result)], dataset, 2)
+    return [sheet[24:64, 6 + column * 66 : 66 + column * 66] for column in range(3)]
+
+
+def like(pixels, colour):
+    return np.abs(pixels.astype(int) - np.array(colour)).sum(-1) < 12
+
+
+def test_panoptic_segments_are_told_apart():
+    """Two dogs side by side before the sky; nothing is said of the lowest rows."""
+    pytest.importorskip('mmdet.evaluation', exc_type=ImportError)
+    segments = torch.full((40, 60), 1)
+    segments[10:30, 10:30], segments[10:30, 30:50] = 1000, 2000
+    segments[36:] = 2
+    masks = torch.zeros(2, 40, 60, dtype=torch.uint8)
+    masks[0, 10:30, 10:30], masks[1, 10:30, 30:50] = 1, 1
+    labels = torch.where(segments < 3, segments, 0)
+    labels[36:] = 255
+    truth = BaseDataElement(gt_sem_seg=PixelData(sem_seg=labels[None]), gt_instances=InstanceData(masks=masks))
+    picture, annotated, predicted = panoptic_sheet(truth, segments)
+    inside = np.s_[1:-1, 1:-1]
+    assert like(picture[inside], GREY).all() and np.array_equal(annotated[inside], predicted[inside])
+    assert like(predicted[12:28, 12:28], PALETTE[0]).all() and like(predicted[12:28, 32:48], PALETTE[0]).all()
+    assert like(predicted[12:28, 29:31], IGNORED).all(), 'the line between the dogs'
+    assert like(predicted[2:8], PALETTE[1]).all() and like(predicted[37:39], IGNORED).all()
+
+
+def test_panoptic_predictions_without_annotations():
+    pytest.importorskip('mmdet.evaluation', exc_type=ImportError)
+    _, annotated, predicted = panoptic_sheet(BaseDataElement(), torch.ones(40, 60, dtype=torch.long))
+    assert like(annotated[1:-1, 1:-1], IGNORED).all() and like(predicted[1:-1, 1:-1], PALETTE[1]).all()

@@ -4,11 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import demo_models as models
 import numpy as np
 import pytest
 import tiny_runs as tiny
+import torch
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
+
+from mmvim import cli
+from mmvim.analysis.contact_sheet import IGNORED
+from mmvim.analysis.palette import complete_palette
+from mmvim.engine.hooks import DrawPredictionsHook
 
 HOOK = "custom_hooks = [dict(type='mmvim.DrawPredictionsHook', interval=2, pictures=2, score_thr=0.0)]\n"
 LOCAL = "dict(type='LocalVisBackend')"
@@ -56,6 +65,37 @@ def test_a_detector(det, tmp_path, train):
     picture = np.asarray(Image.open(sheet).convert('RGB'))
     assert picture.shape[1] > 2 * 320 and picture.std() > 20
     assert (tmp_path / 'work/learning_curve.png').is_file()
+
+
+def test_a_panoptic_model(det, tmp_path):
+    """Without a training, whose annotations panopticapi would read: what the hook does in one."""
+    config = models.panoptic_config(tmp_path / 'pan.py', det)
+    cfg = models.load(config)
+    models.save_weights(config, tmp_path / 'pan.pth')
+    init_default_scope('mmdet')
+    model, dataset = cli.build_model(cfg), DATASETS.build(cfg.test_dataloader.dataset)
+    model.load_state_dict(torch.load(tmp_path / 'pan.pth')['state_dict'])
+    seen = []
+    runner = SimpleNamespace(
+        val_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)),
+        model=model.train(),
+        iter=1,
+        visualizer=SimpleNamespace(add_image=lambda *drawn: seen.append(drawn)),
+    )
+    hook = DrawPredictionsHook(interval=2, pictures=2, width=64)
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 1)
+    ((name, sheet, step),) = seen
+    assert (name, step) == ('predictions', 2) and model.training
+    with torch.no_grad():
+        item = dataset[0]
+        (sample,) = model.eval().test_step({key: [value] for key, value in item.items()})
+    labels = sample.pred_panoptic_seg.sem_seg[0] % 1000
+    palette = complete_palette(dataset.metainfo.get('palette'), 5)
+    assert (labels < 5).any()
+    for label in labels.unique().tolist():
+        colour = palette[label] if label < 5 else IGNORED
+        assert (np.abs(sheet[24:88, 146:210].astype(int) - np.array(colour)).sum(-1) < 12).any(), label
 
 
 def test_a_run_without_validation_is_refused(seg, tmp_path, train):

@@ -30,7 +30,7 @@ _PAGE = """<!DOCTYPE html>
   output { font-variant-numeric: tabular-nums; min-width: 5.5rem; }
   #panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(205px, 1fr)); gap: .9rem; }
   figure { margin: 0; }
-  figcaption { font-size: .86rem; }
+  figcaption { font-size: .86rem; white-space: pre-line; line-height: 1.25; }
   canvas { width: 100%; display: block; border: 1px solid #999; }
   .bar { display: inline-block; width: 8rem; height: .7rem; vertical-align: middle;
          background: linear-gradient(90deg, #f2a65a, #c2410c, #581c87, #0b1026); }
@@ -40,7 +40,8 @@ _PAGE = """<!DOCTYPE html>
 <h1>@TITLE@</h1>
 <p>The scan visits the cells of a map in the order of the line: from the circle, first steps light, last steps dark
 (<span class="bar" role="img" aria-label="light to dark"></span>), to the square. Thin broken parts jump further
-than to one of the eight cells around. NAME_reverse is the same line backwards.</p>
+than to one of the eight cells around. NAME_reverse, by the tick at “backwards”, is the same line from its end.
+The address of this page changes with the map and the step: copied, it is a link to what is shown.</p>
 <form id="controls">
   <label>map <input id="size" type="range" min="0" max="0" value="0"><output id="size-text"></output></label>
   <label>steps <input id="step" type="range" min="1" max="1000" value="1000"><output id="step-text"></output></label>
@@ -78,7 +79,7 @@ function draw() {
     const map = size.paths[number], all = backwards ? [...map].reverse() : map;
     const shown = Math.max(1, Math.round(all.length * share));
     const title = name + (backwards ? '_reverse' : '');
-    caption.textContent = title + ', step ' + shown + ' of ' + all.length;
+    caption.textContent = title + '\\nstep ' + shown + ' of ' + all.length;
     canvas.setAttribute('aria-label', 'Scan order ' + title + ' over ' + H + ' x ' + W + ' cells');
     const cell = Math.max(8, Math.floor(560 / W));
     canvas.width = W * cell;
@@ -93,8 +94,8 @@ function draw() {
       c.filter = 'none';
       c.globalAlpha = 1;
     }
-    c.strokeStyle = '#c8c8c8';
-    c.lineWidth = 1;
+    c.strokeStyle = '#a8a8a8';
+    c.lineWidth = 2;
     for (let i = 1; i < H; i++) { line(c, 0, i * cell, canvas.width, i * cell); }
     for (let j = 1; j < W; j++) { line(c, j * cell, 0, j * cell, canvas.height); }
     const cells = all.slice(0, shown).filter((p) => p >= 0), total = all.filter((p) => p >= 0).length;
@@ -104,14 +105,14 @@ function draw() {
       const a = cells[t - 1], b = cells[t], [x, y] = at(a), [u, v] = at(b);
       const near = Math.max(Math.abs(a % W - b % W), Math.abs(Math.floor(a / W) - Math.floor(b / W))) === 1;
       c.strokeStyle = colour(t / Math.max(1, total - 1));
-      c.lineWidth = near ? Math.max(3, cell / 7) : Math.max(1.5, cell / 20);
-      c.setLineDash(near ? [] : [cell / 5, cell / 6]);
+      c.lineWidth = near ? Math.min(10, Math.max(3, cell / 7)) : Math.min(5, Math.max(2, cell / 20));
+      c.setLineDash(near ? [] : [Math.min(14, cell / 5), Math.min(11, cell / 6)]);
       line(c, x, y, u, v);
     }
     c.setLineDash([]);
     if (cells.length) {
-      const radius = Math.max(3.5, cell / 4.5), [x, y] = at(cells[0]), [u, v] = at(cells[cells.length - 1]);
-      c.lineWidth = Math.max(2, cell / 12);
+      const radius = Math.min(18, Math.max(9, cell / 4.5)), [x, y] = at(cells[0]), [u, v] = at(cells[cells.length - 1]);
+      c.lineWidth = Math.min(6, Math.max(2, cell / 12));
       c.fillStyle = '#fff';
       c.strokeStyle = colour(0.15);
       c.beginPath();
@@ -130,6 +131,23 @@ function line(c, x, y, u, v) {
   c.moveTo(x, y);
   c.lineTo(u, v);
   c.stroke();
+}
+// '#size=8x12&step=40&backwards' is a link to what is shown; what a page has not is passed over.
+function follow() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const number = data.sizes.findIndex((size) => size.shape.join('x') === given.get('size'));
+  const share = parseFloat(given.get('step'));
+  if (number >= 0) { get('size').value = number; }
+  if (share >= 0) { get('step').value = Math.round(10 * share); }
+  if (given.has('backwards')) { get('backwards').checked = given.get('backwards') !== '0'; }
+  draw();
+}
+function remember() {
+  const share = Number(get('step').value) / 10;
+  const parts = ['size=' + data.sizes[Number(get('size').value)].shape.join('x')];
+  if (share < 100) { parts.push('step=' + share); }
+  if (get('backwards').checked) { parts.push('backwards=1'); }
+  history.replaceState(null, '', '#' + parts.join('&'));
 }
 let timer = null;
 function stop() {
@@ -151,9 +169,13 @@ get('play').addEventListener('click', () => {
 get('size').max = data.sizes.length - 1;
 get('size').value = data.start;
 get('picture-label').hidden = picture === null;
-for (const id of ['size', 'step', 'backwards', 'under']) { get(id).addEventListener('input', draw); }
+for (const id of ['size', 'step', 'backwards', 'under']) {
+  get(id).addEventListener('input', draw);
+  get(id).addEventListener('change', remember);
+}
 if (picture) { picture.addEventListener('load', draw); }
-draw();
+window.addEventListener('hashchange', follow);
+follow();
 </script>
 </body>
 </html>

@@ -25,11 +25,12 @@ from mmvim.registry import HOOKS
 class DrawPredictionsHook(Hook):
     """Draw what the model sees on the same few pictures every so many iterations, beside the truth.
 
-    For MMSegmentation and MMDetection. Where the validation pipeline loads no annotations, the picture alone stands in
-    the truth's place. The sheet goes to all backends of the config's visualizer under the name
-    ``predictions``: with MMEngine's ``LocalVisBackend`` to ``<run>/vis_data/vis_image/predictions_<iteration>.png``,
-    and to TensorBoard or :class:`mmvim.TrackioVisBackend` if the config has them. What training draws at random stays
-    the same.
+    For MMSegmentation and MMDetection, panoptic models as well: their segments have the colour of their class, with a
+    dark line between two segments of one class. Where the validation pipeline loads no annotations, the picture alone,
+    or for classes of pixels plain grey, stands in the truth's place. The sheet goes to all backends of the config's
+    visualizer under the name ``predictions``: with MMEngine's ``LocalVisBackend`` to
+    ``<run>/vis_data/vis_image/predictions_<iteration>.png``, and to TensorBoard or :class:`mmvim.TrackioVisBackend` if
+    the config has them. What training draws at random stays the same.
 
     Args:
         interval: Iterations from one sheet to the next.
@@ -106,7 +107,8 @@ class DrawPredictionsHook(Hook):
             model.train(training)
             restore_random_state(state)
         if is_main_process():
-            draw = self._segmentation if 'pred_sem_seg' in pairs[0][2] else self._instances
+            maps = any(name in pairs[0][2] for name in ('pred_sem_seg', 'pred_panoptic_seg'))
+            draw = self._segmentation if maps else self._instances
             inner = model.module if is_model_wrapper(model) else model
             sheet = draw(pairs, dataset, number_of_classes(inner))
             runner.visualizer.add_image('predictions', sheet, runner.iter + 1)
@@ -115,9 +117,10 @@ class DrawPredictionsHook(Hook):
         classes = _names(dataset.metainfo, number)
         rows = []
         for inputs, truth, result in pairs:
-            prediction = result.pred_sem_seg.data[0].numpy()
+            prediction, labels = _predicted(result), _annotated(truth)
             size = prediction.shape[::-1]
-            labels = truth.gt_sem_seg.data[0].numpy() if 'gt_sem_seg' in truth else np.full(prediction.shape, 255)
+            if labels is None:
+                labels = np.full(prediction.shape, -1)
             if labels.shape != prediction.shape:
                 labels = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
             image = cv2.resize(self._colours(inputs, dataset), size, interpolation=cv2.INTER_AREA)
@@ -166,6 +169,40 @@ class DrawPredictionsHook(Hook):
         if bands_loader(dataset) is None and picture.shape[2] == 3:
             return np.ascontiguousarray(picture[..., ::-1])  # the libraries' loaders have blue first
         return as_rgb(picture, self.bands, self.percent)
+
+
+def _predicted(sample: Any) -> np.ndarray:
+    """Return the class of each pixel as a segmentor or a panoptic model sees it, (H, W)."""
+    if 'pred_panoptic_seg' not in sample:
+        return sample.pred_sem_seg.data[0].numpy()
+    from mmdet.evaluation import INSTANCE_OFFSET
+
+    segments = sample.pred_panoptic_seg.sem_seg[0].numpy()
+    return _parted(segments % INSTANCE_OFFSET, segments)
+
+
+def _annotated(sample: Any) -> np.ndarray | None:
+    """Return the class of each pixel as it is annotated, (H, W), None if the pipeline loads no such map."""
+    if 'gt_sem_seg' not in sample:
+        return None
+    pixels = sample.gt_sem_seg
+    if 'sem_seg' not in pixels:  # MMSegmentation's name is data
+        return pixels.data[0].numpy()
+    labels = pixels.sem_seg[0].numpy()
+    segments = np.zeros(labels.shape, np.int64)
+    masks = sample.get('gt_instances', {}).get('masks', ())
+    for number, mask in enumerate(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, 1):
+        segments[np.asarray(mask) > 0] = number
+    return _parted(labels, segments)
+
+
+def _parted(labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """Return a map of classes with -1, no class, along the line between two segments of the same class."""
+    parted = labels.astype(np.int32)
+    for one, other in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        line = (labels[one] == labels[other]) & (segments[one] != segments[other])
+        parted[one][line] = parted[other][line] = -1
+    return parted
 
 
 def _names(meta: dict, number: int | None) -> list[str]:
