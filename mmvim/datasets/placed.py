@@ -106,7 +106,8 @@ def seed_samples(loader: DataLoader, seed: int, rank: int = 0) -> PlacingSampler
     if loader.num_workers == 0 or sampler is None or not takes:
         return None
     batches.sampler = PlacingSampler(sampler)
-    dataset.__getitems__ = partial(_draw, dataset, seed, rank)  # which a worker asks for a batch, if it is there  # type: ignore[attr-defined]
+    # What a worker asks for a batch, if it is there.
+    dataset.__getitems__ = partial(_draw, dataset, seed, rank)  # type: ignore[attr-defined]
     return batches.sampler
 
 
