@@ -76,7 +76,7 @@ def test_of_two_files_each_has_its_own(tmp_path):
     depth[2, 2] = 0
     colours[1, 1, 0] = 0
     path = write(tmp_path / 'rgb/a.tif', colours)
-    write(tmp_path / 'depth/a.tif', depth, '0')
+    write(tmp_path / 'depth/a.tif', depth[..., 0], '0', planarconfig=None)
     beside = {'/rgb/': '/depth/'}
     with pytest.raises(ValueError, match='has 1 values that stand for no measurement'):
         LoadImageBands(beside=beside).read(path)

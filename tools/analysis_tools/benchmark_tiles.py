@@ -42,7 +42,9 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sides', type=int, nargs='+', default=[1000, 2000, 4000, 10000], help='of square pictures')
-    parser.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS), help='Defaults to all five')
+    parser.add_argument(
+        '--ways', nargs='+', choices=WAYS, default=['tiles', 'slide', 'whole'], help='Defaults to %(default)s'
+    )
     parser.add_argument('--config', default='upernet_vim_demo', help='of a segmentor. Defaults to %(default)s')
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='override settings of it')
     parser.add_argument('--classes', type=int, default=150, help='of the decode head. Defaults to 150')
