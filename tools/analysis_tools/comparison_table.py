@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 import statistics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from comparison_rows import PARAMETERS, PICTURE, ROWS, TOLERANCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 CONFIDENCE = 0.95
 BEGIN, END = '<!-- compare_backbones.py: begin -->', '<!-- compare_backbones.py: end -->'
@@ -233,13 +238,39 @@ def chart(path: Path, results: list[Result], latency: dict[str, Any] | None) -> 
             bars = [[result.mean - low], [high - result.mean]]
             at = places[result.row]
             axes.errorbar(at, result.mean, bars, marker=marker, color=colour, capsize=2, linewidth=1)
-            title = ROWS[result.row].title
-            axes.annotate(title, (at, result.mean), (5, 4), textcoords='offset points', fontsize=8)
         axes.set_xlabel(label)
         axes.set_ylabel('mIoU (%), test split; bars from the worst seed to the best')
-        axes.set_xlim(left=0)
-        axes.margins(x=0.15)
+        axes.set_xlim(0, 1.15 * max(places.values()))
         axes.grid(alpha=0.25)
+    canvas.draw()  # what follows asks where things are
+    for axes, places in zip(figure.axes, sides.values(), strict=True):
+        _name_points(axes, {ROWS[r.row].title: (places[r.row], r.mean) for r in results if r.row in places})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('wb') as file:
         canvas.print_png(file)
+
+
+def _name_points(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Write each point's name where it covers the fewest other names and points."""
+    taken = [axes.transData.transform(at) for at in points.values()]
+    written: list[Bbox] = []
+    for name, at in sorted(points.items(), key=lambda item: -item[1][1]):
+        fewest = None
+        for shift, side in itertools.product((4, -11, 14, -21, 24, -31), ('left', 'right')):
+            across = 5 if side == 'left' else -5
+            text = axes.annotate(
+                name, at, (across, shift), textcoords='offset points', ha=side, fontsize=8, annotation_clip=False
+            )
+            box = text.get_window_extent()
+            covered = 3 * box.count_overlaps(written) + sum(box.contains(*place) for place in taken)
+            covered += 9 * (not axes.bbox.containsx(box.x0) or not axes.bbox.containsx(box.x1))
+            if fewest is None or covered < fewest[0]:
+                if fewest is not None:
+                    fewest[1].remove()
+                fewest = covered, text, box
+            else:
+                text.remove()
+            if covered == 0:
+                break
+        assert fewest is not None
+        written.append(fewest[2])
