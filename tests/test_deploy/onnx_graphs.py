@@ -8,6 +8,7 @@ import torch
 
 from mmvim.deploy.builder import Builder
 from mmvim.deploy.scan import ScanGraph
+from mmvim.deploy.translate import DTYPES
 from mmvim.ops.selective_scan.arguments import TENSORS, ScanArguments
 
 # Axes of the scan's tensors whose sizes are not known before the model runs.
@@ -56,7 +57,7 @@ def scan_model(args: ScanArguments, chunk: int, dynamic: bool) -> tuple[bytes, d
         length = value('length', torch.tensor(args.length))
         inputs.append(length)
     args = args._replace(**{name: values.get(name) for name in TENSORS}, length=length)
-    out, last_state = ScanGraph(graph, args, chunk).run(ir.DataType.FLOAT)
+    out, last_state = ScanGraph(graph, args, chunk).run(DTYPES[args.out_dtype])
     return as_model(graph, inputs, [(out, 4 if args.stack else 3), (last_state, 4)]), feed
 
 

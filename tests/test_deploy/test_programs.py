@@ -7,19 +7,29 @@ from families import FAMILY_CASES
 from family_cases.base import randomised
 from torch import nn
 
+from mmvim.cli import build_model
 from mmvim.deploy import DeployError, export_program, load_program
 from mmvim.deploy.compare import picture
 from mmvim.deploy.parts import Features
 
 TRACED, OTHERS = (64, 96), ((64, 64), (96, 64), (80, 112))
-QUICK = ('mambavision', 'vim', 'vrwkv')  # of the others the export to ONNX tests the same trace
-EACH = [family if family in QUICK else pytest.param(family, marks=pytest.mark.full) for family in FAMILY_CASES]
+DETECTORS = (
+    'mambavision/mambavision-tiny_mask-rcnn_8xb2-amp-1x_coco.py',
+    pytest.param('vim/vim-tiny_vitdet-mask-rcnn_4xb16-amp-lsj-100e_coco.py', marks=pytest.mark.full),
+)
+QUICK = ('mambavision', 'vim', 'vrwkv')  # whole; of the others the first block, or two stages
+EACH = [pytest.param(name, {}, id=name, marks=() if name in QUICK else pytest.mark.full) for name in FAMILY_CASES] + [
+    pytest.param(name, {'out_indices': (0, 1) if 'depths' in case.tiny['arch'] else (0,)}, id=f'{name}_first')
+    for name, case in FAMILY_CASES.items()
+    if name not in QUICK
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family', EACH)
-def test_backbones(family, tmp_path):
-    model = randomised(FAMILY_CASES[family].build_tiny(), scale=0.3)  # as first made, a model hardly hears its scans
+@pytest.mark.parametrize(('family', 'changes'), EACH)
+def test_backbones(family, changes, tmp_path):
+    model = FAMILY_CASES[family].build_tiny(**changes)
+    randomised(model, scale=0.3)  # as first made, a model hardly hears its scans
     exported = export_program(Features(model), tmp_path / 'model.pt2', sizes=(TRACED, *OTHERS))
     assert list(exported.errors) == [TRACED, *OTHERS] and max(exported.errors.values()) < 1e-4
     program = load_program(exported.file)
@@ -35,6 +45,31 @@ def test_backbones(family, tmp_path):
     moved = load_program(exported.file, 'meta')  # a device that is always there, and has no data of others
     for found, expected in zip(moved(x.to('meta')), model(x), strict=True):
         assert found.device.type == 'meta' and found.shape == expected.shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', DETECTORS)
+def test_the_backbone_of_a_detector(file, load, tmp_path):
+    """As its config builds it, with the detector's own neck behind the program."""
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
+    pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
+    import small_detectors
+
+    cfg = load(file)
+    small_detectors.narrow(cfg.model, shallow=True)
+    detector = build_model(cfg).eval()
+    randomised(detector.backbone, scale=0.3)
+    exported = export_program(Features(detector.backbone), tmp_path / 'model.pt2', sizes=(TRACED, *OTHERS))
+    program = load_program(exported.file)
+    for batch, size in ((1, (72, 56)), (3, (96, 128)), (2, (65, 99))):
+        x = picture(batch, size)
+        with torch.no_grad():
+            found, expected = program(x), detector.backbone(x)
+            pairs = [*zip(found, expected, strict=True)]
+            pairs += zip(detector.neck(found), detector.extract_feat(x), strict=True)
+        assert len(pairs) > len(expected)
+        for a, b in pairs:
+            assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * b.std()
 
 
 class Tiny(nn.Module):

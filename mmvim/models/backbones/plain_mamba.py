@@ -72,12 +72,12 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, in_channels, H, W) to cells (B, ceil(H / 16), ceil(W / 16), embed_dims)."""
+        # Of the image's size, so that a traced number of rows is a single quotient. Of the convolutions' map it would
+        # be a quotient plus 1: PyTorch's compiler cannot tell then that rows * cols is a multiple of cols, hence not
+        # the order of strides either, and fails.
+        rows, cols = self.grid(*x.shape[2:])
         x = self.convs(self.stem(x))
         height, width = x.shape[2:]
-        rows, cols = (
-            (height + 7) // 8,
-            (width + 7) // 8,
-        )  # no remainders: they make traced sizes long
         x = F.pad(x, (0, 8 * cols - width, 0, 8 * rows - height))
         return self.projection(x).permute(0, 2, 3, 1)  # (B, C, h, w) -> (B, h, w, C)
 
