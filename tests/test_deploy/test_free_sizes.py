@@ -5,14 +5,12 @@ import math
 import pytest
 import torch
 from families import FAMILY_CASES
-from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from mmvim.deploy import free_sizes
 from mmvim.deploy.tracing import trace
 from mmvim.models.backbones.plain_mamba import ConvStem
-from mmvim.models.layers.window_attention import split_windows
 
 pytestmark = pytest.mark.slow  # compilations
 
@@ -54,16 +52,14 @@ def test_one_graph_for_ten_sizes_in_training(family):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('family', FAMILY_CASES)
-def test_inductor_serves_all_sizes(family, monkeypatch, tmp_path):
-    """To the C++ that PyTorch's own compiler writes, which asks more of the sizes than a trace."""
+def test_inductor_serves_all_sizes(monkeypatch, tmp_path):
+    """Down to the C++: more is asked of sizes there than in a trace, and PlainMamba's were once too long for it."""
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path / 'cache'))
-    monkeypatch.setattr(inductor, 'compile_threads', 1)
-    model = FAMILY_CASES[family].build_tiny().eval().requires_grad_(False)
+    model = FAMILY_CASES['plainmamba'].build_tiny().eval().requires_grad_(False)
     torch._dynamo.reset()
     counters.clear()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
-    with torch.no_grad():
+    with torch.no_grad(), inductor.patch(compile_threads=1):
         for size in SIZES[:4]:
             x = torch.randn(2, 3, *size)
             for a, b in zip(compiled(x), model(x), strict=True):
@@ -86,26 +82,12 @@ def test_windows_that_fit_and_windows_that_do_not():
     assert counters['stats']['unique_graphs'] == 1
 
 
-class Windows(nn.Module):
-    """The windows of a map of a quarter of a picture's size, as convolutions make it."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, 4, 1)
-
-    def forward(self, x):
-        return split_windows(self.stem(x), 14)[0]  # (B * windows, 196, 8)
-
-
-@pytest.mark.parametrize(
-    ('model', 'axes'), [(ConvStem(3, 8, 4, 1), (1, 2)), (Windows(), (0,))], ids=['cells', 'windows']
-)
-def test_sizes_are_products_of_quotients(model, axes):
+def test_numbers_of_cells_are_products_of_quotients():
     """And no sums: products of those PyTorch's compiler does not divide again, so that it cannot order strides."""
-    program = trace(model, None)
-    (output,) = program.graph.output_node().args[0]
-    size = math.prod(output.meta['val'].shape[axis].node.expr for axis in axes)
-    assert size.free_symbols and not size.expand().is_Add, size
+    program = trace(ConvStem(3, 8, 4, 1), None)
+    (cells,) = program.graph.output_node().args[0]  # (B, rows, cols, 8)
+    number = math.prod(size.node.expr for size in cells.meta['val'].shape[1:3])
+    assert number.free_symbols and not number.expand().is_Add, number
 
 
 def test_the_setting_is_put_back():

