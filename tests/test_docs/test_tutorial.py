@@ -95,6 +95,7 @@ def test_the_wrong_habit_of_masks_is_seen(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_what_to_leave_out_on_a_gpu(tmp_path):
     """What the page says of it leaves a config with the recipe's sizes, pipelines and schedule."""
     text = dict(block for block in blocks() if block[0])['plants.py']
