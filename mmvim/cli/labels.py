@@ -125,8 +125,6 @@ class _Look:
         # Of a panoptic data set, the boxes are of the things alone.
         things = None if self.on_masks else metainfo.get('thing_classes')
         self.classes = len(things or metainfo.get('classes') or ())
-        mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-        self.means = 0 if mean is None else len(mean)
         self.bands: tuple[int, str] | None = None  # of the first picture, and which that is
         self.labels: set[int] = set()
         self.kind = ''
@@ -219,9 +217,6 @@ class _Look:
         if not isinstance(inputs, Tensor) or inputs.ndim != 3:
             return
         found, remedy = len(inputs), 'give it the bands of the rest, or choose them by bands of mmvim.LoadImageBands'
-        if self.means > 1 and found not in (1, self.means):  # one band is normalised by each of the means
-            problem = f'{where} has {found} bands, and the data_preprocessor of the model {self.means} means'
-            raise UserError(problem, 'give mean and std for each band, or choose bands in mmvim.LoadImageBands')
         first = self.bands = self.bands or (found, where)
         if found != first[0]:
             raise UserError(f'{where} has {found} bands, and {first[1]} {first[0]}', remedy, ENVIRONMENT)

@@ -242,18 +242,13 @@ class Fields(Samples):
         return {'inputs': torch.zeros(self.bands[index], 8, 8)}
 
 
-def look_through(bands, means):
+def look_through(*bands):
     model = segmentor(2)
-    model.data_preprocessor = nn.Module()
-    if means is not None:
-        model.data_preprocessor.register_buffer('mean', torch.zeros(means, 1, 1))
     cfg = Config({'default_scope': 'mmengine', 'test_dataloader': {'dataset': {'type': Fields, 'bands': bands}}})
     return check_samples(cfg, model, ('test',), thorough=True)
 
 
 def test_pictures_of_other_bands_than_the_rest():
-    assert look_through((5, 5), 5) == look_through((5, 5), None) == look_through((3, 3), 1)
+    assert look_through(5, 5) == look_through(3, 3)
     with pytest.raises(UserError, match=r'^field1 has 4 bands, and field0 5; give it'):
-        look_through((5, 4), None)
-    with pytest.raises(UserError, match=r'^field1 has 4 bands, and the data_preprocessor of the model 5 means'):
-        look_through((5, 4), 5)
+        look_through(5, 4)

@@ -79,6 +79,7 @@ def test_a_panoptic_model(det, tmp_path):
     runner = SimpleNamespace(
         val_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)),
         model=model.train(),
+        hooks=[],
         iter=1,
         visualizer=SimpleNamespace(add_image=lambda *drawn: seen.append(drawn)),
     )
