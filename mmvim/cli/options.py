@@ -21,6 +21,7 @@ from mmvim._deprecation import old_names
 from mmvim.cli.errors import UserError, warn
 from mmvim.cli.evaluation import set_tta
 
+DEEPEST = 64  # parts of a key
 _READERS = (Config, Runner, FlexibleRunner, build_optim_wrapper, roots.build_runner_from_cfg, set_tta)
 
 
@@ -76,7 +77,8 @@ def merge_options(cfg: Config, options: dict) -> Config:
 
     Raises:
         UserError: If a key resembles one that is there, is no argument of the class that is built there, has a parent
-            that does not exist, or goes through something that is not a dict or has no such index.
+            that does not exist, goes through something that is not a dict or has no such index, or has more than
+            :data:`DEEPEST` parts.
 
     Examples:
         >>> from mmengine.config import Config
@@ -85,6 +87,11 @@ def merge_options(cfg: Config, options: dict) -> Config:
         >>> merge_options(cfg, {'train_cfg.val_begin': 5}).train_cfg.val_begin
         5
     """
+    for key in options:
+        parts = key.count('.') + 1
+        if parts > DEEPEST:
+            problem = f'--cfg-options {key[:40]}...: a setting in {parts} dicts, one in the other'
+            raise UserError(problem, f'name one that {DEEPEST} or fewer hold')
     merged = copy.deepcopy(cfg)
     new = [(key, *_leave(merged._cfg_dict, key.split('.'), f'--cfg-options {key}')) for key in options]
     try:

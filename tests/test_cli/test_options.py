@@ -86,6 +86,11 @@ def test_words_that_no_config_can_take(options, words):
     assert words in str(error.value)
 
 
+def test_a_key_of_a_thousand_parts():
+    with pytest.raises(UserError, match=r'model\.init_cfg\.x.*\.\.\.: a setting in 1102 dicts.*64 or fewer'):
+        merge_options(Config(CONFIG), {'model.init_cfg' + '.x' * 1100: 1})
+
+
 @pytest.mark.parametrize(
     'options',
     [
