@@ -43,8 +43,8 @@ def optimize_for_inference(model: Model, in_chunks: bool = True) -> Model:
 
     Args:
         model: A backbone, a segmentor, a detector, a classifier, or any other module that has parts of mmvim's.
-        in_chunks: Let Vim's mixers work piece by piece on more than 2,048 tokens: in well under half of the memory, for
-            up to a fifth more time. Defaults to True.
+        in_chunks: Let Vim's mixers work piece by piece on more than 2,048 tokens: in half of the memory, for some more
+            time than the copy takes without. Defaults to True.
 
     Returns:
         The copy, of the same class, without gradients.
