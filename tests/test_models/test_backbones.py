@@ -3,8 +3,8 @@
 import pytest
 import torch
 from families import ADAPTERS, FAMILY_CASES, each, one_of_each
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
-from mmseg.registry import MODELS as MMSEG_MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmvim.models  # noqa: F401  (fills the registry)
@@ -44,9 +44,7 @@ def test_a_backbone_that_is_not_covered_is_seen(monkeypatch):
 @pytest.mark.parametrize('family', FAMILY_CASES)
 def test_builds_under_a_foreign_default_scope(scope, family):
     case = FAMILY_CASES[family]
-    registry = MMSEG_MODELS
-    if scope == 'mmdet':
-        registry = pytest.importorskip('mmdet.registry', reason='mmdet is not installed').MODELS
+    registry = pytest.importorskip(f'{scope}.registry', reason=f'{scope} is not installed').MODELS
     with DefaultScope.overwrite_default_scope(scope):
         assert type(registry.build(case.config(next(iter(case.variants))))) is case.backbone
 
@@ -54,7 +52,7 @@ def test_builds_under_a_foreign_default_scope(scope, family):
 @pytest.mark.parametrize('name', sorted({*MIXERS, 'mmvim.SelectiveScan2D', 'mmvim.RMSNorm', 'mmvim.LN2d'}))
 def test_layers_are_registered(name):
     own = MODELS.get(name.removeprefix('mmvim.'))
-    assert own is not None and MMSEG_MODELS.get(name) is own
+    assert own is not None and ROOT_MODELS.get(name) is own
 
 
 def test_the_scan_is_registered():

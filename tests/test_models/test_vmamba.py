@@ -169,6 +169,7 @@ def test_half_precision_weights_run_outside_autocast():
 @pytest.mark.parametrize(('size', 'parameters'), [('tiny', 54546956), ('small', 76070924), ('base', 109765548)])
 def test_first_segmentors_have_the_printed_size(size, parameters):
     """As segmentation/model.py of the publisher's code prints them."""
+    pytest.importorskip('mmseg')
     cfg = load_config(f'vmamba/vmamba-vanilla-{size}_upernet_8xb2-160k_ade20k-512x512.py')
     init_default_scope('mmseg')
     with torch.device('meta'):
