@@ -15,7 +15,6 @@ from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, co
 from mmvim.deploy.drafts import beside, check_target
 from mmvim.deploy.errors import DeployError
 from mmvim.deploy.tracing import silence, trace
-from mmvim.models.backbones.common import picture_channels
 
 
 def export_program(
@@ -59,6 +58,8 @@ def export_program(
         >>> program(torch.randn(5, 3, 8, 9)).shape
         torch.Size([5, 4, 6, 7])
     """
+    from mmvim.models.backbones.common import picture_channels  # here, for who loads a program may lack OpenMMLab
+
     check_sizes(sizes)
     target = check_target(file, '.pt2')
     model = copy.deepcopy(model).to('cpu', torch.float32).eval()
