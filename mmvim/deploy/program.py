@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import mmvim.ops  # noqa: F401, the operators that the programs call
 from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, compare
-from mmvim.deploy.drafts import beside, check_target
+from mmvim.deploy.drafts import check_target, replacing
 from mmvim.deploy.errors import DeployError
 from mmvim.deploy.tracing import silence, trace
 
@@ -64,7 +64,7 @@ def export_program(
     target = check_target(file, '.pt2')
     model = copy.deepcopy(model).to('cpu', torch.float32).eval()
     program = trace(model, None if dynamic else sizes[0])
-    with beside(target) as draft:
+    with replacing(target) as draft:
         with silence():
             torch.export.save(program, draft, extra_files=dict(metadata or {}))
         loaded = load_program(draft)
@@ -76,7 +76,6 @@ def export_program(
 
         errors = compare(run, model, chosen(pictures, sizes, dynamic, picture_channels(model)))
         check_errors(errors, tolerance)
-        os.replace(draft, target)
     return Exported(str(target), target.stat().st_size, errors)
 
 
