@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from checkout import load_tool
 from PIL import Image
 
 from mmvim.analysis.media import Media
@@ -70,3 +71,54 @@ def test_samples(seg, stays):
 def test_visualize(kind, ending, stays):
     name = f'a.{ending}'
     assert not stays(name, lambda folder: visualize.main([kind, '--orders', 'row', '--out', str(folder / name)]))
+
+
+def test_sums_of_the_pins(stays, monkeypatch):
+    tool = load_tool('pin_hashes.py')
+    monkeypatch.setattr(tool, 'resolve', lambda *args: {'packages': []})
+    monkeypatch.setattr('sys.argv', ['pin_hashes.py'])
+
+    def write(folder):
+        monkeypatch.setattr(tool, 'FOLDER', folder)
+        tool.main()
+
+    assert stays('a.txt', write) == ['a.txt.partial']
+
+
+def test_licences(stays, monkeypatch):
+    tool = load_tool('licences.py')
+    monkeypatch.setattr(tool, 'pins', dict)
+    monkeypatch.setattr('sys.argv', ['licences.py'])
+
+    def write(folder):
+        monkeypatch.setattr(tool, 'TABLE', folder / 'a.md')
+        tool.main()
+
+    assert stays('a.md', write) == ['a.md.partial']
+
+
+@pytest.mark.parametrize('same', [True, False])
+def test_archives(same, tmp_path, monkeypatch):
+    """Those that differ from a second build of the same commit are not handed out."""
+    tool, builds = load_tool('build_dist.py'), []
+
+    def build(tree, out, epoch, **variables):
+        builds.append(out)
+        out.mkdir()
+        (out / 'a.whl').write_text('a' if same else str(len(builds)))
+        return [out / 'a.whl']
+
+    monkeypatch.setattr(tool, 'build', build)
+    monkeypatch.setattr(tool, 'git', lambda *words: b'7')
+    monkeypatch.setattr(tool, 'export', lambda commit, folder: folder)
+    monkeypatch.setattr(tool, 'check_setuptools', lambda pins: None)
+    monkeypatch.setattr('sys.argv', ['build_dist.py', '--check', '--out', str(tmp_path / 'dist')])
+    if same:
+        tool.main()
+        assert sorted(path.name for path in (tmp_path / 'dist').iterdir()) == ['SHA256SUMS', 'a.whl']
+        assert (tmp_path / 'dist/SHA256SUMS').read_text().endswith('  a.whl\n')
+    else:
+        with pytest.raises(SystemExit, match='error: two builds of 7 differ'):
+            tool.main()
+        assert not (tmp_path / 'dist').exists()
+    assert len(builds) == 2
