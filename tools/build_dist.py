@@ -18,6 +18,7 @@ import io
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,12 +27,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 1800.0  # seconds that git or a build may take
 HOOKS = 'import sys; from setuptools import build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))'
 
 
 def git(*words: str) -> bytes:
     """Return what git prints about this checkout."""
-    return subprocess.run(['git', '-C', ROOT, *words], check=True, stdout=subprocess.PIPE).stdout
+    return subprocess.run(['git', '-C', ROOT, *words], check=True, stdout=subprocess.PIPE, timeout=LIMIT).stdout
 
 
 def check_setuptools(pins: str) -> str | None:
@@ -65,9 +67,11 @@ def build(tree: Path, out: Path, epoch: int, **variables: str) -> list[Path]:
     env = {**os.environ, 'SOURCE_DATE_EPOCH': str(epoch), 'MMVIM_BUILD_NATIVE': '0', **variables}
     made = []
     for hook in ('build_sdist', 'build_wheel'):
-        done = subprocess.run(
-            [sys.executable, '-c', HOOKS, hook, str(out)], cwd=tree, env=env, capture_output=True, text=True
-        )
+        command = [sys.executable, '-c', HOOKS, hook, str(out)]
+        try:
+            done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired as error:
+            raise SystemExit(f'error: {hook} has not ended after {LIMIT} s; see what it waits for') from error
         if done.returncode != 0:
             raise SystemExit(f'{done.stdout}{done.stderr}\nerror: {hook} failed, see above')
         made.append(out / done.stdout.split()[-1])
@@ -88,6 +92,18 @@ def digests(archives: list[Path]) -> str:
     return ''.join(f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n' for path in archives)
 
 
+def publish(made: list[Path], out: Path) -> None:
+    """Put archives and their sums into a folder, each as a whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        partial = out / f'{path.name}.partial'
+        shutil.copyfile(path, partial)
+        partial.replace(out / path.name)
+    partial = out / 'SHA256SUMS.partial'
+    partial.write_text(digests(made))
+    partial.replace(out / 'SHA256SUMS')
+
+
 def main() -> None:
     """Build, and compare if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,12 +114,16 @@ def main() -> None:
     problem = check_setuptools((ROOT / 'requirements/build.txt').read_text('utf-8'))
     if problem:
         parser.error(problem)
-    commit = git('rev-parse', '--verify', f'{args.commit}^{{commit}}').decode().strip()
+    try:
+        commit = git('rev-parse', '--verify', '--quiet', f'{args.commit}^{{commit}}').decode().strip()
+    except subprocess.CalledProcessError:
+        parser.error(f'--commit {args.commit} is no commit of {ROOT}; give a branch, a tag or the number of one')
     epoch = int(git('log', '-1', '--format=%ct', commit))
     if args.commit == 'HEAD' and git('status', '--porcelain'):
         print('warning: changes that are not committed are not in it', file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        sums = digests(build(export(commit, Path(folder, 'a')), args.out, epoch))
+        made = build(export(commit, Path(folder, 'a')), Path(folder, 'made'), epoch)
+        sums = digests(made)
         if args.check:
             tree = export(commit, Path(folder, 'another place') / 'b')
             disturb(tree)
@@ -114,7 +134,7 @@ def main() -> None:
             os.umask(before)
             if sums != again:
                 raise SystemExit(f'error: two builds of {commit} differ:\n{sums}{again}')
-    (args.out / 'SHA256SUMS').write_text(sums)
+        publish(made, args.out)
     print(f'{sums}{args.out}, of commit {commit}{", the same from two copies" if args.check else ""}')
 
 

@@ -259,6 +259,9 @@ def parse_args() -> argparse.Namespace:
     for name, kind in (('--slice', Path), ('--corpus', Path), ('--seconds', float)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.replay and not any(path for target in TARGETS for path in (args.replay / target).glob('*')):
+        folders = ' or '.join(f'{args.replay / target}' for target in TARGETS)
+        parser.error(f'--replay {args.replay}: there is no input in {folders}; give a folder such as tests/corpus')
     args.engine = args.engine or ('atheris' if importlib.util.find_spec('atheris') else 'plain')
     return args
 

@@ -86,6 +86,9 @@ def main() -> int:
     parser.add_argument('--path', nargs='+', default=[], help='more folders with distributions')
     parser.add_argument('--check', action='store_true', help='write nothing')
     args = parser.parse_args()
+    gone = next((path for path in args.path if not Path(path).is_dir()), None)
+    if gone is not None:
+        parser.error(f'--path {gone} is no folder; give one that pip install --target has filled')
     before = TABLE.read_text('utf-8') if TABLE.exists() else ''
     lines, unknown = rows([*distributions(), *distributions(path=args.path)], before)
     if unknown:
@@ -97,7 +100,9 @@ def main() -> int:
             'the table is of these pins' if text == before else 'the table is of other pins; python tools/licences.py'
         )
         return int(text != before)
-    TABLE.write_text(text, 'utf-8')
+    partial = TABLE.with_name(f'{TABLE.name}.partial')  # rows that are lost are those of packages that are not here
+    partial.write_text(text, 'utf-8')
+    partial.replace(TABLE)
     return 0
 
 

@@ -28,6 +28,7 @@ PIN = re.compile(r'([\w.-]+)==([\w.!+-]+)')
 PYTHONS = re.compile(r'(py3|cp3\d*|py2\.py3|cp311|cp312|cp313)$')
 ABIS = re.compile(r'none|abi3|cp311|cp312|cp313')
 PLATFORMS = re.compile(r'any|manylinux.*(x86_64|aarch64)|linux_(x86_64|aarch64)|macosx_.*')
+LIMIT = 600.0  # seconds that uv may ask the index for the pins of a file
 
 
 def normal(name: str) -> str:
@@ -94,16 +95,25 @@ def write_sums(text: str, sums: dict[str, list[str]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def resolve(text: str) -> dict:
-    """Return the lock file that uv makes of pins."""
+def resolve(text: str, name: str) -> dict:
+    """Return the lock file that uv makes of pins.
+
+    Args:
+        text: The file that has them.
+        name: What messages call it.
+    """
     command = ('uv', 'pip', 'compile', '--no-deps', '--universal', '--python-version', '3.11.9', '--no-header', '-q')
     pins = '\n'.join(found[0] for line in text.splitlines() if (found := PIN.match(line)))
     try:
-        done = subprocess.run((*command, '--format', 'pylock.toml', '-'), input=pins, capture_output=True, text=True)
+        done = subprocess.run(
+            (*command, '--format', 'pylock.toml', '-'), input=pins, capture_output=True, text=True, timeout=LIMIT
+        )
     except FileNotFoundError:
         raise SystemExit('error: there is no uv; pip install uv') from None
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f'error: uv has no sums of {name} after {LIMIT} s; see whether the index answers') from None
     if done.returncode != 0:
-        raise SystemExit(f'error: {done.stderr.strip()}')
+        raise SystemExit(f'error: uv cannot resolve the pins of {name}: {done.stderr.strip()}; correct them')
     return tomllib.loads(done.stdout)
 
 
@@ -116,7 +126,9 @@ def main() -> int:
     if not args.check:
         for path in files:
             text = path.read_text('utf-8')
-            path.write_text(write_sums(text, sums_of(resolve(text))), 'utf-8')
+            partial = path.with_name(f'{path.name}.partial')  # a file without its end would pass for one of fewer pins
+            partial.write_text(write_sums(text, sums_of(resolve(text, path.name))), 'utf-8')
+            partial.replace(path)
     bare = [f'{path.name}: {name}' for path in files for name in without_sums(path.read_text('utf-8'))]
     print('\n'.join(bare) or f'every pin of {len(files)} files states its sums')
     return bool(bare)

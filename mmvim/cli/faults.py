@@ -13,6 +13,7 @@ from mmengine.hooks import CheckpointHook as StockCheckpointHook
 from mmengine.runner import Runner
 
 from mmvim.cli.errors import ENVIRONMENT, INTERRUPTED, UserError, describe
+from mmvim.datasets.errors import BandsError
 from mmvim.datasets.readable import UnreadableFileError
 from mmvim.engine.hooks import (
     CheckpointWriteError,
@@ -22,7 +23,6 @@ from mmvim.engine.hooks import (
     ResumeError,
     UnreadableFilesHook,
 )
-from mmvim.models.preprocessors import BandsError
 
 _STOCK = ('CheckpointHook', 'mmengine.CheckpointHook')
 _DURABLE = 'mmvim.CheckpointHook'

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
-from torch import Tensor, nn
+from torch import nn
 
-from mmvim.cli.bands import check_bands
+from mmvim.cli.bands import PictureBands
 from mmvim.cli.data import LARGEST, find_datasets, is_remote_file
 from mmvim.cli.errors import ENVIRONMENT, UserError, describe, warn
 from mmvim.cli.first_step import picture_size
@@ -118,17 +118,15 @@ class _Look:
         self, name: str, dataset: Any, model: nn.Module, size: tuple[int, int], thorough: bool, skips: bool
     ) -> None:
         self.name, self.dataset, self.thorough, self.skips = name, dataset, thorough, skips
-        self.model, self.size = model, size
         self.heads = list(heads_of(model))
         self.on_masks = bool(self.heads) and self.heads[0][0].startswith('decode_head')
         metainfo = getattr(dataset, 'metainfo', None) or {}
         # Of a panoptic data set, the boxes are of the things alone.
         things = None if self.on_masks else metainfo.get('thing_classes')
         self.classes = len(things or metainfo.get('classes') or ())
-        self.bands: tuple[int, str] | None = None  # of the first picture, and which that is
+        self.bands = PictureBands(dataset, model, size)
         self.labels: set[int] = set()
         self.kind = ''
-        self.taken: set[int] = set()  # numbers of bands with which pictures enter the model
         self.boxes, self.strange = 0, list[str]()
 
     def result(self) -> str:
@@ -170,9 +168,7 @@ class _Look:
             raise UserError(f'sample {index} of {self.name} cannot be read: {text}', remedy, ENVIRONMENT) from error
         if not isinstance(sample, dict):
             return
-        self.look_at_bands(sample, packed, index)
-        if isinstance(packed, dict):
-            self.compare_bands(packed.get('inputs'), sample.get('img_path') or f'sample {index}')
+        self.bands.look_at(index, sample.get('img_path') or f'sample {index} of {self.name}', sample, packed)
         where = sample.get('seg_map_path') or sample.get('img_path') or f'sample {index}'
         if self.on_masks and isinstance(sample.get('gt_seg_map'), np.ndarray):
             self.look_at_mask(sample['gt_seg_map'], sample.get('img'), where)
@@ -182,25 +178,6 @@ class _Look:
             ignored = np.asarray(sample.get('gt_ignore_flags', np.zeros(len(labels))), bool)
             self.note({int(label) for label in labels[~ignored]}, None, where)
             self.look_at_boxes(sample, ~ignored, where)
-
-    def look_at_bands(self, sample: dict, packed: Any, index: int) -> None:
-        bands = _band_count(sample if packed is None else packed)
-        if bands is None or bands in self.taken:
-            return
-        where = sample.get('img_path') or f'sample {index} of {self.name}'
-        try:
-            check_bands(self.model, bands, where, self.size)
-        except UserError:
-            if packed is not None:
-                raise
-            try:  # what follows loading may change the bands, a colour jitter only now and then
-                with quiet():
-                    made = {_band_count(self.dataset[index]) for _ in range(32)}
-            except Exception:  # of a transform that cannot take these bands either
-                made = {bands}
-            for number in filter(None, made):
-                check_bands(self.model, number, where, self.size)
-        self.taken.add(bands)
 
     def look_at_boxes(self, sample: dict, counted: np.ndarray, where: str) -> None:
         boxes, image = sample.get('gt_bboxes'), sample.get('img')
@@ -212,14 +189,6 @@ class _Look:
         outside = (right <= 0) | (bottom <= 0) | (left >= image.shape[1]) | (top >= image.shape[0])
         bad = counted & ((right <= left) | (bottom <= top) | outside)
         self.strange += [f'{where} has {box.tolist()}' for box in boxes[bad].round(1)]
-
-    def compare_bands(self, inputs: Any, where: str) -> None:
-        if not isinstance(inputs, Tensor) or inputs.ndim != 3:
-            return
-        found, remedy = len(inputs), 'give it the bands of the rest, or choose them by bands of mmvim.LoadImageBands'
-        first = self.bands = self.bands or (found, where)
-        if found != first[0]:
-            raise UserError(f'{where} has {found} bands, and {first[1]} {first[0]}', remedy, ENVIRONMENT)
 
     def look_at_mask(self, mask: np.ndarray, image: np.ndarray | None, where: str) -> None:
         if mask.ndim != 2:
@@ -283,14 +252,6 @@ class _Look:
             )
         if self.classes and self.classes != head.num_classes and head.num_classes > 1:
             warn(f'model.{name}.num_classes={head.num_classes}, and {self.name} has {self.classes} classes')
-
-
-def _band_count(sample: Any) -> int | None:
-    """Return how many bands the picture of a sample has, loaded (H, W, C) or packed (C, H, W); None if unknown."""
-    picture = sample.get('inputs', sample.get('img')) if isinstance(sample, dict) else None
-    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
-        return 1 if picture.ndim == 2 else picture.shape[2]
-    return picture.shape[0] if isinstance(picture, Tensor) and picture.ndim == 3 else None
 
 
 def _listed(labels: set[int]) -> str:

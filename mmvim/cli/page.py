@@ -97,7 +97,7 @@ def launch(page: Any, host: str = '127.0.0.1', port: int = 7860, block: bool = T
         The address of the page.
 
     Raises:
-        UserError: If the port is taken.
+        UserError: If the port is taken, or the address is not this machine's.
     """
     gr = _gradio()
     fonts = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['monospace']}  # the defaults come from the web
@@ -111,7 +111,8 @@ def launch(page: Any, host: str = '127.0.0.1', port: int = 7860, block: bool = T
             theme=gr.themes.Default(**fonts),
         )
     except OSError as error:
-        raise UserError(f'--port {port} cannot be used ({error})', 'give another', ENVIRONMENT) from error
+        problem = f'--host {host} --port {port} cannot be used ({" ".join(str(error).split())})'
+        raise UserError(problem, 'give another port, or an address of this machine', ENVIRONMENT) from error
     print(f'{address} (Ctrl-C ends)', flush=True)
     if block:
         page.block_thread()

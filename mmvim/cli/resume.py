@@ -50,7 +50,13 @@ def check_resumed(cfg: Config, model: nn.Module, checkpoint: dict, path: str, re
             wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     if saved is None or wrapper is None or isinstance(wrapper, OptimWrapperDict):
         if resume_with == 'config':
-            raise UserError("--resume-with config needs MMEngine's Runner and one optimizer", 'leave it out', USAGE)
+            found = f'--resume {path} has several' if saved is None else 'the config has several'
+            raise UserError(
+                "--resume-with config needs MMEngine's Runner and one optimizer, and "
+                + (f'the config has runner_type={cfg.runner_type!r}' if 'runner_type' in cfg else found),
+                'leave it out',
+                USAGE,
+            )
         return ResumeHook()
     names = _saved_names(cfg, model, wrapper.optimizer, saved, path)
     length, unit = train_length(cfg)

@@ -373,7 +373,11 @@ def check_start(cfg: Config, model: nn.Module, resume_with: str | None = None) -
 def _check_sharded(folder: str, resume_with: str | None) -> ResumeHook:
     """Check this process's part of a sharded checkpoint, which only as many processes as saved it can resume."""
     if resume_with == 'config':
-        raise UserError('--resume-with config needs a checkpoint in one file', 'leave it out', USAGE)
+        raise UserError(
+            f'--resume-with config needs a checkpoint in one file, and --resume {folder} is a folder of parts',
+            'leave it out',
+            USAGE,
+        )
     parts = sorted(name for name in os.listdir(folder) if name.startswith('rank') and name.endswith('.pth'))
     own = parts  # all of them, where one process checks for the others
     if 'WORLD_SIZE' in os.environ:

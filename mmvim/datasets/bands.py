@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 
-from mmvim.models.preprocessors import BandsError
+from mmvim.datasets.errors import BandsError
 
 LAYOUTS = ('last', 'first')
 _GDAL_NODATA = 42113  # tag of a GeoTIFF file

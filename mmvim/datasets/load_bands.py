@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmengine import fileio
 
 from mmvim.datasets.bands import LAYOUTS, check_bands, choose_bands, decode_bands, stated_nodata
-from mmvim.models.preprocessors import BandsError
+from mmvim.datasets.errors import BandsError
 from mmvim.registry import TRANSFORMS
 
 

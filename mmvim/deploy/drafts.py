@@ -40,17 +40,31 @@ def check_target(file: str | os.PathLike, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """Yield the name of a new file in the target's folder, which is gone afterwards unless it has been moved.
+def replacing(target: str | os.PathLike) -> Iterator[Path]:
+    """Yield the name of a new file beside a target, whose place it takes when the block ends without an error.
 
     Args:
-        target: What is to be written.
+        target: What is to be written. After an error it is as it was, and the new file is gone.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from mmvim.deploy.drafts import replacing
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder, 'a.txt')) as draft:
+        ...         _ = draft.write_text('text')
+        ...         draft.suffix, Path(folder, 'a.txt').exists()
+        ...     [path.name for path in Path(folder).iterdir()]
+        ('.txt', False)
+        ['a.txt']
     """
+    target = Path(target)
     handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=f'.{target.stem}-', dir=target.parent)
     os.close(handle)
     os.chmod(name, 0o666 & ~_umask())
     try:
         yield Path(name)
+        os.replace(name, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, compare, onnx_runner
-from mmvim.deploy.drafts import beside, check_target
+from mmvim.deploy.drafts import check_target, replacing
 from mmvim.deploy.errors import EXPORT_PACKAGES, DeployError, check_packages
 from mmvim.deploy.tracing import silence, trace
 from mmvim.models.backbones.common import picture_channels
@@ -76,14 +76,13 @@ def export_onnx(
     model = copy.deepcopy(model).to('cpu', torch.float32).eval()
     program = trace(model, None if dynamic else sizes[0])
     model_proto = translate(program, outputs, metadata or {}, opset, chunk, dynamic)
-    with beside(target) as draft:
+    with replacing(target) as draft:
         draft.write_bytes(model_proto)
         import onnx
 
         onnx.checker.check_model(str(draft), full_check=True)
         errors = compare(onnx_runner(draft), model, chosen(pictures, sizes, dynamic, picture_channels(model)))
         check_errors(errors, tolerance)
-        os.replace(draft, target)
     return Exported(str(target), target.stat().st_size, errors)
 
 

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 import mmvim.ops  # noqa: F401, the operators that the programs call
 from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, compare
-from mmvim.deploy.drafts import beside, check_target
+from mmvim.deploy.drafts import check_target, replacing
 from mmvim.deploy.errors import DeployError
 from mmvim.deploy.tracing import silence, trace
-from mmvim.models.backbones.common import picture_channels
 
 
 def export_program(
@@ -59,11 +58,13 @@ def export_program(
         >>> program(torch.randn(5, 3, 8, 9)).shape
         torch.Size([5, 4, 6, 7])
     """
+    from mmvim.models.backbones.common import picture_channels  # here, for who loads a program may lack OpenMMLab
+
     check_sizes(sizes)
     target = check_target(file, '.pt2')
     model = copy.deepcopy(model).to('cpu', torch.float32).eval()
     program = trace(model, None if dynamic else sizes[0])
-    with beside(target) as draft:
+    with replacing(target) as draft:
         with silence():
             torch.export.save(program, draft, extra_files=dict(metadata or {}))
         loaded = load_program(draft)
@@ -75,7 +76,6 @@ def export_program(
 
         errors = compare(run, model, chosen(pictures, sizes, dynamic, picture_channels(model)))
         check_errors(errors, tolerance)
-        os.replace(draft, target)
     return Exported(str(target), target.stat().st_size, errors)
 
 

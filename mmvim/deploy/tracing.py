@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from mmvim.deploy.errors import DeployError
-from mmvim.models.backbones.common import picture_channels
 
 # What free sizes are traced at: sides that leave no map of cells of one row, and that nothing divides, so that what
 # must be padded sometimes is padded in the trace. Two pictures: PyTorch before 2.8 takes a batch of 1 for a constant.
@@ -72,6 +71,8 @@ def trace(model: nn.Module, size: tuple[int, int] | None) -> torch.export.Export
         >>> type(trace(torch.nn.ReLU(), None)).__name__
         'ExportedProgram'
     """
+    from mmvim.models.backbones.common import picture_channels  # here, for who loads a program may lack OpenMMLab
+
     version = tuple(int(part) for part in torch.__version__.split('.')[:2])
     if version < (2, 6):
         raise DeployError(f'PyTorch {torch.__version__} cannot export', 'install PyTorch 2.6 or newer')

@@ -8,22 +8,10 @@ import torch
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor
 
+from mmvim.datasets.errors import BandsError
 from mmvim.registry import MODELS
 
 _COLOURS = ('bgr_to_rgb', 'rgb_to_bgr')
-
-
-class BandsError(ValueError):
-    """Error for a picture that lacks bands or measurements, or has other bands than the model takes.
-
-    Args:
-        message: Names the file and what is wrong with it. (One text, so that a data worker can send the error.)
-
-    Examples:
-        >>> from mmvim.models.preprocessors import BandsError
-        >>> print(BandsError('field.tif has 4 bands, and the model takes 5'))
-        field.tif has 4 bands, and the model takes 5
-    """
 
 
 @cache

@@ -202,6 +202,13 @@ def test_what_once_failed():
     assert fuzz.replay(ROOT / 'tests/corpus', limit=20) == []
 
 
+def test_a_replay_of_nothing_is_no_success(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['fuzz.py', '--replay', str(tmp_path / 'gone')])
+    with pytest.raises(SystemExit) as stop:
+        fuzz.main()
+    assert stop.value.code == 2 and f'--replay {tmp_path / "gone"}: there is no input in' in capsys.readouterr().err
+
+
 def test_seeds_are_whole(tmp_path):
     """The control: an input that no reader takes would be damaged in vain."""
     fuzz.make_seeds('checkpoint', tmp_path)

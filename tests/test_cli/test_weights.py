@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
-from mmvim.cli import UserError, check_fit
+from mmvim.cli import UserError, check_fit, check_start
+from mmvim.cli.resume import check_resumed
 from mmvim.models import Vim
 
 
@@ -142,3 +144,18 @@ class Wide(Segmentor):
         super().__init__()
         self.backbone = Vim({'embed_dims': 16, 'depth': 1}, img_size=32, patch_size=8)
         self.decode_head[0] = nn.Conv2d(16, 4, 1)
+
+
+def test_a_schedule_that_cannot_be_taken_from_the_config(tmp_path):
+    """The message says what stands in the way."""
+    words = "needs MMEngine's Runner and one optimizer, and "
+    for cfg, found in (
+        (Config({}), '--resume a.pth has several'),
+        (Config({'runner_type': 'FlexibleRunner'}), "the config has runner_type='FlexibleRunner'"),
+    ):
+        with pytest.raises(UserError) as error:
+            check_resumed(cfg, nn.Identity(), {'optimizer': {}}, 'a.pth', 'config')
+        assert f'{words}{found}; leave it out' in str(error.value)
+    with pytest.raises(UserError) as error:
+        check_start(Config({'resume': True, 'load_from': str(tmp_path)}), nn.Identity(), 'config')
+    assert f'in one file, and --resume {tmp_path} is a folder of parts; leave it out' in str(error.value)

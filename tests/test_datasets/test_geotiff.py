@@ -8,9 +8,9 @@ from mmvim.analysis.tiled import predict_tiled
 from mmvim.cli.errors import UserError
 from mmvim.cli.faults import run_errors
 from mmvim.datasets.bands import stated_nodata
+from mmvim.datasets.errors import BandsError
 from mmvim.datasets.load_bands import LoadImageBands
 from mmvim.datasets.readable import ReadablePipeline, UnreadableFileError, picture_problem
-from mmvim.models.preprocessors import BandsError
 from mmvim.registry import MODELS
 
 tifffile = pytest.importorskip('tifffile')

@@ -152,7 +152,11 @@ def test_the_command(models, image, tmp_path, capsys):
         (['{model}', 'gone.jpg'], 'picture gone.jpg cannot be read'),
         (['{model}', '{model}'], 'cannot be read'),
         (['{model}', '{image}', '--out', '{image}'], 'is a file; name a folder'),
-        (['{model}', '{image}', '{image}', '--out', 'x'], 'two of the pictures have one name'),
+        (
+            ['{model}', '{image}', '{image}', '--out', 'x'],
+            'picture.png would both be named picture; predict them',
+        ),
+        (['{model}', 'a.png', 'b/a_painted.png', '--out', 'x'], 'a.png and b/a_painted.png would both be named a_pai'),
         (['{model}', '{image}', '--threads', '0'], '--threads 0 is not a positive number'),
     ],
 )

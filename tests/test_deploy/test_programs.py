@@ -1,8 +1,13 @@
 """Programs of torch.export against the models that they are made of: any batch, any size, another device."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 from families import FAMILY_CASES
 from family_cases.base import randomised
 from torch import nn
@@ -150,3 +155,22 @@ def test_a_program_keeps_no_weights_of_the_models(tmp_path):
     before = model(x)
     nn.init.zeros_(model.conv.weight)
     np.testing.assert_allclose(load_program(tmp_path / 'model.pt2')(x).detach(), before.detach(), rtol=1e-5, atol=1e-6)
+
+
+WITHOUT_OPENMMLAB = """
+import sys
+for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain'):
+    sys.modules[name] = None  # importing it fails
+import torch
+from mmvim.deploy import load_program
+print(tuple(load_program(sys.argv[1])(torch.zeros(2, 3, 8, 12)).shape))
+"""
+
+
+@pytest.mark.slow
+def test_a_program_is_loaded_without_openmmlab(tmp_path):
+    export_program(Tiny(), tmp_path / 'model.pt2', sizes=((16, 24),))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+    command = [sys.executable, '-c', WITHOUT_OPENMMLAB, str(tmp_path / 'model.pt2')]
+    done = subprocess.run(command, env={**os.environ, 'PYTHONPATH': path}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, '(2, 4, 8, 12)'), done.stderr

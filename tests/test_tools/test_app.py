@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 import urllib.request
+from types import SimpleNamespace
 
 import browser
 import demo_models as models
@@ -14,7 +15,7 @@ import tiny_runs as tiny
 from PIL import Image
 
 from mmvim.analysis.overlay import Drawn, Found
-from mmvim.cli import page
+from mmvim.cli import UserError, page
 from mmvim.cli.commands import app
 
 # Of JavaScript: the line with the time, and the addresses of the pictures on the page.
@@ -88,6 +89,15 @@ def test_rows_of_the_table():
 def test_without_gradio(segmentor, monkeypatch, fails):
     monkeypatch.setitem(sys.modules, 'gradio', None)
     assert 'mmvim app needs gradio; pip install "mmvim[demo]"' in fails(app.main, *segmentor, status=1)
+
+
+def test_an_address_of_another_machine_is_named(monkeypatch):
+    def fail(**options):
+        raise OSError('Cannot find empty port in range: 80-80.\nYou can specify another.')
+
+    monkeypatch.setattr(page, '_gradio', lambda: SimpleNamespace(themes=SimpleNamespace(Default=dict)))
+    with pytest.raises(UserError, match=r'^--host 1\.2\.3\.4 --port 80 cannot be used \(Cannot find .*; give another'):
+        page.launch(SimpleNamespace(launch=fail), '1.2.3.4', 80)
 
 
 @pytest.mark.parametrize(

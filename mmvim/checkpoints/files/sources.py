@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import socket
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ PUBLISHED = 'published://'
 _HUB = re.compile(r'hf://(?P<owner>[^/@]+)/(?P<repo>[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)')
 _SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.ckpt', '.bin')
 _INDEX = '.index.json'
+_WAIT = 60.0  # seconds for a server to answer, and between two parts of a file
 _FETCHED = ('http://', 'https://', 'hf://', 'file://', PUBLISHED)
 
 
@@ -160,15 +162,29 @@ def _download(url: str, inside: Path) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(lock):
             if not target.is_file():
-                torch.hub.download_url_to_file(url, str(part), progress=os.isatty(2))
+                with _limited():
+                    torch.hub.download_url_to_file(url, str(part), progress=os.isatty(2))
                 check_header(str(part), url)  # keep a checkpoint, not a page that says why there is none
                 part.replace(target)
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, 'reason', None) or error
+        if isinstance(reason, TimeoutError):
+            reason = f'nothing came for {socket.getdefaulttimeout() or _WAIT:.0f} s'
         raise CheckpointError(f'{url} cannot be fetched ({reason})', 'download it by hand and give its path') from error
     finally:
         part.unlink(missing_ok=True)
     return str(target)
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Let no connection that is opened inside the block wait for ever, as PyTorch's downloads do by themselves."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or _WAIT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from mmvim.analysis.overlay import Drawn, OverlayPainter
 from mmvim.cli.arguments import add_dtype_argument, config_parser
 from mmvim.cli.errors import ENVIRONMENT, UserError, warn
 from mmvim.cli.painter import add_painter_arguments, build_painter
+from mmvim.deploy.drafts import replacing
 from mmvim.engine.progress import ProgressDisplay
 
 LINES = 3  # of the legend below each frame of a video
@@ -108,7 +109,8 @@ def _draw_pictures(painter: OverlayPainter, pictures: Sequence[Media], out: Path
                 continue
             drawn = painter(picture)
             sheet = drawn.with_legend()
-            Image.fromarray(sheet).save(out / f'{one.stem}.png')
+            with replacing(out / f'{one.stem}.png') as draft:
+                Image.fromarray(sheet).save(draft)
             display.update(task, number, note=_note(one, drawn))
             if show and not _show(sheet, wait=0):
                 break

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmvim.cli.commands import command_parser
 from mmvim.cli.errors import ENVIRONMENT, UserError
+from mmvim.deploy.drafts import replacing
 from mmvim.deploy.errors import MissingPackageError, check_packages
 
 
@@ -49,11 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = None if args.out is None else Path(args.out)
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f'--out {out} is a file', 'name a folder')
-    stems = [Path(image).stem for image in args.images]
-    if out is not None and len(set(stems)) < len(stems):
-        raise UserError('two of the pictures have one name, and their predictions would too', 'predict them apart')
     try:
         predictor = Predictor(args.model, args.threads)
+        if out is not None:
+            _check_names(args.images, ('', '_painted') if predictor.task in ('labels', 'scores') else ('',))
         pictures = {image: read_picture(image) for image in args.images}
         predictions = {image: predictor(picture) for image, picture in pictures.items()}
     except ValueError as error:
@@ -67,6 +67,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f'  {line}')
         if out is not None:
             _write(predictor, prediction, out / Path(image).stem)
+
+
+def _check_names(images: Sequence[str], endings: Sequence[str]) -> None:
+    """Check that no picture's prediction would be written over another's."""
+    taken: dict[str, str] = {}
+    for image in images:
+        for name in (f'{Path(image).stem}{ending}' for ending in endings):
+            if name in taken:
+                raise UserError(
+                    f'the predictions of {taken[name]} and {image} would both be named {name}', 'predict them apart'
+                )
+            taken[name] = image
 
 
 def _told(predictor, prediction) -> list[str]:
@@ -90,7 +102,10 @@ def _write(predictor, prediction, stem: Path) -> None:
 
     if prediction.labels is not None:
         kind = np.uint8 if prediction.labels.max() < 256 else np.uint16
-        Image.fromarray(prediction.labels.astype(kind)).save(f'{stem}.png')
-        Image.fromarray(predictor.paint(prediction.labels)).save(f'{stem}_painted.png')
+        with replacing(f'{stem}.png') as draft:
+            Image.fromarray(prediction.labels.astype(kind)).save(draft)
+        with replacing(f'{stem}_painted.png') as draft:
+            Image.fromarray(predictor.paint(prediction.labels)).save(draft)
     else:
-        np.savez_compressed(f'{stem}.npz', **prediction.outputs)
+        with replacing(f'{stem}.npz') as draft:
+            np.savez_compressed(draft, **prediction.outputs)

@@ -28,6 +28,7 @@ from mmvim.cli.data import check_data
 from mmvim.cli.errors import UserError, warn
 from mmvim.datasets.bands import as_rgb
 from mmvim.datasets.load_bands import bands_loader
+from mmvim.deploy.drafts import replacing
 
 
 def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -112,5 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures = [_sample(dataset, preprocess, index, args.bands) for _ in range(args.repeat)]
         height = round(args.width * pictures[0].shape[0] / pictures[0].shape[1]) if not rows else rows[0][0].shape[0]
         rows.append([cv2.resize(picture, (args.width, height), interpolation=cv2.INTER_AREA) for picture in pictures])
-    picture_table(out / 'samples.png', rows, [f'draw {number + 1}' for number in range(args.repeat)])
+    with replacing(out / 'samples.png') as draft:
+        picture_table(draft, rows, [f'draw {number + 1}' for number in range(args.repeat)])
     print(f'{len(rows)} pictures, {args.repeat} times each: {out / "samples.png"}')

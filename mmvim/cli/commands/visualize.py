@@ -32,6 +32,7 @@ from mmvim.cli.pictures import (
     load_picture,
     load_whole,
 )
+from mmvim.deploy.drafts import replacing
 
 KINDS = {
     'paths': 'Draw scan orders over a map, side by side.',
@@ -119,12 +120,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if not folder.is_dir():
         raise UserError(f'--out {args.out}: there is no folder {folder}', 'make it, or give another')
+    out = args.out
     try:
-        _DRAW[args.kind](args)
+        with replacing(out) as draft:
+            args.out = draft
+            _DRAW[args.kind](args)
     except ValueError as error:  # what the functions of mmvim.analysis refuse
         problem, _, remedy = str(error).partition('; ')
         raise UserError(problem, remedy or f'see mmvim visualize {args.kind} --help') from error
-    print(args.out)
+    print(out)
 
 
 def _paths(args: argparse.Namespace) -> None:
