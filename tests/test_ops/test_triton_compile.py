@@ -27,6 +27,7 @@ from triton_resources import (
 )
 
 from mmvim.ops.selective_scan.arguments import single_path
+from mmvim.ops.selective_scan.triton import sizes
 from mmvim.ops.selective_scan.triton.block_table import TABLE, Row
 from mmvim.ops.selective_scan.triton.blocks import CHUNK, Blocks, blocks_for, fit_blocks, row_for
 from mmvim.ops.selective_scan.triton.launches import can_run
@@ -133,11 +134,36 @@ def test_blocks_fit_the_channels():
     assert fit_blocks(blocks, 'backward', 384, 384) == blocks
     assert fit_blocks(blocks, 'backward', 392, 392) == Blocks(64, 2, registers=255)
     assert fit_blocks(blocks, 'backward', 384, 384, partial=True) == Blocks(64, 2, registers=255)
+    assert fit_blocks(blocks, 'backward', 384, 384, whole=False) == Blocks(64, 4, registers=255)
+    assert fit_blocks(blocks, 'forward', 384, 384, whole=False) == blocks
     assert fit_blocks(Blocks(64, 4, registers=192), 'backward', 384, 384, partial=True) == Blocks(64, 4, registers=192)
     assert fit_blocks(blocks, 'forward', 392, 50) == Blocks(64, 4, registers=255)
     assert fit_blocks(blocks, 'forward', 8, 8) == Blocks(32, 4, registers=255)
     assert fit_blocks(Blocks(64, 8), 'segments', 384, 384, partial=True) == Blocks(64, 4)
     assert fit_blocks(Blocks(64, 8), 'segments', 384, 384) == Blocks(64, 8)
+
+
+@pytest.mark.parametrize(
+    ('setting', 'd_state', 'dtype', 'length', 'arch', 'block'),
+    [
+        ('vim', 16, 'float16', 196, 90, (128, 4)),
+        ('cross', 16, 'bfloat16', 1024, 90, (128, 4)),
+        ('vim', 16, 'float16', 1024, 100, (64, 4)),
+        ('vim', 16, 'float32', 1024, 90, (64, 4)),
+        ('vim', 17, 'float16', 1024, 90, (64, 4)),
+        ('vim', 16, 'float16', 197, 90, (64, 4)),  # with a class token
+        ('ragged', 16, 'float16', 1024, 90, (64, 4)),
+        ('drop-in', 16, 'float16', 1024, 90, (64, 4)),  # groups of 192 channels
+        ('gated', 16, 'float16', 1024, 90, (64, 4)),  # a first state
+        ('windows', 16, 'float16', 1024, 90, (64, 2)),
+        ('mambavision', 16, 'float16', 1024, 90, (64, 2)),
+    ],
+    ids=str,
+)
+def test_128_channels_only_where_nothing_spills(setting, d_state, dtype, length, arch, block, monkeypatch):
+    monkeypatch.setattr(sizes, 'architecture', lambda device: arch)
+    arguments = build_launches(setting, d_state, dtype, length)['backward'].arguments
+    assert (arguments['BLOCK_D'], arguments['STEPS']) == block
 
 
 @pytest.mark.slow
@@ -166,9 +192,9 @@ def test_how_many_paths_and_maps_fit(paths, maps, fit):
     assert max(args.map_ids) == maps - 1 and len(args.map_ids) == paths
     assert can_run(args) == fit
     if fit:
-        sizes = Sizes(args, torch.device('cpu'))
-        assert -(2**63) <= sizes.map_ids < 2**63
-        found = [(sizes.map_ids >> (sizes.map_bits * k)) % 2**sizes.map_bits - 1 for k in range(paths)]
+        found = Sizes(args, torch.device('cpu'))
+        assert -(2**63) <= found.map_ids < 2**63
+        found = [(found.map_ids >> (found.map_bits * k)) % 2**found.map_bits - 1 for k in range(paths)]
         assert tuple(found) == args.map_ids
 
 

@@ -249,6 +249,7 @@ EVERY = [
     *grid('vim', (1, 16), SERVERS, length=196),
     *grid('cross', (1, 16), SERVERS),
     *grid('gated', (8, 64), SERVERS),
+    *grid('gated', (16,), (90,), dtypes=('float16',)),
     *grid('vim', (16, 8, 1, 32, 64, 2, 4), SERVERS),
 ]
 # Few, and each row of the table, each architecture, dtype and setting among them.

@@ -3,6 +3,7 @@
 
     python tools/analysis_tools/gpu_model.py --markdown model.md
     python tools/analysis_tools/gpu_model.py --only VMamba --processors 108 --arch 80 --clock 1.41
+    python tools/analysis_tools/gpu_model.py --limits
 
 A line for each scan and pass, a column for each batch. A cell has the modelled microseconds and the warps that a
 processor gets, 8 of them two for each of its schedulers, as "before → now" where they differ: cut by three constants,
@@ -11,6 +12,19 @@ time is that of the scan's own kernels in float16: over segments, their ends, an
 several paths is the same in both cases and left out.
 
 At the end it says by how much the time for a picture rises at most from one of the batches to a larger one.
+
+``--limits`` compares the times of the larger batches with the least that a GPU needs, the longer of two times:
+
+- SFU: the fewest exponentials and reciprocals, of which one for 32 numbers takes 8 issue slots of one of four
+  schedulers. For a step of a channel they are N decays and the exponential of softplus; backward one reciprocal more,
+  for softplus, and an exponential and a reciprocal for a gate, once for all paths.
+- HBM: the bytes of each tensor that the scan's own kernels read or write, once, in half precision: u and the gradient
+  of the output (and the gate, y and the gate's gradient) for all paths, all else for each, with the states between
+  chunks.
+
+How many times the limit a pass takes is the sum of five parts: the instructions of its kernel, if each lane and
+scheduler had work all the time; lanes of a block that have no channel; schedulers that have fewer warps than others or
+wait; shares of sums that blocks leave and another kernel reads; and the ends of segments, with their launches.
 
 No GPU is needed. It measures mmvim itself, from a checkout.
 """
@@ -24,11 +38,23 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from mmvim.ops.selective_scan.triton.cut import CHUNK, Cut, Gpu, Work, choose, model  # noqa: E402
+from mmvim.ops.selective_scan.triton.cut import (  # noqa: E402
+    CHUNK,
+    Cut,
+    Gpu,
+    Work,
+    choose,
+    clocks_of,
+    clocks_of_shares,
+    cost_of,
+    model,
+)
 
 BATCHES = (1, 16, 32, 48, 64, 128)
 PASSES = ('forward', 'backward')
+LARGE = (64, 128)  # batches compared with the limits
 H200_CLOCK = 1.755
+H200_BANDWIDTH = 4.8  # TB/s
 MOST_RISE = 1.16
 # What cut a scan before: a path became segments of at least so many steps until a processor had so many programs, but
 # three at least, or stayed whole; rows below the third number had blocks of 64 channels.
@@ -45,6 +71,7 @@ class Scan(NamedTuple):
         d_state: States, N.
         paths: Paths, K.
         windows: Parts of a picture that are scanned by themselves.
+        gate: Whether the scan has a gate.
     """
 
     name: str
@@ -53,6 +80,7 @@ class Scan(NamedTuple):
     d_state: int
     paths: int
     windows: int = 1
+    gate: bool = False
 
     def work(self, batch: int) -> Work:
         """Return what there is to cut for a batch."""
@@ -65,17 +93,18 @@ class Scan(NamedTuple):
         from mmvim.ops.selective_scan.triton.blocks import blocks_for, fit_blocks
 
         blocks = blocks_for(kernel, self.d_state, self.steps, torch.float16, gpu.arch)
-        return fit_blocks(blocks, kernel, self.dim, self.dim).block_d
+        whole = blocks.are_full(self.dim, self.steps)
+        return fit_blocks(blocks, kernel, self.dim, self.dim, whole=whole).block_d
 
 
 def scans() -> Iterator[Scan]:
     """Yield the scans of the families' models."""
     for pixels in (224, 512, 1024, 1248):
         for size, dim in (('T', 384), ('S', 768), ('B', 1536)):
-            yield Scan(f'Vim-{size} {pixels}', dim, (pixels // 16) ** 2, 16, 2)
+            yield Scan(f'Vim-{size} {pixels}', dim, (pixels // 16) ** 2, 16, 2, gate=True)
     for pixels in (224, 512):
-        yield Scan(f'PlainMamba-L1 {pixels}', 384, (pixels // 16) ** 2, 16, 4)
-        yield Scan(f'LocalVim-T {pixels}, windows of 7', 384, (-(-pixels // 112) * 7) ** 2, 16, 4)
+        yield Scan(f'PlainMamba-L1 {pixels}', 384, (pixels // 16) ** 2, 16, 4, gate=True)
+        yield Scan(f'LocalVim-T {pixels}, windows of 7', 384, (-(-pixels // 112) * 7) ** 2, 16, 4, gate=True)
     for pixels in (224, 512, 1024):
         for model_name, dim, d_state in (('VMamba-T', 96, 1), ('VMamba-B', 256, 1), ('VMamba-T v0', 192, 16)):
             for stage in range(4):
@@ -152,6 +181,56 @@ def table(found: Sequence[Scan], gpu: Gpu, clock: float) -> str:
     return '\n'.join(lines)
 
 
+def limits(kernel: str, scan: Scan, batch: int, gpu: Gpu, clock: float, bandwidth: float) -> dict[str, float]:
+    """Return the least microseconds of a pass by what they are spent on, 'SFU' and 'HBM'; see the module."""
+    work = scan.work(batch)
+    numbers = work.rows * work.steps * scan.dim
+    for_all_paths = 1 / scan.paths
+    states = 4 * scan.d_state / CHUNK  # float32
+    projections = 2 * 2 * scan.d_state / scan.dim  # B and C
+    if kernel == 'forward':
+        special = scan.d_state + 1.0
+        moved = 2 * (for_all_paths + 2) + states + projections  # u; delta, the output
+    else:
+        special = scan.d_state + 2 + 2 * scan.gate * for_all_paths
+        # u, the gradient of the output and three more of a gate; delta, the gradients of u and delta
+        moved = 2 * ((2 + 3 * scan.gate) * for_all_paths + 3) + states + 2 * projections
+    slots = 8 * special * numbers / 32
+    return {'SFU': slots / (4 * gpu.processors * clock * 1e3), 'HBM': moved * numbers / (bandwidth * 1e6)}
+
+
+def parts(kernel: str, scan: Scan, batch: int, gpu: Gpu) -> dict[str, float]:
+    """Return what the modelled time of a pass consists of, in clocks; see the module."""
+    work, cut, cost = scan.work(batch), cut_now(kernel, scan, batch, gpu), cost_of(kernel, scan.d_state)
+    taken = work.blocks(cut.width) * cut.width / scan.dim  # lanes for each channel
+    busy = cost.of_warp(cut.width) / cut.width * work.rows * work.steps * scan.dim / (4 * gpu.processors)
+    own = clocks_of(cost, work.rows * cut.segments * work.blocks(cut.width), cut.width, cut.steps, gpu)
+    shares = clocks_of_shares(work, cut.width, gpu) if kernel == 'backward' else 0.0
+    return {
+        'instructions': busy,
+        'lanes': busy * (taken - 1),
+        'idle': own - busy * taken,
+        'sums': shares,
+        'ends': cut.clocks - own - shares,
+    }
+
+
+def table_of_limits(found: Sequence[Scan], gpu: Gpu, clock: float, bandwidth: float) -> str:
+    """Return a Markdown table of how many times its limit each pass takes, and of what these times consist."""
+    header = ['scan', 'pass', 'batch', 'us', 'limit, us', 'times', *parts(PASSES[0], found[0], 1, gpu)]
+    lines = ['| ' + ' | '.join(header) + ' |', '|' + '-|' * len(header)]
+    for scan in found:
+        for kernel in PASSES:
+            for batch in LARGE:
+                least = limits(kernel, scan, batch, gpu, clock, bandwidth)
+                bound = max(least, key=least.__getitem__)
+                spent = {name: clocks / clock / 1e3 for name, clocks in parts(kernel, scan, batch, gpu).items()}
+                times = [us / least[bound] for us in (sum(spent.values()), *spent.values())]
+                cells = [scan.name, kernel, str(batch), f'{sum(spent.values()):.0f}', f'{least[bound]:.1f} {bound}']
+                lines.append('| ' + ' | '.join([*cells, *(f'{x:.2f}' for x in times)]) + ' |')
+    return '\n'.join(lines)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,10 +238,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--processors', type=int, default=132, help='of the GPU. Defaults to 132, H100 and H200')
     parser.add_argument('--arch', type=int, default=90, help='compute capability. Defaults to 90, 9.0')
     parser.add_argument('--clock', type=float, default=H200_CLOCK, help=f'in GHz. Defaults to {H200_CLOCK}')
+    parser.add_argument('--limits', action='store_true', help='compare with the least times, see above')
+    parser.add_argument(
+        '--bandwidth', type=float, default=H200_BANDWIDTH, help=f'in TB/s. Defaults to {H200_BANDWIDTH}, H200'
+    )
     parser.add_argument('--markdown', type=Path, help='write the table here too')
     args = parser.parse_args(argv)
-    if args.processors < 1 or args.clock <= 0:
-        parser.error('--processors must be at least 1, and --clock positive')
+    if args.processors < 1 or args.clock <= 0 or args.bandwidth <= 0:
+        parser.error('--processors must be at least 1, --clock and --bandwidth positive')
     if not any(args.only in scan.name for scan in scans()):
         parser.error(f'--only {args.only!r} is in the name of no scan, such as {next(scans()).name!r}')
     return args
@@ -173,9 +256,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     gpu = Gpu(args.processors, args.arch)
     found = [scan for scan in scans() if args.only in scan.name]
-    text = table(found, gpu, args.clock)
-    worst = max((rise(scan, kernel, gpu), scan.name, kernel) for scan in found for kernel in PASSES)
-    text += f'\n\nLargest rise of the time for a picture with the batch: {worst[0]:.2f} times ({worst[1]}, {worst[2]}).'
+    if args.limits:
+        text = table_of_limits(found, gpu, args.clock, args.bandwidth)
+    else:
+        text = table(found, gpu, args.clock)
+        worst = max((rise(scan, kernel, gpu), scan.name, kernel) for scan in found for kernel in PASSES)
+        text += f'\n\nLargest rise of the time for a picture with the batch: {worst[0]:.2f} times'
+        text += f' ({worst[1]}, {worst[2]}).'
     print(text)
     if args.markdown:
         args.markdown.write_text(text + '\n', 'utf-8')

@@ -36,6 +36,20 @@ class Blocks:
         nvidia = device.type not in ('xpu',) and torch.version.hip is None
         return {'maxnreg': self.registers} if self.registers and nvidia else {}
 
+    def are_full(self, group_dim: int, steps: int) -> bool:
+        """Return whether all blocks and tiles are full, so that nothing in them has to be masked.
+
+        Args:
+            group_dim: Channels of a group.
+            steps: Steps of a path.
+
+        Examples:
+            >>> from mmvim.ops.selective_scan.triton.blocks import Blocks
+            >>> Blocks(64, 4).are_full(192, 196), Blocks(128, 4).are_full(192, 196)
+            (True, False)
+        """
+        return group_dim % self.block_d == 0 and steps % self.steps == 0
+
     def constants(self) -> dict[str, int]:
         """Return the constants that the kernel is compiled with."""
         return {'BLOCK_D': self.block_d, 'STEPS': self.steps}
@@ -74,12 +88,15 @@ def row_for(kernel: str, d_state: int, length: int, dtype: torch.dtype, arch: in
     raise ValueError(f'the table has no block sizes of {kernel!r} for N={d_state}, L={length}, {dtype}, sm_{arch}')
 
 
-def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: bool = False) -> Blocks:
+def fit_blocks(
+    blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: bool = False, whole: bool = True
+) -> Blocks:
     """Return block sizes with no more channels than a group has, and smaller ones where registers are short.
 
     If D is not a multiple of 16 (MambaVision-L: 392), the compiler cannot read two channels at once, and the backward
     kernel then needs more registers than there are; with half the steps it spills none. Nor does it where each step may
-    be padding and states are several, nor the kernel of segments with at most 4 steps there.
+    be padding and states are several, nor the kernel of segments with at most 4 steps there. Blocks of 128 channels
+    leave the backward kernel no register for a mask, or for the pointer to the first state's gradient.
 
     Args:
         blocks: Block sizes of the table.
@@ -87,8 +104,12 @@ def fit_blocks(blocks: Blocks, kernel: str, dim: int, group_dim: int, partial: b
         dim: Number of channels, D.
         group_dim: Channels of a group.
         partial: Whether paths may have padding steps. Defaults to False.
+        whole: Whether blocks of channels and tiles of steps are all full, and no first state is given. Defaults to
+            True.
     """
     size, steps = blocks.block_d, blocks.steps
+    if kernel == 'backward' and not whole:
+        size = min(size, 64)
     if kernel == 'backward' and (dim % 16 or (partial and blocks.registers == MOST_REGISTERS)):
         size, steps = min(size, 64), min(steps, 2)
     if kernel == 'segments' and partial:

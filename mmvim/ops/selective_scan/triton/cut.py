@@ -215,6 +215,11 @@ def clocks_of_ends(work: Work, segments: int, steps: int, adjoint: bool, gpu: Gp
     return ends + moved + CHAINED * segments + 2 * LAUNCH, width
 
 
+def clocks_of_shares(work: Work, width: int, gpu: Gpu) -> float:
+    """Return what the shares of dB and dC cost: float32, written by each block of channels and read once."""
+    return 2 * 2 * 4 * work.rows * work.steps * work.blocks(width) * work.d_state / (BYTES * gpu.processors)
+
+
 def model(kernel: str, work: Work, width: int, segments: int, steps: int, gpu: Gpu) -> float:
     """Return the modelled time of a pass that is cut in one way, in clocks.
 
@@ -229,9 +234,7 @@ def model(kernel: str, work: Work, width: int, segments: int, steps: int, gpu: G
     cost = cost_of(kernel, work.d_state)
     clocks = clocks_of(cost, work.rows * segments * work.blocks(width), width, steps, gpu)
     if kernel == 'backward':
-        # The shares of dB and dC: float32, written by each block of channels and read once.
-        moved = 2 * 2 * 4 * work.rows * work.steps * work.blocks(width) * work.d_state
-        clocks += moved / (BYTES * gpu.processors)
+        clocks += clocks_of_shares(work, width, gpu)
     if segments > 1:
         clocks += clocks_of_ends(work, segments, steps, kernel == 'backward', gpu)[0]
     return clocks

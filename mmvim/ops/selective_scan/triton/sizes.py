@@ -142,7 +142,8 @@ class Sizes:
     def blocks(self, kernel: str) -> Blocks:
         """Return the block sizes of a kernel by the table, whose width is the most that :meth:`cut` may choose."""
         blocks = blocks_for(kernel, self.d_state, self.num_steps, self.args.u.dtype, self.gpu.arch)
-        return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial)
+        whole = blocks.are_full(self.group_dim, self.num_steps) and self.args.initial_state is None
+        return fit_blocks(blocks, kernel, self.dim, self.group_dim, self.args.partial, whole)
 
     def cut(self, kernel: str, segments: int | None = None) -> tuple[Blocks, int, int]:
         """Return the block sizes of a kernel, into how many segments a path is cut, and the steps of each.
@@ -191,7 +192,7 @@ class Sizes:
             'segment': segment,
             'segments': segments,
             'SOFTPLUS': self.args.delta_softplus,
-            'EXACT': self.group_dim % blocks.block_d == 0 and self.num_steps % blocks.steps == 0,
+            'EXACT': blocks.are_full(self.group_dim, self.num_steps),
             'WIDE': self.wide,
             **self.paths_and_states(),
             **blocks.constants(),
