@@ -225,7 +225,8 @@ def fit_to_cpu(cfg: Config, stages: tuple[str, ...]) -> str:
         >>> from mmengine.config import Config
         >>> from mmvim.cli import machine
         >>> cfg = Config(dict(train_dataloader=dict(num_workers=4, persistent_workers=True)))
-        >>> with mock.patch.object(machine, 'core_count', lambda: 2), mock.patch('torch.get_num_threads', lambda: 2):
+        >>> idle = mock.patch.multiple(machine, core_count=lambda: 2, sleeping=lambda: False)
+        >>> with idle, mock.patch('torch.get_num_threads', lambda: 2):
         ...     print(machine.fit_to_cpu(cfg, ('train',)))
         CPU: 2 threads, 1 data worker (4 in the config)
         >>> cfg.train_dataloader
