@@ -1,4 +1,4 @@
-"""What the Triton kernels take of a GPU, from compiling them for it here: no spills, and the recorded resources.
+"""What the Triton kernels take of a GPU, from compiling them for it here: no spills in loops, the recorded resources.
 
 A few specialisations by default, each row of the table of block sizes among them; all of them, in about half an hour
 of an idle core, with MMVIM_TEST_EVERY_KERNEL=1. ``triton_resources.py`` has them and writes the record.
@@ -24,6 +24,7 @@ from triton_resources import (
     faults,
     measure,
     read,
+    spills_in_loops,
 )
 
 from mmvim.ops.selective_scan.arguments import single_path
@@ -200,9 +201,10 @@ def test_how_many_paths_and_maps_fit(paths, maps, fit):
 
 @pytest.mark.slow
 def test_reading_a_spill():
-    """The reader sees what it is to see: a kernel held to few registers spills."""
+    """The readers see what they are to see: a kernel held to few registers spills, in its loops."""
     from mmvim.ops.triton_host.resources import compile_launch, read_resources
 
     launch = build_launches('vim', 1, 'float32', 1024)['backward']
     launch.options = {'maxnreg': 64}
-    assert read_resources(compile_launch(launch, 90)).spilled > 0
+    compiled = compile_launch(launch, 90)
+    assert read_resources(compiled).spilled > 0 and spills_in_loops(compiled)

@@ -27,8 +27,10 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
 - segments, more than 16 states: 8 steps, so that more of them share the reads and writes of a state, with 16 warps.
 - ``registers``: by itself the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with
   N 8 and N 1 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on
-  sm_100, in float32; segments: to 96 with N 15 on sm_80 in float32). With these bounds nothing recorded spills. In the
-  forward kernel, the 152 for 32 states and more would be too few for 24 on sm_80.
+  sm_100, in float32; segments: to 96 with N 15 on sm_80 in float32). With these bounds nothing recorded spills in a
+  loop. Outside of their loops the backward kernels of masked blocks (MambaVision-T's 160 channels, an odd number of
+  steps) put aside 8 to 24 bytes, once in a program. In the forward kernel, the 152 for 32 states and more would be too
+  few for 24 on sm_80.
 - Rows of fewer than 384 steps have narrow blocks, so that there are more programs. How narrow the blocks of any row
   become, and into how many segments it is cut, a model of time decides (``cut.py``); the table says how wide they are
   at most.
