@@ -80,7 +80,8 @@ def test_segments(emulate, many_segments):
 @pytest.mark.parametrize('dtype', TOLERANCES if EVERY else (torch.float16,), ids=str)
 @pytest.mark.parametrize('paths', [VIM, None] if EVERY else [VIM], ids=str)
 @pytest.mark.parametrize('segments', [False, True], ids=['whole', 'in segments'])
-def test_blocks_of_128_channels(segments, paths, dtype, emulate, request, monkeypatch):
+@pytest.mark.parametrize('d_state', [1, 16])
+def test_blocks_of_128_channels(d_state, segments, paths, dtype, emulate, request, monkeypatch):
     """Backward, the widest blocks of the table, full of channels and steps: two of them, and two chunks or segments."""
     request.getfixturevalue('many_segments' if segments else 'widest')
     cut, taken = sizes.Sizes.cut, {}
@@ -90,11 +91,11 @@ def test_blocks_of_128_channels(segments, paths, dtype, emulate, request, monkey
         return taken[kernel]
 
     monkeypatch.setattr(sizes.Sizes, 'cut', observe)
-    case = Case('128 channels', 1, 256, 20, 16, paths=paths)
+    case = Case('128 channels', 1, 256, 20, d_state, paths=paths)
     with emulate(90) as emulation:
         assert_close(errors_of(case, dtype), dtype)
     assert ('segment_ends' in emulation.launches) == segments
-    assert (taken['backward'][0].block_d, taken['backward'][0].steps) == ((128, 4) if paths else (64, 4))
+    assert (taken['backward'][0].block_d, taken['backward'][0].steps) == ((128, 4) if paths or d_state == 1 else (64, 4))
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (75, 100, 120))

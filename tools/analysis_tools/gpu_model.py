@@ -55,7 +55,7 @@ PASSES = ('forward', 'backward')
 LARGE = (64, 128)  # batches compared with the limits
 H200_CLOCK = 1.755
 H200_BANDWIDTH = 4.8  # TB/s
-MOST_RISE = 1.16
+MOST_RISE = 1.13
 # What cut a scan before: a path became segments of at least so many steps until a processor had so many programs, but
 # three at least, or stayed whole; rows below the third number had blocks of 64 channels.
 WARPS_WANTED, LEAST_SEGMENT, LEAST_WIDE = 8, 128, 384

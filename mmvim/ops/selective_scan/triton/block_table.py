@@ -18,12 +18,12 @@ registers of a processor hold. The numbers are of float16 unless said otherwise.
   14 warps, for 12 up to 31 states.
 - backward: 64 channels, 4 steps; work 490 with N 16, 97 with N 1. 128 channels, 4 steps have 405 and 79, since a sum
   over lanes covers twice as many channels, but leave no register to spare. They spill on sm_80, sm_100, sm_103 and
-  sm_120; on sm_90 with N 8 on one path without a gate, with N 1 in Vim, and with N 16 where something is masked or
-  padded and where a gate meets a first state. Hence 128 with N 16 on sm_90 alone, and there where all is whole: see
-  ``blocks.fit_blocks``. The states that wait are then 48 KB a program, on a full H200 52 MB, where the L2 cache has 50;
-  with 64 channels they are half of it. Whether they leave the cache has to be measured. 2 steps, which the table once
-  had with 128 channels, read and write them twice as often. They are left where 4 spill: 9 to 15 states, float32 on
-  sm_100 beyond one state, and what ``blocks.fit_blocks`` says.
+  sm_120; on sm_90 with N 8 on one path without a gate, and with N 16 where something is masked or padded and where a
+  gate meets a first state. Hence 128 in half precision with N 1 and 16 on sm_90 alone, and there where all is whole:
+  see ``blocks.fit_blocks``. With N 16 the states that wait are then 48 KB a program, on a full H200 52 MB, where the L2
+  cache has 50; with 64 channels they are half of it. Whether they leave the cache has to be measured. 2 steps, which
+  the table once had with 128 channels, read and write them twice as often. They are left where 4 spill: 9 to 15 states,
+  float32 on sm_100 beyond one state, and what ``blocks.fit_blocks`` says.
 - segments, more than 16 states: 8 steps, so that more of them share the reads and writes of a state, with 16 warps.
 - ``registers``: by itself the assembler aims at so many warps that it spills some bytes (forward: to 96 registers with
   N 8 and N 1 on sm_90, to 128 with N 16 on sm_100 and N 64 on sm_80; backward: to 168 with N 1 on sm_90 and N 16 on
@@ -83,6 +83,7 @@ TABLE = {
         Row(64, None, None, None, 64, 4, states_in_memory=True, registers=152),
     ),
     'backward': (
+        Row(1, None, 'half', 90, 128, 4, registers=192),
         Row(1, None, None, None, 64, 4, registers=192),
         Row(64, None, 'float32', 100, 64, 2, registers=255),
         Row(8, None, None, None, 64, 4, registers=255),
