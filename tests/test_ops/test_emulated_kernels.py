@@ -95,7 +95,8 @@ def test_blocks_of_128_channels(d_state, segments, paths, dtype, emulate, reques
     with emulate(90) as emulation:
         assert_close(errors_of(case, dtype), dtype)
     assert ('segment_ends' in emulation.launches) == segments
-    assert (taken['backward'][0].block_d, taken['backward'][0].steps) == ((128, 4) if paths else (64, 4))
+    wide = paths and dtype != torch.float32
+    assert (taken['backward'][0].block_d, taken['backward'][0].steps) == ((128, 4) if wide else (64, 4))
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES if EVERY else (75, 100, 120))
