@@ -22,8 +22,8 @@ MODULES = sorted(
 )
 DEPLOY = 'mmvim.deploy.'  # whose modules need the extra "export"
 EXPORTING = importlib.util.find_spec('onnxscript') is not None
-# Modules that are of no use without a package, by which importing them begins.
-OF_A_PACKAGE = {'mmvim.hub.auto_backbone': 'transformers'}
+# Modules that are of no use without a package.
+OF_A_PACKAGE = {'mmvim.hub.auto_backbone': 'transformers', 'mmvim.ops.triton_host.resources': 'triton'}
 # Packages that export nothing by name: what their modules define is public.
 OPEN = ('mmvim.analysis', 'mmvim.datasets', 'mmvim.engine.progress')
 

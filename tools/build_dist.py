@@ -31,9 +31,10 @@ LIMIT = 1800.0  # seconds that git or a build may take
 HOOKS = 'import sys; from setuptools import build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))'
 
 
-def git(*words: str) -> bytes:
-    """Return what git prints about this checkout."""
-    return subprocess.run(['git', '-C', ROOT, *words], check=True, stdout=subprocess.PIPE, timeout=LIMIT).stdout
+def git(*words: str, stderr: int | None = None) -> bytes:
+    """Return what git prints about this checkout; its errors go where ours do, or elsewhere."""
+    command = ['git', '-C', ROOT, *words]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=stderr, timeout=LIMIT).stdout
 
 
 def check_setuptools(pins: str) -> str | None:
@@ -115,7 +116,8 @@ def main() -> None:
     if problem:
         parser.error(problem)
     try:
-        commit = git('rev-parse', '--verify', '--quiet', f'{args.commit}^{{commit}}').decode().strip()
+        found = git('rev-parse', '--verify', '--quiet', f'{args.commit}^{{commit}}', stderr=subprocess.DEVNULL)
+        commit = found.decode().strip()
     except subprocess.CalledProcessError:
         parser.error(f'--commit {args.commit} is no commit of {ROOT}; give a branch, a tag or the number of one')
     epoch = int(git('log', '-1', '--format=%ct', commit))

@@ -70,7 +70,12 @@ set_up() { # row python torch family what: an environment in $work/ROW/venv, wit
   case $5 in ops) ;; *) goal=lint ;; esac
   if ! [ -x "$here/venv/bin/python" ]; then "$python" -m venv "$here/venv"; fi
   if ! "$here/venv/bin/python" -c 'import torch' 2>/dev/null; then
-    "$here/venv/bin/python" -m pip install "torch$([ "$3" = newest ] || echo "==$3")"
+    # the pinned PyTorch has no Triton of its own, as those for GPUs have
+    if grep -qx "torch==$3" "$here/tree/requirements/torch.txt"; then
+      "$here/venv/bin/python" -m pip install -r "$here/tree/requirements/torch.txt"
+    else
+      "$here/venv/bin/python" -m pip install "torch$([ "$3" = newest ] || echo "==$3")"
+    fi
   fi
   (cd "$here/tree" && VENV=$here/venv STACK=$4 tools/setup_env.sh "$goal")
   case $5 in
@@ -92,12 +97,17 @@ run_tests() { # row part: one call of pytest a folder, each with a log; those th
       >"$here/logs/$name.part" 2>&1 </dev/null || status=$?
     if [ $status -gt 5 ] || [ $status = 2 ]; then fail "row $1: pytest ended with $status on $words; see $here/logs/$name.part"; fi
     mv "$here/logs/$name.part" "$here/logs/$name.log"
-    echo "  $1: $words: $(tail -1 "$here/logs/$name.log")"
+    echo "  $1: $words: $(sum_up "$here/logs/$name.log")"
   done 3< <(cd "$here/tree" && folders "$2")
 }
 
-sum() { # row, word of pytest's last lines -> their sum over the row's logs
-  tail -qn 1 "$work/$1"/logs/*.log | grep -oE "[0-9]+ $2" | awk '{ n += $1 } END { print n + 0 }'
+sum_up() { # log -> pytest's last line about it, which what libraries print at their end may follow
+  grep -E '^(=+ )?[0-9]+ (passed|failed|skipped|errors?|deselected|xfailed|warnings?)\b.* in [0-9.]+s' "$1" | tail -1
+}
+
+sum() { # row, word of these lines -> their sum over the row's logs
+  local log
+  for log in "$work/$1"/logs/*.log; do sum_up "$log"; done | grep -oE "[0-9]+ $2" | awk '{ n += $1 } END { print n + 0 }'
 }
 
 run_row() { # row python torch family what part

@@ -56,7 +56,12 @@ def project(tmp_path):
     shutil.copy(SCRIPT, root / 'tools')
     (root / 'tools/setup_env.sh').write_text('#!/bin/sh\necho "$1 $STACK" >>"$(dirname "$VENV")/calls"\n')
     (root / 'tools/setup_env.sh').chmod(0o755)
-    (root / 'tests/test_a/test_one.py').write_text('def test_one():\n    pass\n')
+    (root / 'requirements').mkdir()
+    (root / 'requirements/torch.txt').write_text('torch==2.13.0\n')
+    # MMEngine, too, prints at the end, behind pytest's own last line.
+    (root / 'tests/test_a/test_one.py').write_text(
+        "import atexit\n\natexit.register(print, 'what a library says: 5 passed')\n\n\ndef test_one():\n    pass\n"
+    )
     (root / 'tests/test_two.py').write_text(
         'import pytest\n\ndef test_bad():\n    assert 0\n\n@pytest.mark.skip\ndef test_left():\n    pass\n'
     )

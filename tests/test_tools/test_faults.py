@@ -128,6 +128,15 @@ def test_a_data_worker_dies(tmp_path, seg):
     assert 'num_workers=1' in line and ('--resume' in line or 'start again' in line)
 
 
+@pytest.fixture
+def heard_interrupts():
+    """What a shell starts in the background ignores Ctrl-C; these tests do not, nor what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('heard_interrupts')
 def test_ctrl_c(train, fails, tmp_path, seg):
     """The process's own signal, in the middle of an iteration."""
     text = NO_VAL + "custom_hooks = [dict(type='SignalAt', iteration=4)]\n"
@@ -140,6 +149,7 @@ def test_ctrl_c(train, fails, tmp_path, seg):
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures('heard_interrupts')
 def test_ctrl_c_as_a_user_sees_it(tmp_path, seg):
     """The whole group of processes gets the signal, data workers among them: one line, no traceback."""
     config = variant(seg, NO_VAL)

@@ -27,7 +27,8 @@ def trained(train, tmp_path_factory, ade):
 def label_maps(evaluate, config, checkpoint, folder, *options):
     name = f'{folder.name}_{len(list(folder.iterdir()))}'
     out = folder / name
-    evaluate.main([str(config), str(checkpoint), '--work-dir', str(folder / 'work'), '--out', str(out)]
+    # a folder of its own: MMEngine names a run's files by the second
+    evaluate.main([str(config), str(checkpoint), '--work-dir', str(folder / 'work' / name), '--out', str(out)]
                   + [*options, '--cfg-options', f'visualizer.name={name}'])  # fmt: skip
     return {path.name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(out.glob('*.png'))}
 
@@ -49,7 +50,7 @@ def test_the_command(evaluate, trained, ade, tmp_path, capsys):
         picture = cv2.imread(str(ade / 'images' / 'validation' / name.replace('.png', '.jpg')))
         by_hand = predict_tiled(model, picture, tile=(32, 40), overlap=16)
         assert np.array_equal(tiles[name], by_hand + 1), 'counted from 1, as ADE20K does'
-    scores = [json.loads(path.read_text()) for path in (tmp_path / 'work').glob('*/*.json')]
+    scores = [json.loads(path.read_text()) for path in (tmp_path / 'work').glob('*/*/*.json')]
     assert len(scores) == 3 and all('mIoU' in score for score in scores)
     assert 'warning: --tile' not in capsys.readouterr().err
 
