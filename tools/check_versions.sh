@@ -77,7 +77,10 @@ set_up() { # row python torch family what: an environment in $work/ROW/venv, wit
       "$here/venv/bin/python" -m pip install "torch$([ "$3" = newest ] || echo "==$3")"
     fi
   fi
-  (cd "$here/tree" && VENV=$here/venv STACK=$4 tools/setup_env.sh "$goal")
+  ( # pip's cache may hold an mmcv with operators
+    if [ "$goal" = lint ]; then export PIP_NO_CACHE_DIR=1; fi
+    cd "$here/tree" && VENV=$here/venv STACK=$4 tools/setup_env.sh "$goal"
+  )
   case $5 in
     seg) "$here/venv/bin/python" -m pip uninstall -y onedl-mmdetection mmdet ;;
     alone) "$here/venv/bin/python" -m pip uninstall -y onedl-mmdetection mmdet onedl-mmsegmentation mmsegmentation onedl-mmpretrain ;;

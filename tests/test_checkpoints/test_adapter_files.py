@@ -48,6 +48,7 @@ def detector(family):
     """FPN and the heads of Mask R-CNN, narrow, with batch norms where PlainMamba's have them."""
     from mmvim.checkpoints.heads import _stock_model
 
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
     pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
     model = _stock_model('mask-rcnn')
     norm = {'type': 'BN'} if family == 'plainmamba' else None
@@ -66,6 +67,7 @@ def retinanet():
     """FPN without the level of stride 4, and RetinaHead, narrow."""
     from mmvim.checkpoints.heads import _stock_model
 
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
     pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
     model, norm = _stock_model('retinanet'), {'type': 'BN'}
     model.neck.update(in_channels=[16] * 4, out_channels=8, norm_cfg=norm, add_extra_convs='on_output')
