@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,13 @@ from mmengine.config import Config
 from mmseg.datasets import ADE20KDataset
 
 CROP = 64
+NEEDS_MMDET = pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
+
+
+def _left_out_without_its_library(value):
+    """A config file, or one with marks, marked if it is a detector's."""
+    file, marks = (value, ()) if isinstance(value, str) else (value.values[0], value.marks)
+    return pytest.param(file, marks=(*marks, NEEDS_MMDET)) if is_detector(file) else value
 
 
 def pytest_generate_tests(metafunc):
@@ -50,7 +58,7 @@ def pytest_generate_tests(metafunc):
     }
     for name, values in choices.items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, values)
+            metafunc.parametrize(name, map(_left_out_without_its_library, values))
 
 
 @pytest.fixture(autouse=True)

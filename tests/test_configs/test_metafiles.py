@@ -35,6 +35,7 @@ def test_entries_of_the_metafiles(index):
 
 
 def test_batch_size_is_the_configs(index, load):
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
     for _, model in models(index):
         cfg = load(str(Path(model['Config']).relative_to('configs')))
         if 'auto_scale_lr' in cfg:
@@ -42,6 +43,7 @@ def test_batch_size_is_the_configs(index, load):
 
 
 def test_length_of_the_training_is_the_configs(index, load):
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
     for _, model in models(index):
         cfg = load(str(Path(model['Config']).relative_to('configs'))).train_cfg
         told = {key: model['Metadata'].get(key) for key in ('Iterations', 'Epochs')}
