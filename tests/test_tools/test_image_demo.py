@@ -26,6 +26,7 @@ def segmentor(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory):
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
     pytest.importorskip('mmcv._ext', reason='mmcv was built without its ops, which mmdet needs')
     folder = tmp_path_factory.mktemp('detector')
     tiny.make_coco(folder / 'coco')

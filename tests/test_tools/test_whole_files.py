@@ -109,7 +109,7 @@ def test_archives(same, tmp_path, monkeypatch):
         return [out / 'a.whl']
 
     monkeypatch.setattr(tool, 'build', build)
-    monkeypatch.setattr(tool, 'git', lambda *words: b'7')
+    monkeypatch.setattr(tool, 'git', lambda *words, **_: b'7')
     monkeypatch.setattr(tool, 'export', lambda commit, folder: folder)
     monkeypatch.setattr(tool, 'check_setuptools', lambda pins: None)
     monkeypatch.setattr('sys.argv', ['build_dist.py', '--check', '--out', str(tmp_path / 'dist')])
