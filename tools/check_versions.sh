@@ -141,7 +141,7 @@ for name in ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet'):
 CODE
     for word in passed failed error skipped; do echo "$word=$(sum "$1" $word)"; done
     echo "minutes=$(((SECONDS - started) / 60))"
-    grep -hE '^(FAILED|ERROR) ' "$here"/logs/*.log | cut -c1-200 || true
+    grep -hE '^(FAILED|ERROR) ' "$here"/logs/*.log | sed "s#$here/tree#the copy#g" | cut -c1-200 || true
   } >"$results/$1.txt"
 }
 
