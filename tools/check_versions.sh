@@ -121,13 +121,14 @@ run_row() { # row python torch family what part
     rm -rf "$here/tree" "$here/logs"
     mkdir -p "$here/tree" "$here/logs"
     git archive HEAD | tar -x -C "$here/tree"
+    git rev-parse --short=12 HEAD >"$here/commit"
     sources >"$here/sources"
   fi
   set_up "$@" >"$here/setup.log" 2>&1 || fail "row $1: the set-up failed; see $here/setup.log"
   run_tests "$1" "$6"
   {
-    echo "commit=$(git rev-parse --short=12 HEAD)"
-    echo "sources=$(sources)"
+    echo "commit=$(cat "$here/commit")" # of the copy: HEAD may have moved while the tests ran
+    echo "sources=$(cat "$here/sources")"
     echo "date=$(date -u +%F)"
     "$here/venv/bin/python" - <<'CODE'
 import platform

@@ -18,6 +18,7 @@ _OF_ONNX = {
     'part': 'model',
     'opset': None,
     'chunk': None,
+    'tolerance': 1e-4,
 }
 
 

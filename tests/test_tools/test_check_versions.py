@@ -99,7 +99,12 @@ def test_a_row_is_run_and_resumed(project):
     (root / f'tests/versions/{row}.txt').unlink()
     (work / row / 'logs/test_two-py.log').unlink()
     (work / row / 'logs/test_a.log').write_text('7 passed in 1s\n')
+    # with the commit of the copy, though HEAD has moved since it was made
+    git = ('git', '-C', root, '-c', 'user.name=x', '-c', 'user.email=x@example.org')
+    first = subprocess.run([*git, 'rev-parse', '--short=12', 'HEAD'], capture_output=True, text=True, check=True)
+    subprocess.run([*git, 'commit', '-qm', 'x', '--allow-empty'], check=True)
     again = call(row)
+    assert f'commit={first.stdout.strip()}' in (root / f'tests/versions/{row}.txt').read_text().splitlines()
     assert 'tests/test_a:' not in again.stdout and 'tests/test_two.py:' in again.stdout
     assert 'passed=7' in (root / f'tests/versions/{row}.txt').read_text().splitlines()
 

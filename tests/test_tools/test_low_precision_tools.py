@@ -47,6 +47,7 @@ def test_small_weights_are_tested_in_bfloat16(seg, weights, tmp_path, capsys, mo
         ([], '--int8 writes the weights of a checkpoint; give it with --checkpoint FILE'),
         (['--checkpoint', 'WEIGHTS', '--result', 'scores'], '--result is an option of an exported model; leave it out'),
         (['--checkpoint', 'WEIGHTS', '--fixed-size', '64', '64'], '--fixed-size is an option of an exported model'),
+        (['--checkpoint', 'WEIGHTS', '--tolerance', '1'], '--tolerance is an option of an exported model'),
         (['--checkpoint', 'gone.pth'], '--checkpoint gone.pth does not exist'),
     ],
 )
