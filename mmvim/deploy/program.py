@@ -14,6 +14,7 @@ import mmvim.ops  # noqa: F401, the operators that the programs call
 from mmvim.deploy.compare import Exported, check_errors, check_sizes, chosen, compare
 from mmvim.deploy.drafts import check_target, replacing
 from mmvim.deploy.errors import DeployError
+from mmvim.deploy.safe_program import check_program
 from mmvim.deploy.tracing import silence, trace
 
 
@@ -67,7 +68,7 @@ def export_program(
     with replacing(target) as draft:
         with silence():
             torch.export.save(program, draft, extra_files=dict(metadata or {}))
-        loaded = load_program(draft)
+        loaded = load_program(draft, trusted=True)
 
         def run(x: Tensor) -> list:
             with torch.no_grad():
@@ -79,18 +80,22 @@ def export_program(
     return Exported(str(target), target.stat().st_size, errors)
 
 
-def load_program(file: str | os.PathLike, device: str | torch.device = 'cpu') -> nn.Module:
+def load_program(file: str | os.PathLike, device: str | torch.device = 'cpu', *, trusted: bool = False) -> nn.Module:
     """Load what :func:`export_program` has written.
+
+    PyTorch runs what a program brings: pickled objects, libraries, Python in its sizes and names. So the file is looked
+    at first, and must hold tensors, plain names and calls of PyTorch's and mmvim's operators alone.
 
     Args:
         file: Its path.
         device: Where it is to run. Defaults to 'cpu'.
+        trusted: Whether to load it whatever it holds, such as operators of other packages. Defaults to False.
 
     Returns:
         The program as a module: pictures (B, 3, H, W) on the device in, what the model returns out.
 
     Raises:
-        DeployError: If it is no such file, or cannot be read.
+        DeployError: If it is no such file, holds what could run code, or cannot be read.
 
     Examples:
         >>> import tempfile, torch
@@ -108,7 +113,11 @@ def load_program(file: str | os.PathLike, device: str | torch.device = 'cpu') ->
         raise DeployError(f'{file} is no file', 'name one that export_program or `mmvim export` has written')
     try:
         with silence():
+            if not trusted:
+                check_program(os.fspath(file))
             program = torch.export.load(os.fspath(file))
+    except DeployError:
+        raise
     except Exception as error:  # of any kind: it may be any file
         text = ' '.join(str(error).split())[:200]
         raise DeployError(f'{file} is no exported program: {text}', 'export the model again, to FILE.pt2') from error

@@ -18,6 +18,8 @@ from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedM
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 
+from mmvim.hub.trusted import check_config
+
 PROBE = 64  # pixels of the side of the picture whose outputs tell their channels
 
 
@@ -62,7 +64,10 @@ class MmvimBackbone(BackboneMixin, PreTrainedModel):
     Only the outputs that are asked for are built and computed.
 
     Args:
-        config: The config.
+        config: The config. It may come from a repository, so it may name registered modules alone, and no files.
+
+    Raises:
+        CheckpointError: If it does name others.
     """
 
     config_class = MmvimBackboneConfig
@@ -71,6 +76,7 @@ class MmvimBackbone(BackboneMixin, PreTrainedModel):
 
     def __init__(self, config: MmvimBackboneConfig) -> None:
         super().__init__(config)
+        check_config(config.backbone, 'the config of this backbone', 'mmvim')
         wanted = config.backbone['out_indices']
         self.backbone = MODELS.build({**config.backbone, 'out_indices': [wanted[i] for i in config.out_indices]})
         weight = next(self.backbone.parameters())

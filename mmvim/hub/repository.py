@@ -19,6 +19,7 @@ from mmvim.checkpoints.errors import CheckpointError, some
 from mmvim.checkpoints.files.hub_files import NotAHubError, call_hub, endpoint, has_hub, hub_file
 from mmvim.hub.card import Measurement, model_card
 from mmvim.hub.description import describe, model_config
+from mmvim.hub.trusted import check_config
 
 CONFIG, WEIGHTS, CARD = 'config.json', 'model.safetensors', 'README.md'
 _NEEDED = 'pip install "mmvim[hub]"'
@@ -37,7 +38,8 @@ def from_pretrained(
     """Build a model that :func:`push` has pushed, with its weights, in eval mode.
 
     Files are kept in the hub's cache, and fetched again if the repository has changed. Nothing of the repository is
-    run: the config is JSON and the weights are safetensors. Both must fit each other to the last tensor.
+    run: the config is JSON, which may name registered modules and no files, and the weights are safetensors. Both must
+    fit each other to the last tensor.
 
     Args:
         repo: ``owner/name`` on the hub (or behind ``HF_ENDPOINT``), or a folder laid out like a repository.
@@ -52,8 +54,8 @@ def from_pretrained(
         ``classes`` and ``palette``, if they are known.
 
     Raises:
-        CheckpointError: If huggingface_hub or safetensors is not installed, a file cannot be fetched or read, or config
-            and weights do not fit.
+        CheckpointError: If huggingface_hub or safetensors is not installed, a file cannot be fetched or read, the
+            config names what is not registered, or config and weights do not fit.
 
     Examples:
         >>> import tempfile
@@ -83,7 +85,7 @@ def from_pretrained(
     path = find(CONFIG)
     try:
         description = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{CONFIG} of {source} is not JSON ({error})', 'load it again') from error
     model = _build(model_config(description, f'{CONFIG} of {source}'), description.get('default_scope'), source)
     weights = _read(find(WEIGHTS), f'{WEIGHTS} of {source}')
@@ -204,15 +206,17 @@ def _read(path: str, source: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework='pt') as file:
             weights = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 not a dict
-            versions = json.loads((file.metadata() or {}).get(_VERSIONS, '{}'))
+            versions = dict(json.loads((file.metadata() or {}).get(_VERSIONS, '{}')))
     except Exception as error:  # of the Rust library: of its own classes
         raise CheckpointError(f'{source} cannot be read ({error})', 'load it again') from error
-    weights._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+    known = ((name, version) for name, version in versions.items() if isinstance(version, dict))
+    weights._metadata = OrderedDict(known)  # type: ignore[attr-defined]
     return weights
 
 
 def _build(config: dict, scope: str | None, source: str) -> nn.Module:
     """Build a model as the runner does, on the CPU; SyncBN becomes BatchNorm."""
+    check_config(config, f'the config of {source}', scope)
     if scope in ('mmseg', 'mmdet'):
         try:
             import_module(f'{scope}.models')
@@ -224,7 +228,7 @@ def _build(config: dict, scope: str | None, source: str) -> nn.Module:
     try:
         with MODELS.switch_scope_and_registry(scope or 'mmvim') as registry:
             return revert_sync_batchnorm(registry.build(config))
-    except (KeyError, TypeError, ValueError, AssertionError, ImportError) as error:
+    except Exception as error:  # of any kind, as its values may be
         problem = ' '.join(str(error).split())[:300]
         raise CheckpointError(f'the model of {source} cannot be built: {problem}', 'correct its config') from error
 

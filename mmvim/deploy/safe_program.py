@@ -1,0 +1,158 @@
+"""Look at an exported program before PyTorch loads it, which would run what a hostile one brings.
+
+``torch.export.load`` unpickles objects, loads compiled libraries, evaluates sizes as Python, and writes the names of
+inputs and nodes into code that it runs (tests/test_deploy/test_hostile_programs.py). Operators may open files, and not
+every PyTorch refuses calls of other functions. Here all of this is compared with what ``mmvim export`` writes.
+"""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mmvim.deploy.errors import DeployError
+from mmvim.deploy.safe_expressions import is_guard, is_size
+
+# Operators compute; those that open files are left out below. Of torch.ops.higher_order what runs a graph of the file.
+_TARGET = re.compile(
+    r'torch\.ops\.(aten|prims|mmvim)\.\w+\.\w+'
+    r'|torch\.ops\.higher_order\.(cond|while_loop|scan|associative_scan|map_impl|wrap_with_set_grad_enabled'
+    r'|wrap_with_autocast)'
+    r'|_operator\.(add|sub|mul|neg|pos|abs|floordiv|truediv|mod|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor|getitem)'
+    r'|math\.\w+|torch\.sym_\w+|torch\._sym_sqrt'
+)
+_OF_FILES = re.compile(r'torch\.ops\.aten\.(from_file|save|load)\b')
+_IDENTIFIER = re.compile(r'(?:[A-Za-z_]\w*)?')
+_DOTTED = re.compile(r'[\w.]*')
+_TREES = (None, 'builtins.tuple', 'builtins.list', 'builtins.dict')
+# Keys whose texts become names in the code that PyTorch writes for a program, and those that lead to attributes.
+_NAMES = ('name', 'as_name', 'forward_arg_names')
+_PATHS = ('parameter_name', 'buffer_name', 'tensor_constant_name', 'fqn')
+_OBJECTS = ('as_custom_obj', 'custom_obj', 'custom_obj_values', 'as_opaque')
+# Members of the layouts of PyTorch 2.8 and later, in a folder, and of earlier ones, without.
+_FREE = re.compile(
+    r'archive_(format|version)|\.data/\w+|byteorder|version|extra(_files)?/.*|data/(weights|constants)/(weight|tensor)_\d+'
+)
+_GRAPHS = re.compile(r'models/\w+\.json|serialized_exported_program\.json')
+_PAYLOADS = re.compile(r'data/(weights|constants)/\w+_config\.json')
+_PICKLES = re.compile(r'data/sample_inputs/\w+\.pt|serialized_(state_dict|constants|example_inputs)\.(pt|json)')
+
+
+def check_program(file: str) -> None:
+    """Refuse a program whose loading or running would do anything but compute.
+
+    Args:
+        file: Its path.
+
+    Raises:
+        DeployError: If it holds objects, libraries, code or calls of what is no operator of PyTorch or mmvim.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from mmvim.deploy import export_program
+        >>> from mmvim.deploy.safe_program import check_program
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = export_program(torch.nn.ReLU(), f'{folder}/relu.pt2', sizes=((8, 8),))
+        ...     check_program(f'{folder}/relu.pt2')
+    """
+    for member, content in _members(file):
+        found = _wrong(member, content)
+        if found is not None:
+            raise DeployError(f'{file} {found}', 'if you trust its author, load it with trusted=True')
+
+
+def _members(file: str) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents as PyTorch's own reader finds them, and as the one that reads older files does."""
+    try:
+        reader = torch._C.PyTorchFileReader(file)
+        names = reader.get_all_records()
+    except RuntimeError:  # an older file, whose members are in no folder, or no archive at all
+        names = []
+    for name in names:
+        yield name, b'' if _FREE.fullmatch(name) else reader.get_record(name)
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if '/' not in info.filename or info.filename.startswith('extra_files/'):
+                yield info.filename, archive.read(info)
+
+
+def _wrong(member: str, content: bytes) -> str | None:
+    """Return what is wrong with a member, or None."""
+    if _FREE.fullmatch(member):
+        return None
+    if _PICKLES.fullmatch(member):
+        return None if not content or _is_plain(content) else f'has objects in {member}'
+    if _GRAPHS.fullmatch(member):
+        return _wrong_node(json.loads(content), '')
+    if _PAYLOADS.fullmatch(member):
+        return _wrong_payload(json.loads(content))
+    return f'has {member[:80]}, which no program of mmvim has'
+
+
+def _is_plain(content: bytes) -> bool:
+    """Say whether PyTorch reads a pickle as tensors and plain values, as it then does first when it loads a program."""
+    try:
+        torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    except Exception:  # of any kind, as the bytes may be
+        return False
+    return True
+
+
+def _wrong_payload(config: Any) -> str | None:
+    for name, entry in config.get('config', {}).items():
+        if not _DOTTED.fullmatch(name):
+            return f'has a weight named {name[:80]!r}'
+        if entry.get('use_pickle') or not re.fullmatch(r'(weight|tensor)_\d+', entry['path_name']):
+            return f'has an object for {name[:80]}'
+    return None
+
+
+def _wrong_node(node: Any, key: str) -> str | None:
+    """Return what is wrong below a node of a graph's JSON, or None; ``key`` is where it stands."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name in _OBJECTS and value:
+                return f'has an object ({name})'
+            found = _wrong_node(value, name)
+            if found is not None:
+                return found
+    elif isinstance(node, list):
+        for value in node:
+            found = _wrong_node(value, key)
+            if found is not None:
+                return found
+    elif isinstance(node, str):
+        return _wrong_text(node, key)
+    return None
+
+
+def _wrong_text(text: str, key: str) -> str | None:
+    shown = repr(text[:80])
+    if key in ('target', 'as_operator') and (not _TARGET.fullmatch(text) or _OF_FILES.match(text)):
+        return f'calls {shown}'
+    if key in _NAMES and not _IDENTIFIER.fullmatch(text):
+        return f'names something {shown}'
+    if key in _PATHS and not _DOTTED.fullmatch(text):
+        return f'names something {shown}'
+    if key == 'expr_str' and not is_size(text):
+        return f'has the size {shown}'
+    if key == 'guards_code' and not is_guard(text):
+        return f'has the guard {shown}'
+    if key in ('in_spec', 'out_spec') and text and not _is_tree(json.loads(text)[1]):
+        return f'has the structure {shown}'
+    return None
+
+
+def _is_tree(node: Any) -> bool:
+    """Say whether a structure is of tuples, lists and dictionaries of plain names."""
+    if node['type'] not in _TREES:
+        return False
+    context = None if node['context'] is None else json.loads(node['context'])
+    names = context is None or (
+        isinstance(context, list) and all(isinstance(x, str) and x.isidentifier() for x in context)
+    )
+    return names and all(_is_tree(child) for child in node['children_spec'])

@@ -1,0 +1,252 @@
+"""Programs that would run code when PyTorch loads or calls them: refused before PyTorch sees them."""
+
+import io
+import json
+import os
+import pickle
+import sys
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from mmvim.deploy import DeployError, export_program, load_program
+from mmvim.deploy.safe_expressions import is_guard, is_size
+
+pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='makes folders by POSIX calls')
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, picture):
+        return nn.functional.avg_pool2d(picture, 2) * self.scale
+
+
+@pytest.fixture(scope='module')
+def program(tmp_path_factory):
+    path = tmp_path_factory.mktemp('program') / 'tiny.pt2'
+    export_program(Tiny(), path, sizes=((8, 8), (12, 10)))
+    return path
+
+
+class Hurt:
+    """What its pickle does when it is read: it makes a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def changed(program, out, change):
+    """Write the program anew after ``change`` has changed its members, a dictionary of names without the folder."""
+    with zipfile.ZipFile(program) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    folder = next(iter(members)).partition('/')[0]
+    inner = {name.partition('/')[2]: content for name, content in members.items()}
+    change(inner)
+    with zipfile.ZipFile(out, 'w') as archive:
+        for name, content in inner.items():
+            archive.writestr(f'{folder}/{name}', content)
+    return out
+
+
+def graph(inner, change):
+    """Change the JSON of the graph as a text."""
+    inner['models/model.json'] = change(inner['models/model.json'].decode()).encode()
+
+
+def sample_inputs(inner, path):
+    buffer = io.BytesIO()
+    torch.save(Hurt(path), buffer)
+    inner['data/sample_inputs/model.pt'] = buffer.getvalue()
+
+
+def weights(inner, path):
+    buffer = io.BytesIO()
+    torch.save(Hurt(path), buffer)
+    config = json.loads(inner['data/weights/model_weights_config.json'])
+    for entry in config['config'].values():
+        entry['use_pickle'] = True
+        inner[f'data/weights/{entry["path_name"]}'] = buffer.getvalue()
+    inner['data/weights/model_weights_config.json'] = json.dumps(config).encode()
+
+
+def constants(inner, path):
+    name = 'data/constants/model_constants_config.json'
+    config = json.loads(inner[name])
+    payload = {'path_name': 'opaque_obj_0', 'is_param': False, 'use_pickle': True, 'tensor_meta': None}
+    config['config']['x'] = payload
+    inner[name] = json.dumps(config).encode()
+    inner['data/constants/opaque_obj_0'] = pickle.dumps(Hurt(path))
+
+
+def size(inner, path):
+    def change(text):
+        model = json.loads(text)
+        for value in model['graph_module']['graph']['sym_int_values'].values():
+            if 'as_expr' in value:
+                value['as_expr']['expr_str'] = f"__import__('os').mkdir({str(path)!r})"
+        for value in model['graph_module']['graph']['tensor_values'].values():
+            for side in value['sizes']:
+                if 'as_expr' in side:
+                    side['as_expr']['expr_str'] = f"__import__('os').mkdir({str(path)!r})"
+        return json.dumps(model)
+
+    graph(inner, change)
+
+
+def name_of_input(inner, path):
+    code = f'picture=__import__("os").mkdir({str(path)!r})'
+    graph(inner, lambda text: text.replace('"picture"', json.dumps(code)))
+
+
+def called(inner, path):
+    def change(text):
+        model = json.loads(text)
+        [node] = [node for node in model['graph_module']['graph']['nodes'] if 'avg_pool2d' in node['target']]
+        node['target'] = 'torch.os.mkdir'
+        node['inputs'] = [{'name': '', 'arg': {'as_string': str(path)}, 'kind': 1}]
+        return json.dumps(model)
+
+    graph(inner, change)
+
+
+def structure(inner, path):
+    """A default dictionary, whose factory is imported by its name."""
+    context = {'default_factory_module': 'antigravity', 'default_factory_name': 'x', 'dict_context': []}
+    tree = [1, {'type': 'collections.defaultdict', 'context': json.dumps(context), 'children_spec': []}]
+
+    def change(text):
+        model = json.loads(text)
+        model['graph_module']['module_call_graph'][0]['signature']['out_spec'] = json.dumps(tree)
+        return json.dumps(model)
+
+    graph(inner, change)
+
+
+def guard(inner, path):
+    def change(text):
+        model = json.loads(text)
+        model['guards_code'] = [f"__import__('os').mkdir({str(path)!r})"]
+        return json.dumps(model)
+
+    graph(inner, change)
+
+
+def library(inner, path):
+    inner['data/aotinductor/model/evil.so'] = b'\x7fELF'
+
+
+def opened(inner, path):
+    """An operator that makes a file."""
+    graph(inner, lambda text: text.replace('torch.ops.aten.avg_pool2d.default', 'torch.ops.aten.from_file.default'))
+
+
+HOSTILE = {
+    sample_inputs: 'has objects in data/sample_inputs/model.pt',
+    weights: 'has an object for scale',
+    constants: 'has an object for x',
+    size: 'has the size ',
+    name_of_input: 'names something ',
+    called: "calls 'torch.os.mkdir'",
+    structure: 'has the structure ',
+    guard: 'has the guard ',
+    library: r'has data/aotinductor/model/evil\.so, which no program of mmvim has',
+    opened: r"calls 'torch\.ops\.aten\.from_file\.default'",
+}
+# Those whose harm the PyTorch of the pins is seen to do when nobody looks first.
+HARMFUL = (sample_inputs, weights, constants, size, name_of_input)
+
+
+@pytest.mark.parametrize('change', HOSTILE, ids=lambda change: change.__name__)
+def test_hostile_programs_are_refused(program, tmp_path, change):
+    hurt = tmp_path / 'hurt'
+    file = changed(program, tmp_path / 'hostile.pt2', lambda inner: change(inner, hurt))
+    with pytest.raises(DeployError, match=f'{HOSTILE[change]}.*; if you trust its author, load it with trusted=True'):
+        load_program(file)
+    assert not hurt.exists()
+
+
+@pytest.mark.parametrize('change', HARMFUL, ids=lambda change: change.__name__)
+def test_they_do_harm_where_nobody_looks(program, tmp_path, change):
+    """The control: what the look keeps from happening does happen without."""
+    hurt = tmp_path / 'hurt'
+    file = changed(program, tmp_path / 'hostile.pt2', lambda inner: change(inner, hurt))
+    try:
+        load_program(file, trusted=True)(torch.zeros(1, 3, 8, 8))
+    except Exception as error:
+        print(error)
+    assert hurt.exists()
+
+
+def test_a_program_that_was_only_packed_anew_is_loaded(program, tmp_path):
+    file = changed(program, tmp_path / 'same.pt2', lambda inner: None)
+    x = torch.rand(2, 3, 10, 14)
+    torch.testing.assert_close(load_program(file)(x), Tiny()(x))
+
+
+def test_older_layouts_are_looked_at_too(tmp_path):
+    """Before PyTorch 2.8 members were in no folder; later ones still read such files."""
+    buffer = io.BytesIO()
+    torch.save(Hurt(tmp_path / 'hurt'), buffer)
+    with zipfile.ZipFile(tmp_path / 'old.pt2', 'w') as archive:
+        archive.writestr('version', '8.1')
+        archive.writestr('serialized_exported_program.json', '{}')
+        for name in ('state_dict', 'constants', 'example_inputs'):
+            archive.writestr(f'serialized_{name}.pt', buffer.getvalue())
+    with pytest.raises(DeployError, match=r'has objects in serialized_state_dict\.pt'):
+        load_program(tmp_path / 'old.pt2')
+    assert not (tmp_path / 'hurt').exists()
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        's0 // 16 + 1', '-s0', 'Max(1, (s53 + 15) // 16)', 's0**2', 'u0 >= 2', 'Mod(s0, 8)', '3.5',
+        "Add(Integer(1), Mul(Integer(-1), Symbol('s0', positive=True, integer=True)))",
+        "Pow(Symbol('s0'), Integer(-1))", 'PythonMod(s0, 3)', 'Ne(s0, 1)', 'And(Ge(s0, 1), True)', 'IntTrueDiv(s0, 2)',
+        'ModularIndexing(s0, 2, 4)',
+    ],
+)  # fmt: skip
+def test_sizes(text):
+    assert is_size(text)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "__import__('os').mkdir('x')", 's0.__class__', "Symbol('s0').__class__", "eval('1')", "Symbol(eval('1'))",
+        "Symbol('x y')", 'lambda: 1', '[s0 for s0 in (1,)]', "sympify('1')", "Integer('__import__(\"os\")')", '"text"',
+        '9**9**9', 'Pow(Integer(9), Pow(Integer(9), Integer(9)))', '1 << 10**9', f'1{"0" * 40}', 's0[0]', "f'{s0}'",
+        'Max(*s0)', 'Max(**s0)', 's0 if s0 else s0', '(s0 := 1)', 'Symbol(name="x")', 'print(1)', '', 's0; s1',
+        '(' * 5000, "Symbol('s0', positive=print)", '1' * 30_000,
+    ],
+)  # fmt: skip
+def test_what_is_no_size(text):
+    assert not is_size(text)
+
+
+@pytest.mark.parametrize(
+    ('text', 'plain'),
+    [
+        ("L['x'].size()[0] >= 2", True),
+        ("L['args'][0].shape[2] % 8 == 0", True),
+        ("math.isnan(L['x'])", True),
+        ("L['x'].dtype == torch.float32", True),
+        ("L['x'].__class__ == 1", False),
+        ("__import__('os').mkdir('x')", False),
+        ("torch.os.mkdir('x')", False),
+        ("math.__loader__.load_module('os')", False),
+        ('L[L]', False),
+        ("L['x'].size.__globals__", False),
+        ('print(1)', False),
+    ],
+)
+def test_guards(text, plain):
+    assert is_guard(text) is plain
