@@ -227,7 +227,7 @@ def _load(model: nn.Module, own: dict[str, Tensor], weights: dict[str, Tensor]) 
 
 
 def check_pretrained(cfg: Config, model: nn.Module) -> None:
-    """Check the files that ``init_cfg`` of the model's parts will read: that they exist, and that a backbone's fits.
+    """Check the files that ``init_cfg`` of the model's parts will read: they exist, run no code, and fit a backbone.
 
     Args:
         cfg: The config.
@@ -253,10 +253,12 @@ def check_pretrained(cfg: Config, model: nn.Module) -> None:
             raise UserError(
                 f'{option} {file} does not exist', f'download it, or pass --cfg-options {option}=PATH', ENVIRONMENT
             )
+    own: list[str] = []
     for module in model.modules():
         if isinstance(module, Backbone):
             given = module.pretrained()
             files = [str(entry.get('checkpoint')) for entry in given]
+            own += files
             other = next((file for file in files if file.startswith(_OTHERS)), None)
             if other is not None:
                 raise UserError(
@@ -265,6 +267,11 @@ def check_pretrained(cfg: Config, model: nn.Module) -> None:
                 )
             with checkpoint_errors():
                 initialize(module, given)
+    for _, file in _pretrained(cfg.model, ('model',)):
+        # Of other parts MMEngine reads the file, and where that fails the safe way it may unpickle everything.
+        if isinstance(file, str) and file not in own and os.path.isfile(os.path.expanduser(file)):
+            with checkpoint_errors():
+                checkpoints.load_file(os.path.expanduser(file))
 
 
 def _pretrained(node: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
