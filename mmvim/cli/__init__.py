@@ -30,10 +30,10 @@ _NAMES = {
         'set_precision',
     ),
     'model': ('build_model',),
+    'pretrained': ('check_pretrained',),
     'recipes': ('find_config', 'published'),
     'weights': (
         'check_fit',
-        'check_pretrained',
         'check_start',
         'checkpoint_errors',
         'is_remote',

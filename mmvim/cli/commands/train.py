@@ -31,8 +31,9 @@ from mmvim.cli.machine import (
 )
 from mmvim.cli.model import build_model, check_wrapping
 from mmvim.cli.noise import NoiseFilter
+from mmvim.cli.pretrained import check_pretrained
 from mmvim.cli.records import add_record_hooks
-from mmvim.cli.weights import check_pretrained, check_start, set_resume
+from mmvim.cli.weights import check_start, set_resume
 
 
 def _parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
