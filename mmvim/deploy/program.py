@@ -65,6 +65,8 @@ def export_program(
     target = check_target(file, '.pt2')
     model = copy.deepcopy(model).to('cpu', torch.float32).eval()
     program = trace(model, None if dynamic else sizes[0])
+    for node in program.graph.nodes:  # which names the folders of this machine
+        node.meta.pop('stack_trace', None)
     with replacing(target) as draft:
         with silence():
             torch.export.save(program, draft, extra_files=dict(metadata or {}))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -100,6 +101,15 @@ def test_metadata(tmp_path):
     extra = {'mmvim.task': ''}
     torch.export.load(tmp_path / 'model.pt2', extra_files=extra)
     assert extra == {'mmvim.task': 'features'}
+
+
+def test_a_program_names_no_folder_of_the_machine(tmp_path):
+    export_program(Tiny(), tmp_path / 'model.pt2', sizes=((16, 24),))
+    with zipfile.ZipFile(tmp_path / 'model.pt2') as archive:
+        content = b''.join(archive.read(name) for name in archive.namelist())
+    assert b'avg_pool' in content or b'conv' in content  # members are read
+    for folder in (ROOT, tmp_path, sys.prefix):
+        assert os.fsencode(str(folder)) not in content
 
 
 @pytest.mark.parametrize(
