@@ -1,10 +1,12 @@
 """Unreadable pictures: name them and stop, or draw others and count."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmvim.datasets.readable import ACTIONS, ReadablePipeline
 from mmvim.registry import HOOKS
@@ -60,7 +62,7 @@ class UnreadableFilesHook(Hook):
         iterator = getattr(runner.train_loop, 'dataloader_iterator', None)
         # Before onedl-mmengine 0.10.12 the loop's workers have started already, with the data set as it was.
         if guarded and getattr(iterator, '_iterator', None) is not None:
-            runner.train_loop.dataloader_iterator = type(iterator)(runner.train_dataloader)
+            runner.train_loop.dataloader_iterator = _begin_again(runner.train_dataloader, type(iterator))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Do the same for pipelines that another hook has exchanged."""
@@ -88,6 +90,16 @@ class UnreadableFilesHook(Hook):
             if action == self.action:
                 self._pipelines.append(inner.pipeline)
         return bool(new)
+
+
+def _begin_again(loader: DataLoader, kind: Callable[[DataLoader], Any]) -> Any:
+    """Return an iterator of a loop over a loader whose workers have started: new ones, from the beginning."""
+    loader._iterator = None  # which keeps persistent workers
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    if isinstance(sampler, InfiniteSampler) and isinstance(getattr(sampler, 'indices', None), Generator):
+        # There all iterators of a sampler share one generator, which ends with the first of them.
+        sampler.indices = sampler._indices_of_rank()
+    return kind(loader)
 
 
 def _innermost(dataset: Any) -> Iterator[Any]:
