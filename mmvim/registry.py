@@ -15,7 +15,8 @@ Examples:
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=root.MODELS, locations=['mmvim.models'])
+# Checkpoints, too: what a model is built for often loads one next, and they tell PyTorch what one may hold.
+MODELS = Registry('model', parent=root.MODELS, locations=['mmvim.models', 'mmvim.checkpoints'])
 MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, locations=['mmvim.models'])
 WEIGHT_INITIALIZERS = Registry('weight initializer', parent=root.WEIGHT_INITIALIZERS, locations=['mmvim.checkpoints'])
 FUNCTIONS = Registry('function', parent=root.FUNCTIONS, locations=['mmvim.models'])

@@ -24,6 +24,10 @@ from mmvim.checkpoints.read import Published, read
 from mmvim.checkpoints.report import Report
 from mmvim.checkpoints.view import CROP_MODES, View, read_picture
 
+# Stock tools build a model, for which this is imported, before they load a checkpoint: PyTorch's reader since 2.6, and
+# so the original MMEngine's, would refuse those that trainings write, and the maintained one would unpickle everything.
+allow_checkpoint_globals()
+
 __all__ = [
     'CROP_MODES',
     'PUBLISHED',

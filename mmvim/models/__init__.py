@@ -1,6 +1,5 @@
 """Everything that a config builds from mmvim's ``MODELS`` and ``FUNCTIONS`` registries."""
 
-from mmvim.checkpoints.files.safe_globals import allow_checkpoint_globals as _allow_checkpoint_globals
 from mmvim.models.backbones import (
     VRWKV,
     EfficientVMamba,
@@ -40,9 +39,6 @@ FUNCTIONS.register_module(module=bi_wkv)
 FUNCTIONS.register_module(module=selective_scan)
 FUNCTIONS.register_module(module=selective_scan_paths)
 _register_operators()
-# Stock tools build a model before they load a checkpoint: PyTorch's reader since 2.6, and so the original MMEngine's,
-# would refuse those that trainings write, and the maintained one would unpickle everything.
-_allow_checkpoint_globals()
 
 __all__ = [
     'ES2D',
