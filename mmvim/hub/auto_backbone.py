@@ -64,10 +64,7 @@ class MmvimBackbone(BackboneMixin, PreTrainedModel):
     Only the outputs that are asked for are built and computed.
 
     Args:
-        config: The config. It may come from a repository, so it may name registered modules alone, and no files.
-
-    Raises:
-        CheckpointError: If it does name others.
+        config: The config, which may name registered modules and no files; others are a CheckpointError.
     """
 
     config_class = MmvimBackboneConfig

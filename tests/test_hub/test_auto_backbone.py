@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmvim.checkpoints import CheckpointError
 from mmvim.models import Vim
 
 transformers = pytest.importorskip('transformers', reason='the extra "transformers" is not installed')
@@ -33,6 +34,14 @@ def test_auto_backbone_builds_it_and_asks_for_some_stages_only():
     with torch.no_grad():
         maps = model(x).feature_maps
         assert all(torch.equal(a, b) for a, b in zip(maps, own(x), strict=True)) and len(maps) == 2
+
+
+def test_a_config_from_elsewhere_calls_no_function(tmp_path):
+    hurt = {'type': 'os.mkdir', 'path': str(tmp_path / 'hurt'), 'out_indices': [0]}
+    MmvimBackboneConfig(hurt).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"has type='os\.mkdir', which no registry"):
+        transformers.AutoBackbone.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    assert not (tmp_path / 'hurt').exists()
 
 
 def test_weights_are_initialised_as_mmvim_does():
