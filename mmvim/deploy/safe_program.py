@@ -33,13 +33,16 @@ _TREES = (None, 'builtins.tuple', 'builtins.list', 'builtins.dict')
 _NAMES = ('name', 'as_name', 'forward_arg_names')
 _PATHS = ('parameter_name', 'buffer_name', 'tensor_constant_name', 'fqn')
 _OBJECTS = ('as_custom_obj', 'custom_obj', 'custom_obj_values', 'as_opaque')
-# Members of the layouts of PyTorch 2.8 and later, in a folder, and of earlier ones, without.
+# Members of the layouts of PyTorch 2.8 and later, in a folder (at first with weights and constants in one pickle each),
+# and of earlier ones, without.
 _FREE = re.compile(
     r'archive_(format|version)|\.data/\w+|byteorder|version|extra(_files)?/.*|data/(weights|constants)/(weight|tensor)_\d+'
 )
 _GRAPHS = re.compile(r'models/\w+\.json|serialized_exported_program\.json')
 _PAYLOADS = re.compile(r'data/(weights|constants)/\w+_config\.json')
-_PICKLES = re.compile(r'data/sample_inputs/\w+\.pt|serialized_(state_dict|constants|example_inputs)\.(pt|json)')
+_PICKLES = re.compile(
+    r'data/(sample_inputs|weights|constants)/\w+\.pt|serialized_(state_dict|constants|example_inputs)\.(pt|json)'
+)
 
 
 def check_program(file: str) -> None:
