@@ -130,3 +130,15 @@ def test_every_version_is_pinned_once():
     # the one with windows needs system libraries and replaces the other one's files
     assert 'opencv-python-headless' in seen and 'opencv-python' not in seen
     assert int(pins('build.txt')['setuptools'].split('.')[0]) < 81, 'mmengine 0.10.7 needs pkg_resources'
+
+
+def test_mmcv_is_compiled_as_the_newest_pytorch_needs(tmp_path):
+    """Since 2.14 its headers need C++20, and mmcv asks for C++17 behind whatever else is asked for."""
+    script = (ROOT / 'tools/setup_env.sh').read_text()
+    function = re.search(r'^cpp20_compiler\(\).*?^}$', script, re.MULTILINE | re.DOTALL)[0]
+    calls = f'{function}\nstate="{tmp_path}"\n"$(cpp20_compiler)" -c "a b.cpp" -O2 -std=c++17 -DX="y z"\n'
+    echo = tmp_path / 'echo'
+    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    echo.chmod(0o755)
+    done = subprocess.run(['bash', '-c', calls], env={**os.environ, 'CXX': str(echo)}, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ['-c', 'a b.cpp', '-O2', '-std=c++20', '-DX=y z'], done.stderr

@@ -148,6 +148,24 @@ cached_mmcv() { # wheels of the pinned mmcv that pip has built before; the compi
   "$asked" -m pip cache list --format=abspath "$name" 2>/dev/null | grep -F "/$name-${pin##*==}-" || true
 }
 
+needs_cpp20() { # as PyTorch does since 2.14
+  grep -q 'C++20 or later' "$("$py" -c 'import os, torch; print(os.path.dirname(torch.__file__))')/include/ATen/ATen.h"
+}
+
+cpp20_compiler() { # the compiler with mmcv's own -std=c++17, which comes last, replaced; prints its path
+  cat >"$state/c++20" <<TEXT
+#!/bin/sh
+for word; do
+  shift
+  case \$word in -std=c++1?) word=-std=c++20 ;; esac
+  set -- "\$@" "\$word"
+done
+exec ${CXX:-c++} "\$@"
+TEXT
+  chmod +x "$state/c++20"
+  echo "$(cd "$state" && pwd -P)/c++20"
+}
+
 step_mmcv() {
   local pin wheel stale
   pin=$(pin_of mmcv)
@@ -170,6 +188,7 @@ step_mmcv() {
   if [ "$stale" ]; then # these have been tried above, or have no operators; pip would serve them again instead of building
     while read -r wheel; do pip cache remove "$(basename "$wheel")"; done <<<"$stale"
   fi
+  if needs_cpp20; then export CXX=$(cpp20_compiler); fi
   # -v: the log then has ninja's count of files
   MMCV_WITH_OPS=1 pip install -v --no-build-isolation --no-deps --force-reinstall -r "$state/mmcv.txt"
   has_ops || { echo "mmcv._ext is missing from the mmcv just built:"; "$py" -c 'import torch, mmcv._ext'; }

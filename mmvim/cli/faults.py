@@ -166,9 +166,9 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
         problem, _, remedy = str(error).rpartition('BandsError: ')[2].strip().partition('; ')
         remedy = remedy or 'choose other bands in mmvim.LoadImageBands'
         raise UserError(problem, remedy, ENVIRONMENT, everywhere=True) from error
-    except (RuntimeError, OSError) as error:
+    except Exception as error:
         text = ' '.join(str(error).split())
-        worker = _WORKER.search(str(error.__cause__ or '')) or _WORKER.search(text)  # the cause names the signal
+        worker = _dead_worker(error)
         if worker is not None:
             raise UserError(
                 f'a data worker (process {worker[1]}) died: it {worker[2].rstrip(". ")}',
@@ -181,7 +181,8 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
             where = f' ({error.filename})' if error.filename else ''
             remedy = f'make room; {_remedy(work_dir, resumable)}'
             raise UserError(f'the disk is full{where}', remedy, ENVIRONMENT, everywhere=True) from error
-        if int(os.environ.get('WORLD_SIZE', '1')) > 1 and _PEER.search(text):
+        lost = isinstance(error, (RuntimeError, OSError)) and _PEER.search(text)
+        if lost and int(os.environ.get('WORLD_SIZE', '1')) > 1:
             raise UserError(
                 f'another process of this run has ended: {describe(error, 120)}',
                 f'see its message; {_remedy(work_dir, resumable)}',
@@ -189,6 +190,18 @@ def run_errors(work_dir: str, resumable: bool = True) -> Iterator[None]:
                 everywhere=True,
             ) from error
         raise
+
+
+def _dead_worker(error: BaseException | None) -> re.Match | None:
+    """Return what PyTorch says of a worker that died, in its first words: those name the signal.
+
+    It says so wherever the process is when it hears of it, and other code may have made an error of its own of that.
+    """
+    found = None
+    while error is not None:
+        found = _WORKER.search(str(error)) or found
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _remedy(work_dir: str, resumable: bool) -> str:

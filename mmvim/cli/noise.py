@@ -21,6 +21,7 @@ _WARNINGS = (
     'Default ``avg_non_ignore`` is False',  # mmseg, of its most common loss
     'The draw is False, it means that the hook for visualization',  # mmseg, of its own default
     '`reduce_zero_label` will be deprecated',  # mmseg, of its own base configs
+    '``build_loss`` would be deprecated soon',  # the original mmseg, of its own heads
     'faster_coco_eval is not installed',  # onedl-mmdetection, of a metric that nobody asked for
     'Fail to import ``MultiScaleDeformableAttention``',  # mmcv-lite
     'torch.meshgrid: in an upcoming release',  # PyTorch, of mmdet's code

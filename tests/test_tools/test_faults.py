@@ -14,6 +14,8 @@ import tiny_runs as tiny
 import torch
 
 from mmvim import checkpoints
+from mmvim.cli import UserError
+from mmvim.cli.faults import run_errors
 
 NO_VAL = 'val_cfg = val_dataloader = val_evaluator = None\n'
 
@@ -126,6 +128,20 @@ def test_a_data_worker_dies(tmp_path, seg):
     assert line.startswith('error: a data worker (process ')
     assert 'killed by signal: Killed' in line or 'exited unexpectedly' in line  # whichever PyTorch sees first
     assert 'num_workers=1' in line and ('--resume' in line or 'start again' in line)
+
+
+def test_a_data_worker_dies_while_other_code_runs(tmp_path):
+    """As while MMEngine formats its config: what that makes of it is no error of the config."""
+    with pytest.raises(
+        UserError, match=r'a data worker \(process 7\) died: it is killed by signal: Killed; .*start again'
+    ):
+        with run_errors(str(tmp_path)):
+            try:
+                raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+            except RuntimeError as error:
+                raise SyntaxError('Failed to format the config file') from error
+    with pytest.raises(SyntaxError), run_errors(str(tmp_path)):
+        raise SyntaxError('of a config')
 
 
 @pytest.fixture
