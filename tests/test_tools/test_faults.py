@@ -132,14 +132,12 @@ def test_a_data_worker_dies(tmp_path, seg):
 
 def test_a_data_worker_dies_while_other_code_runs(tmp_path):
     """As while MMEngine formats its config: what that makes of it is no error of the config."""
-    with pytest.raises(
-        UserError, match=r'a data worker \(process 7\) died: it is killed by signal: Killed; .*start again'
-    ):
-        with run_errors(str(tmp_path)):
-            try:
-                raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
-            except RuntimeError as error:
-                raise SyntaxError('Failed to format the config file') from error
+    words = r'a data worker \(process 7\) died: it is killed by signal: Killed; .*start again'
+    with pytest.raises(UserError, match=words), run_errors(str(tmp_path)):
+        try:
+            raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+        except RuntimeError as error:
+            raise SyntaxError('Failed to format the config file') from error
     with pytest.raises(SyntaxError), run_errors(str(tmp_path)):
         raise SyntaxError('of a config')
 
