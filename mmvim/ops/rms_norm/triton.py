@@ -6,8 +6,6 @@ once.
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -25,9 +23,14 @@ def _grid(channels: int) -> tuple[int, int, int]:
     return max(1, 1024 // block), block, max(4, block // 512)  # at most 16 channels a thread, so that none are spilled
 
 
-@torch.library.custom_op('mmvim::rms_norm_fwd', mutates_args=())
+# PyTorch 2.4 infers no schema from annotations that are not evaluated.
+@torch.library.custom_op(
+    'mmvim::rms_norm_fwd',
+    mutates_args=(),
+    schema='(Tensor x, Tensor? residual, Tensor weight, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)',
+)
 def rms_norm_fwd(
-    x: Tensor, residual: Optional[Tensor], weight: Tensor, eps: float, dtype: torch.dtype
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normalised sum, the sum (empty without a residual), 1 / sqrt(mean square + eps), (rows,) float32."""
     if why_not(x.device.type):  # a program that was exported on a GPU runs elsewhere
@@ -82,15 +85,20 @@ def _(x, residual, weight, eps, dtype):
     return _outputs(x, residual, dtype)
 
 
-@torch.library.custom_op('mmvim::rms_norm_bwd', mutates_args=())
+@torch.library.custom_op(
+    'mmvim::rms_norm_bwd',
+    mutates_args=(),
+    schema='(Tensor dy, Tensor? dtotal, Tensor total, Tensor weight, Tensor scale, ScalarType dtype, '
+    'ScalarType? residual_dtype) -> (Tensor, Tensor, Tensor)',
+)
 def rms_norm_bwd(
     dy: Tensor,
-    dtotal: Optional[Tensor],
+    dtotal: Tensor | None,
     total: Tensor,
     weight: Tensor,
     scale: Tensor,
     dtype: torch.dtype,
-    residual_dtype: Optional[torch.dtype],
+    residual_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, of the residual (empty if there is none) and of the weight."""
     with device_guard(dy.device):
