@@ -34,7 +34,7 @@ py311-torch214-onedl      3.11 2.14.1 onedl     ops   all
 py311-torch214-openmmlab  3.11 2.14.1 openmmlab ops   all
 py312-torch213-onedl      3.12 2.13.0 onedl     ops   fast
 py313-torch213-onedl      3.13 2.13.0 onedl     ops   fast
-py311-lowest-onedl        3.11 2.4.0  onedl     ops   fast
+py311-lowest-onedl        3.11 2.6.0  onedl     ops   fast
 py311-newest-onedl        3.11 newest onedl     ops   fast
 py311-torch213-seg        3.11 2.13.0 onedl     seg   fast
 py311-torch213-alone      3.11 2.13.0 onedl     alone models

@@ -70,7 +70,7 @@ pick_python() { # the interpreter to build the environment with
 torch_of() { # the PyTorch that an interpreter can import, if mmvim can use it
   "$1" - 2>/dev/null <<'CODE'
 import torch
-if tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 4):
+if tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6):
     print(torch.__version__)
 CODE
 }

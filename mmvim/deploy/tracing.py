@@ -63,7 +63,7 @@ def trace(model: nn.Module, size: tuple[int, int] | None) -> torch.export.Export
         size: Height and width of the one picture that the graph takes; None for any number of any size.
 
     Raises:
-        DeployError: If PyTorch is too old, or the model cannot be traced.
+        DeployError: If the model cannot be traced.
 
     Examples:
         >>> import torch
@@ -73,9 +73,6 @@ def trace(model: nn.Module, size: tuple[int, int] | None) -> torch.export.Export
     """
     from mmvim.models.backbones.common import picture_channels  # here, for who loads a program may lack OpenMMLab
 
-    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
-    if version < (2, 6):
-        raise DeployError(f'PyTorch {torch.__version__} cannot export', 'install PyTorch 2.6 or newer')
     axes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     channels = picture_channels(model)
     example = torch.randn(2, channels, *_TRACED) if size is None else torch.randn(1, channels, *size)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as modules
 
 from mmvim.ops.linear import linear
 
@@ -25,6 +25,16 @@ class InferenceLinear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def _hooks_of_all_modules() -> bool:
+    """Return whether there are any; each of those with keyword arguments, or called always, is among these, too."""
+    return bool(
+        modules._global_backward_pre_hooks
+        or modules._global_backward_hooks
+        or modules._global_forward_pre_hooks
+        or modules._global_forward_hooks
+    )
+
+
 def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
     """Return whether calling the layers would run their class's own forward on their own weights, and nothing else.
 
@@ -44,7 +54,7 @@ def is_plain(kind: type[nn.Module], *layers: nn.Module) -> bool:
         >>> is_plain(nn.Linear, layer)
         False
     """
-    return not _has_any_global_hook() and all(
+    return not _hooks_of_all_modules() and all(
         (type(layer) is kind or (type(layer) is InferenceLinear and kind is nn.Linear))
         and not layer._forward_hooks
         and not layer._forward_pre_hooks

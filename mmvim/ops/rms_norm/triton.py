@@ -23,7 +23,7 @@ def _grid(channels: int) -> tuple[int, int, int]:
     return max(1, 1024 // block), block, max(4, block // 512)  # at most 16 channels a thread, so that none are spilled
 
 
-# PyTorch 2.4 infers no schema from annotations that are not evaluated.
+# The schemas are stated because not every PyTorch infers them from annotations that are not evaluated.
 @torch.library.custom_op(
     'mmvim::rms_norm_fwd',
     mutates_args=(),
