@@ -7,10 +7,12 @@ import pytest
 import mmvim  # noqa: F401  makes `mmdet::` bases and mmvim's types known
 from scenes import DemoSceneParams, write_demo_scenes
 
-pytest.importorskip('mmdet', reason='mmdet is not installed')
-pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
-
-import small_detectors as small
+try:
+    import mmcv._ext  # noqa: F401
+    import mmdet  # noqa: F401
+    import small_detectors as small
+except ImportError:  # a skip here would end pytest where it is given this folder alone
+    collect_ignore_glob = ['test_*.py']
 
 
 @pytest.fixture(autouse=True)

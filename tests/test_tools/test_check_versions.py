@@ -109,6 +109,22 @@ def test_a_row_is_run_and_resumed(project):
     assert 'passed=7' in (root / f'tests/versions/{row}.txt').read_text().splitlines()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('fails', ['setup_env.sh', 'pytest'])
+def test_a_row_that_cannot_be_run_has_no_result(project, fails):
+    root, _, call = project
+    if fails == 'pytest':
+        (root / 'tests/test_a/test_one.py').write_text('import os\n\nos._exit(1)\n')
+    else:
+        (root / 'tools/setup_env.sh').write_text('#!/bin/sh\nexit 1\n')
+    git = ('git', '-C', root, '-c', 'user.name=x', '-c', 'user.email=x@example.org')
+    subprocess.run([*git, 'commit', '-qam', 'x'], check=True)
+    done = call('py311-torch213-onedl')
+    words = 'pytest has not run on tests/test_a' if fails == 'pytest' else 'the set-up failed; see'
+    assert done.returncode == 1 and words in done.stderr
+    assert not list((root / 'tests/versions').glob('*.txt'))
+
+
 def test_an_unknown_row(project):
     done = project[2]('py27')
     assert done.returncode == 1 and "there is no row 'py27'; see tools/check_versions.sh --list" in done.stderr
