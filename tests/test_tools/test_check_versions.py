@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from checkout import ROOT
 
 SCRIPT = ROOT / 'tools/check_versions.sh'
@@ -38,6 +39,11 @@ def test_each_row_has_a_line_in_the_table():
             assert torch == 'newest' or cells[1].startswith(torch)
         else:
             assert cells[5] == 'not run'
+
+
+def test_the_hosted_run_has_each_row():
+    workflow = yaml.safe_load((ROOT / '.github/workflows/versions.yml').read_text())
+    assert workflow['jobs']['row']['strategy']['matrix']['row'] == [row[0] for row in rows()]
 
 
 FAKE_PYTHON = """#!/bin/sh
