@@ -3,7 +3,7 @@
 import ast
 import re
 
-_SYMBOL = re.compile(r'[A-Za-z_]\w{0,31}')
+_SYMBOL = re.compile(r'[A-Za-z_]\w{0,31}', re.ASCII)
 # SymPy's classes and PyTorch's own functions of sizes (torch/utils/_sympy/functions.py).
 _FUNCTIONS = frozenset(
     (
@@ -22,6 +22,9 @@ _PLAIN = (
 # What a guard may ask of a tensor, and which functions of `math` it may call.
 _OF_TENSORS = frozenset(('size', 'stride', 'storage_offset', 'ndim', 'shape', 'dtype', 'device', 'dim', 'numel'))
 _OF_MATH = frozenset(('isnan', 'inf', 'nan', 'floor', 'ceil', 'trunc', 'sqrt'))
+# No line ends, backslashes, hashes and double quotes: SymPy drops the first of these before it parses, which moves the
+# ends of texts, and PyTorch puts guards between double quotes.
+_CHARACTERS = re.compile(r"[\w .,()\[\]'+\-*/%<>=!&|~]*", re.ASCII)
 _LONGEST = 20_000  # characters, and
 _LARGEST = 1 << 63  # numbers
 
@@ -59,7 +62,7 @@ def is_guard(text: str) -> bool:
 
 
 def _parse(text: str) -> ast.AST | None:
-    if not isinstance(text, str) or len(text) > _LONGEST:
+    if not isinstance(text, str) or len(text) > _LONGEST or not _CHARACTERS.fullmatch(text):
         return None
     try:
         return ast.parse(text.strip(), mode='eval')
@@ -134,7 +137,7 @@ def _is_guard_node(node: ast.AST) -> bool:
         case ast.Subscript(slice=ast.Constant()):
             return True
         case ast.Constant(value=value):
-            return _is_number(value) or isinstance(value, str) or value is None
+            return _is_number(value) or (isinstance(value, str) and _SYMBOL.fullmatch(value) is not None)
         case ast.Name(id=name):
             return name in ('L', 'math', 'torch')
     return isinstance(node, _PLAIN)

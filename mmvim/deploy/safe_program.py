@@ -17,17 +17,15 @@ import torch
 from mmvim.deploy.errors import DeployError
 from mmvim.deploy.safe_expressions import is_guard, is_size
 
-# Operators compute; those that open files are left out below. Of torch.ops.higher_order what runs a graph of the file.
-_TARGET = re.compile(
-    r'torch\.ops\.(aten|prims|mmvim)\.\w+\.\w+'
-    r'|torch\.ops\.higher_order\.(cond|while_loop|scan|associative_scan|map_impl|wrap_with_set_grad_enabled'
-    r'|wrap_with_autocast)'
-    r'|_operator\.(add|sub|mul|neg|pos|abs|floordiv|truediv|mod|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor|getitem)'
-    r'|math\.\w+|torch\.sym_\w+|torch\._sym_sqrt'
+# Operators of the dispatcher compute; those that open files are left out below.
+_OPERATOR = re.compile(r'torch\.ops\.(aten|prims|mmvim)\.(__(?:and|or|xor|lshift|rshift)__|(?!__)\w+)\.((?!__)\w+)')
+_OF_SIZES = re.compile(
+    r'_operator\.(add|sub|mul|neg|pos|abs|floordiv|truediv|mod|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor|getitem)'
+    r'|math\.(?!_)\w+|torch\.sym_[a-z]+|torch\._sym_sqrt'
 )
-_OF_FILES = re.compile(r'torch\.ops\.aten\.(from_file|save|load)\b')
-_IDENTIFIER = re.compile(r'(?:[A-Za-z_]\w*)?')
-_DOTTED = re.compile(r'[\w.]*')
+_OF_FILES = ('from_file', 'save', 'load')
+_IDENTIFIER = re.compile(r'(?:[A-Za-z_]\w*)?', re.ASCII)
+_DOTTED = re.compile(r'[\w.]*', re.ASCII)
 _TREES = (None, 'builtins.tuple', 'builtins.list', 'builtins.dict')
 # Keys whose texts become names in the code that PyTorch writes for a program, and those that lead to attributes.
 _NAMES = ('name', 'as_name', 'forward_arg_names')
@@ -88,21 +86,33 @@ def _wrong(member: str, content: bytes) -> str | None:
     if _FREE.fullmatch(member):
         return None
     if _PICKLES.fullmatch(member):
-        return None if not content or _is_plain(content) else f'has objects in {member}'
+        return None if not content or _is_plain(content, 'inputs' in member) else f'has objects in {member}'
     if _GRAPHS.fullmatch(member):
-        return _wrong_node(json.loads(content), '')
+        graph = json.loads(content)
+        return _wrong_inputs(graph) or _wrong_node(graph, '')
     if _PAYLOADS.fullmatch(member):
         return _wrong_payload(json.loads(content))
     return f'has {member[:80]}, which no program of mmvim has'
 
 
-def _is_plain(content: bytes) -> bool:
-    """Say whether PyTorch reads a pickle as tensors and plain values, as it then does first when it loads a program."""
+def _is_plain(content: bytes, inputs: bool) -> bool:
+    """Say whether PyTorch reads a pickle as tensors with plain names, as it then does first when it loads a program.
+
+    Args:
+        content: The pickle.
+        inputs: Whether it holds arguments, which are a tuple of tensors and no keywords: PyTorch writes the keys of
+            others into code.
+    """
     try:
-        torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+        found = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
     except Exception:  # of any kind, as the bytes may be
         return False
-    return True
+    if inputs:
+        positional, keywords = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+        return isinstance(positional, tuple) and keywords == {} and all(isinstance(x, torch.Tensor) for x in positional)
+    return isinstance(found, dict) and all(
+        isinstance(name, str) and _DOTTED.fullmatch(name) and isinstance(x, torch.Tensor) for name, x in found.items()
+    )
 
 
 def _wrong_payload(config: Any) -> str | None:
@@ -111,6 +121,14 @@ def _wrong_payload(config: Any) -> str | None:
             return f'has a weight named {name[:80]!r}'
         if entry.get('use_pickle') or not re.fullmatch(r'(weight|tensor)_\d+', entry['path_name']):
             return f'has an object for {name[:80]}'
+    return None
+
+
+def _wrong_inputs(program: Any) -> str | None:
+    """Refuse inputs that are no tensors: PyTorch writes texts and numbers into the code that compares them."""
+    for entry in program['graph_module']['graph']['inputs']:
+        if list(entry) != ['as_tensor']:
+            return f'has an input of another kind than tensors ({", ".join(entry)})'
     return None
 
 
@@ -133,9 +151,19 @@ def _wrong_node(node: Any, key: str) -> str | None:
     return None
 
 
+def _computes(target: str) -> bool:
+    """Say whether a call is of an operator, or of arithmetic of sizes."""
+    found = _OPERATOR.fullmatch(target)
+    if found is None:
+        return _OF_SIZES.fullmatch(target) is not None
+    space, name, overload = found.groups()
+    full = f'{space}::{name}' + ('' if overload == 'default' else f'.{overload}')
+    return name not in _OF_FILES and torch._C._dispatch_has_kernel(full)
+
+
 def _wrong_text(text: str, key: str) -> str | None:
     shown = repr(text[:80])
-    if key in ('target', 'as_operator') and (not _TARGET.fullmatch(text) or _OF_FILES.match(text)):
+    if key in ('target', 'as_operator') and not _computes(text):
         return f'calls {shown}'
     if key in _NAMES and not _IDENTIFIER.fullmatch(text):
         return f'names something {shown}'

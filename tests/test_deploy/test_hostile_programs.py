@@ -154,7 +154,72 @@ def opened(inner, path):
     graph(inner, lambda text: text.replace('torch.ops.aten.avg_pool2d.default', 'torch.ops.aten.from_file.default'))
 
 
+def size_over_two_lines(inner, path):
+    """SymPy drops line ends before it parses, so that what was within quotes is not any more."""
+    evil = f"Symbol('a\\\n' #'+str(__import__('os').mkdir('{path}')))#\n)"
+
+    def change(text):
+        model = json.loads(text)
+        for value in model['graph_module']['graph']['tensor_values'].values():
+            for side in value['sizes']:
+                if 'as_expr' in side:
+                    side['as_expr']['expr_str'] = evil
+        return json.dumps(model)
+
+    graph(inner, change)
+
+
+def text_in_a_guard(inner, path):
+    """PyTorch puts guards between double quotes."""
+    evil = f"+str(__import__('os').mkdir('{path}'))+"
+
+    def change(text):
+        model = json.loads(text)
+        model['guards_code'] = [f'1 != {evil!r}']
+        return json.dumps(model)
+
+    graph(inner, change)
+
+
+def names_of_sample_inputs(inner, path):
+    """Which PyTorch writes into guards."""
+    buffer = io.BytesIO()
+    evil = f"+str(__import__('os').mkdir('{path}'))+"
+    torch.save((({evil: torch.zeros(2, 3, 8, 8)},), {}), buffer)
+    inner['data/sample_inputs/model.pt'] = buffer.getvalue()
+
+
+def text_as_an_input(inner, path):
+    """Which PyTorch compares with what it is called with, in code."""
+    evil = f"'+str(__import__('os').mkdir('{path}'))+'"
+
+    def change(text):
+        model = json.loads(text)
+        main, signature = model['graph_module']['graph'], model['graph_module']['signature']
+        [node] = [node for node in main['nodes'] if 'mul' in node['target']]
+        main['inputs'] = [{'as_tensor': {'name': 'p_scale'}}, {'as_string': evil}]
+        signature['input_specs'][1] = {'constant_input': {'name': 'picture', 'value': {'as_none': True}}}
+        node['inputs'][0]['arg'] = {'as_tensor': {'name': 'p_scale'}}
+        main['nodes'] = [node]
+        for name in [name for name in main['tensor_values'] if name not in ('p_scale', 'mul')]:
+            del main['tensor_values'][name]
+        main['tensor_values']['mul'] = main['tensor_values']['p_scale']
+        model['range_constraints'] = {}
+        return json.dumps(model)
+
+    graph(inner, change)
+
+
+def attribute(inner, path):
+    graph(inner, lambda text: text.replace('torch.ops.aten.avg_pool2d.default', 'torch.ops.aten.__init__.__call__'))
+
+
 HOSTILE = {
+    size_over_two_lines: 'has the size ',
+    text_in_a_guard: 'has the guard ',
+    names_of_sample_inputs: 'has objects in data/sample_inputs/model.pt',
+    text_as_an_input: r'has an input of another kind than tensors \(as_string\)',
+    attribute: r"calls 'torch\.ops\.aten\.__init__\.__call__'",
     sample_inputs: 'has objects in data/sample_inputs/model.pt',
     weights: 'has an object for scale',
     constants: 'has an object for x',
@@ -168,7 +233,10 @@ HOSTILE = {
 }
 # Those whose harm the pinned PyTorch is seen to do when nobody looks first.
 PINNED = re.search(r'torch==([\d.]+)', (ROOT / 'requirements/torch.txt').read_text())[1]
-HARMFUL = (sample_inputs, weights, constants, size, name_of_input)
+HARMFUL = (
+    *(sample_inputs, weights, constants, size, name_of_input),
+    *(size_over_two_lines, text_in_a_guard, names_of_sample_inputs, text_as_an_input),
+)
 
 
 @pytest.mark.parametrize('change', HOSTILE, ids=lambda change: change.__name__)
@@ -205,7 +273,7 @@ def test_older_layouts_are_looked_at_too(tmp_path):
     torch.save(Hurt(tmp_path / 'hurt'), buffer)
     with zipfile.ZipFile(tmp_path / 'old.pt2', 'w') as archive:
         archive.writestr('version', '8.1')
-        archive.writestr('serialized_exported_program.json', '{}')
+        archive.writestr('serialized_exported_program.json', '{"graph_module": {"graph": {"inputs": []}}}')
         for name in ('state_dict', 'constants', 'example_inputs'):
             archive.writestr(f'serialized_{name}.pt', buffer.getvalue())
     with pytest.raises(DeployError, match=r'has objects in serialized_state_dict\.pt'):
