@@ -126,7 +126,9 @@ def _parse_statement(text: str, number: int, source: str) -> Instruction:
     if found is None:
         raise Unknown(f'line {number}: {text!r}')
     operands = split_operands(found['operands'] or '')
-    return Instruction(found['opcode'], operands, found['guard'], bool(found['negated']), number, source)
+    # Triton 3.8 writes out what is meant without it: the shared memory of this block, not of its cluster.
+    opcode = found['opcode'].replace('.shared::cta', '.shared')
+    return Instruction(opcode, operands, found['guard'], bool(found['negated']), number, source)
 
 
 def split_operands(text: str) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def test_memory(bits, width, count):
         mad.wide.s32 %rd2, %r0, {size}, %rd0;
         ld.global{vector}.b{bits} {braces(names)}, [ %rd2 + 0 ];
         mul.lo.s32 %r2, %r0, {size};
-        st.shared{vector}.b{bits} [%r2+32], {braces(names[::-1])};
+        st.shared{'::cta' if count == 2 else ''}{vector}.b{bits} [%r2+32], {braces(names[::-1])};
         bar.sync 0;
         add.s32 %r3, %r0, 1;
         and.b32 %r3, %r3, {THREADS - 1};

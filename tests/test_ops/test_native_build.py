@@ -46,8 +46,9 @@ def tiny(source, monkeypatch):
 def test_built_once(tiny, capfd):
     assert build.available() == (True, 'C++ on CPUs, compiled on first use (about half a minute)')
     assert build.load_library() is None
-    said = capfd.readouterr().err
-    assert said.count('\n') == 1 and 'compiling the C++ scan' in said
+    # A PyTorch for GPUs may tell of a compiler for them, too.
+    said = [line for line in capfd.readouterr().err.splitlines() if 'No CUDA runtime is found' not in line]
+    assert len(said) == 1 and 'compiling the C++ scan' in said[0]
     assert build.available() == (True, 'C++ on CPUs, compiled')
     build.load_library.cache_clear()
     assert build.load_library() is None and capfd.readouterr().err == ''
