@@ -156,8 +156,8 @@ write_table() {
 Which versions the tests have been run with, by `tools/check_versions.sh`, which writes this page from `tests/versions/`. *all* is
 `make test`, *fast* `make test-fast`, *models* the tests of the backbones. mmcv *ops* has its compiled operators, *lite* none;
 *seg* is lite without MMDetection, *alone* lite without MMSegmentation, MMDetection and MMPreTrain. Python 3.10 is not supported
-(`requires-python`): the pinned numpy and scipy have no wheels for it. A row that has not been run says so; the file of one that has names each
-test that failed.
+(`requires-python`): the pinned numpy and scipy have no wheels for it. A row that has not been run says so; the file of one that
+has names each test that failed. Where the project is hosted all rows run once a week.
 
 | Python | PyTorch | packages | mmcv | tests | passed | failed | skipped | commit, date |
 |-|-|-|-|-|-|-|-|-|

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,9 +116,10 @@ def load_program(file: str | os.PathLike, device: str | torch.device = 'cpu', *,
         raise DeployError(f'{file} is no file', 'name one that export_program or `mmvim export` has written')
     try:
         with silence():
+            content = Path(file).read_bytes()  # once, so that what is looked at is what is loaded
             if not trusted:
-                check_program(os.fspath(file))
-            program = torch.export.load(os.fspath(file))
+                check_program(content, os.fspath(file))
+            program = torch.export.load(io.BytesIO(content))
     except DeployError:
         raise
     except Exception as error:  # of any kind: it may be any file

@@ -12,9 +12,10 @@ _FUNCTIONS = frozenset(
         *('StrictLessThan', 'LessThan', 'StrictGreaterThan', 'GreaterThan', 'FloorDiv', 'ModularIndexing', 'Where'),
         *('PythonMod', 'CleanDiv', 'CeilDiv', 'CeilToInt', 'FloorToInt', 'TruncToInt', 'TruncToFloat', 'RoundToInt'),
         *('RoundDecimal', 'ToFloat', 'IntTrueDiv', 'FloatTrueDiv', 'PowByNatural', 'FloatPow', 'Identity', 'LShift'),
-        *('RShift', 'BitwiseFn_bitwise_and', 'BitwiseFn_bitwise_or'),
+        *('RShift', 'BitwiseFn_bitwise_and', 'BitwiseFn_bitwise_or', 'log', 'IsNonOverlappingAndDenseIndicator'),
     )
 )
+_POWERS = ('Pow', 'PowByNatural', 'LShift', 'FloatPow')
 _PLAIN = (
     *(ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare),
     *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
@@ -27,6 +28,8 @@ _OF_MATH = frozenset(('isnan', 'inf', 'nan', 'floor', 'ceil', 'trunc', 'sqrt'))
 _CHARACTERS = re.compile(r"[\w .,()\[\]'+\-*/%<>=!&|~]*", re.ASCII)
 _LONGEST = 20_000  # characters, and
 _LARGEST = 1 << 63  # numbers
+_NUMBER = re.compile(r'-?[\d.]+(e[+-]?\d+)?', re.ASCII)
+_OF_GUARDS = frozenset(('max', 'min', 'Max', 'Min', 'Eq', 'Ne', 'Mod', 'PythonMod', 'FloorDiv'))
 
 
 def is_size(text: str) -> bool:
@@ -78,17 +81,19 @@ def _nodes(tree: ast.AST) -> list[ast.AST]:
         found.append(node)
         if isinstance(node, ast.Call):
             waiting += node.keywords
-            waiting += () if _is_symbol(node) else node.args
+            waiting += () if _is_plain_text(node) else node.args
             waiting += () if isinstance(node.func, ast.Name) else (node.func,)
         else:
             waiting += ast.iter_child_nodes(node)
     return found
 
 
-def _is_symbol(node: ast.Call) -> bool:
+def _is_plain_text(node: ast.Call) -> bool:
     match node:
         case ast.Call(func=ast.Name(id='Symbol'), args=[ast.Constant(value=str(name))]):
             return _SYMBOL.fullmatch(name) is not None
+        case ast.Call(func=ast.Name(id='Float'), args=[ast.Constant(value=str(number))]):
+            return _NUMBER.fullmatch(number) is not None
     return False
 
 
@@ -101,6 +106,8 @@ def _is_small(node: ast.AST) -> bool:
     match node:
         case ast.UnaryOp(operand=operand):
             return _is_small(operand)
+        case ast.Call(func=ast.Name(id='Rational'), args=[above, below]):
+            return _is_small(above) and _is_small(below)
         case ast.Call(func=ast.Name(id='Integer'), args=[operand]):
             return _is_small(operand)
         case ast.Constant(value=int(value)):
@@ -108,24 +115,41 @@ def _is_small(node: ast.AST) -> bool:
     return False
 
 
+def _has_power(tree: ast.AST) -> bool:
+    for node in ast.walk(tree):
+        match node:
+            case ast.BinOp(op=ast.Pow() | ast.LShift()):
+                return True
+            case ast.Call(func=ast.Name(id=name)) if name in _POWERS:
+                return True
+    return False
+
+
 def _is_size_node(node: ast.AST) -> bool:
     match node:
         case ast.Call(func=ast.Name(id=name), args=arguments):
-            powers = name in ('Pow', 'PowByNatural', 'LShift', 'FloatPow')
-            return name in _FUNCTIONS and not (powers and not (len(arguments) == 2 and _is_small(arguments[1])))
+            if name in _POWERS and not (
+                len(arguments) == 2 and _is_small(arguments[1]) and not _has_power(arguments[0])
+            ):
+                return False
+            return name in _FUNCTIONS
         case ast.keyword(arg=str(name), value=ast.Constant(value=bool())):
             return _SYMBOL.fullmatch(name) is not None
+        case ast.keyword(arg='precision', value=ast.Constant(value=int(value))):
+            return value <= 64
         case ast.Constant(value=value):
             return _is_number(value)
         case ast.Name(id=name):
             return _SYMBOL.fullmatch(name) is not None and '__' not in name
-        case ast.BinOp(op=ast.Pow() | ast.LShift(), right=right):
-            return _is_small(right)
+        case ast.BinOp(left=left, op=ast.Pow() | ast.LShift(), right=right):
+            return _is_small(right) and not _has_power(left)
     return isinstance(node, _PLAIN)
 
 
 def _is_guard_node(node: ast.AST) -> bool:
     match node:
+        case ast.Call(func=ast.Name(id=name)):
+            return name in _OF_GUARDS
         case ast.Call(func=ast.Attribute(attr=name)):
             return name in _OF_TENSORS or name in _OF_MATH
         case ast.Attribute(value=ast.Name(id='math'), attr=name):

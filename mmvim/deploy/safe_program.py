@@ -23,6 +23,11 @@ _OF_SIZES = re.compile(
     r'_operator\.(add|sub|mul|neg|pos|abs|floordiv|truediv|mod|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor|getitem)'
     r'|math\.(?!_)\w+|torch\.sym_[a-z]+|torch\._sym_sqrt'
 )
+# What runs a graph of the file, which is looked at as well.
+_OF_GRAPHS = (
+    'torch.ops.higher_order.wrap_with_autocast',
+    'torch.ops.higher_order.wrap_with_set_grad_enabled',
+)
 _OF_FILES = ('from_file', 'save', 'load')
 _IDENTIFIER = re.compile(r'(?:[A-Za-z_]\w*)?', re.ASCII)
 _DOTTED = re.compile(r'[\w.]*', re.ASCII)
@@ -43,11 +48,12 @@ _PICKLES = re.compile(
 )
 
 
-def check_program(file: str) -> None:
+def check_program(program: bytes, name: str) -> None:
     """Refuse a program whose loading or running would do anything but compute.
 
     Args:
-        file: Its path.
+        program: What its file holds.
+        name: What messages call it.
 
     Raises:
         DeployError: If it holds objects, libraries, code or calls of what is no operator of PyTorch or mmvim.
@@ -58,24 +64,24 @@ def check_program(file: str) -> None:
         >>> from mmvim.deploy.safe_program import check_program
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = export_program(torch.nn.ReLU(), f'{folder}/relu.pt2', sizes=((8, 8),))
-        ...     check_program(f'{folder}/relu.pt2')
+        ...     check_program(open(f'{folder}/relu.pt2', 'rb').read(), 'relu.pt2')
     """
-    for member, content in _members(file):
+    for member, content in _members(program):
         found = _wrong(member, content)
         if found is not None:
-            raise DeployError(f'{file} {found}', 'if you trust its author, load it with trusted=True')
+            raise DeployError(f'{name} {found}', 'if you trust its author, load it with trusted=True')
 
 
-def _members(file: str) -> Iterator[tuple[str, bytes]]:
+def _members(program: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield names and contents as PyTorch's own reader finds them, and as the one that reads older files does."""
     try:
-        reader = torch._C.PyTorchFileReader(file)
+        reader = torch._C.PyTorchFileReader(io.BytesIO(program))
         names = reader.get_all_records()
     except RuntimeError:  # an older file, whose members are in no folder, or no archive at all
         names = []
     for name in names:
         yield name, b'' if _FREE.fullmatch(name) else reader.get_record(name)
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(io.BytesIO(program)) as archive:
         for info in archive.infolist():
             if '/' not in info.filename or info.filename.startswith('extra_files/'):
                 yield info.filename, archive.read(info)
@@ -104,7 +110,7 @@ def _is_plain(content: bytes, inputs: bool) -> bool:
             others into code.
     """
     try:
-        found = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+        found = torch.load(io.BytesIO(content), weights_only=True)
     except Exception:  # of any kind, as the bytes may be
         return False
     if inputs:
@@ -154,6 +160,8 @@ def _wrong_node(node: Any, key: str) -> str | None:
 def _computes(target: str) -> bool:
     """Say whether a call is of an operator, or of arithmetic of sizes."""
     found = _OPERATOR.fullmatch(target)
+    if found is None and target in _OF_GRAPHS:
+        return True
     if found is None:
         return _OF_SIZES.fullmatch(target) is not None
     space, name, overload = found.groups()

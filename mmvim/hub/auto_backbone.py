@@ -5,8 +5,7 @@
     backbone = MmvimBackboneConfig(dict(type='mmvim.VMamba', arch='tiny', out_indices=(0, 1, 2, 3)))
     model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, auxiliary_in_channels=384))
 
-Needs ``pip install "mmvim[transformers]"``. Source of the interface:
-https://huggingface.co/docs/transformers/main_classes/backbones.
+Needs ``pip install "mmvim[transformers]"``; see https://huggingface.co/docs/transformers/main_classes/backbones.
 """
 
 from typing import Any
@@ -18,9 +17,8 @@ from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedM
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 
+from mmvim.hub.description import without_files
 from mmvim.hub.trusted import check_config
-
-PROBE = 64  # pixels of the side of the picture whose outputs tell their channels
 
 
 class MmvimBackboneConfig(BackboneConfigMixin, PreTrainedConfig):
@@ -57,14 +55,19 @@ class MmvimBackboneConfig(BackboneConfigMixin, PreTrainedConfig):
             out_features = list(self.stage_names)
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs: Any) -> Any:
+        """Read what a file holds, which may name registered modules and no files; else a CheckpointError."""
+        backbone = without_files(config_dict.get('backbone'))
+        check_config(backbone, 'the config of the backbone', 'mmvim')
+        return super().from_dict({**config_dict, 'backbone': backbone}, **kwargs)
+
 
 class MmvimBackbone(BackboneMixin, PreTrainedModel):
-    """A backbone of mmvim whose outputs are the feature maps of a model of transformers.
-
-    Only the outputs that are asked for are built and computed.
+    """A backbone of mmvim in a model of transformers; only the outputs that are asked for are built and computed.
 
     Args:
-        config: The config, which may name registered modules and no files; others are a CheckpointError.
+        config: The config.
     """
 
     config_class = MmvimBackboneConfig
@@ -73,16 +76,14 @@ class MmvimBackbone(BackboneMixin, PreTrainedModel):
 
     def __init__(self, config: MmvimBackboneConfig) -> None:
         super().__init__(config)
-        check_config(config.backbone, 'the config of this backbone', 'mmvim')
         wanted = config.backbone['out_indices']
         self.backbone = MODELS.build({**config.backbone, 'out_indices': [wanted[i] for i in config.out_indices]})
         weight = next(self.backbone.parameters())
         if weight.device.type != 'meta':  # there the weights of a file come next
             self.backbone.init_weights()
-        training = self.backbone.training
-        with torch.no_grad():
-            maps = self.backbone.eval()(weight.new_zeros(1, config.backbone.get('in_channels', 3), PROBE, PROBE))
-        self.backbone.train(training)
+        with torch.no_grad():  # the outputs tell their channels
+            maps = self.backbone.eval()(weight.new_zeros(1, config.backbone.get('in_channels', 3), 64, 64))
+        self.backbone.train()
         known = dict(zip(config.out_indices, (x.shape[1] for x in maps), strict=True))
         self.num_features = [known.get(index) for index in range(len(self.stage_names))]
         self.post_init()

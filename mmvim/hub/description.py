@@ -40,7 +40,7 @@ def describe(config: Config | dict, meta: dict | None = None) -> dict:
         raise ValueError('the config names no model: give one with model=dict(type=...), or dict(type=...) alone')
     found = {'format': FORMAT, 'library': 'mmvim', 'version': mmvim.__version__}
     found['default_scope'] = config.get('default_scope') if whole else None
-    found['model'] = _to_json(_without_files(model), 'model')
+    found['model'] = _to_json(without_files(model), 'model')
     for key in ('classes', 'palette'):
         if meta and meta.get(key):
             found[key] = _to_json([list(x) if isinstance(x, tuple) else x for x in meta[key]], key)
@@ -75,15 +75,24 @@ def model_config(description: Any, source: str) -> dict:
     return _from_json(description['model'])
 
 
-def _without_files(node: Any) -> Any:
-    """Drop what would be read from files when weights are initialised: they come from the repository."""
+def without_files(node: Any) -> Any:
+    """Drop what would be read from files when weights are initialised: they come from the repository.
+
+    Args:
+        node: A config, or a part of one.
+
+    Examples:
+        >>> from mmvim.hub.description import without_files
+        >>> without_files({'type': 'Vim', 'init_cfg': {'type': 'Pretrained', 'checkpoint': 'vim.pth'}})
+        {'type': 'Vim', 'init_cfg': None}
+    """
     if isinstance(node, dict):
-        kept = {key: _without_files(value) for key, value in node.items() if key != 'pretrained'}
+        kept = {key: without_files(value) for key, value in node.items() if key != 'pretrained'}
         init = kept.get('init_cfg')
         if isinstance(init, dict) and 'checkpoint' in init:
             kept['init_cfg'] = None
         return kept
-    return type(node)(_without_files(item) for item in node) if isinstance(node, (list, tuple)) else node
+    return type(node)(without_files(item) for item in node) if isinstance(node, (list, tuple)) else node
 
 
 def _to_json(node: Any, where: str) -> Any:

@@ -39,7 +39,7 @@ def test_auto_backbone_builds_it_and_asks_for_some_stages_only():
 def test_a_config_from_elsewhere_calls_no_function(tmp_path):
     hurt = {'type': 'os.mkdir', 'path': str(tmp_path / 'hurt'), 'out_indices': [0]}
     MmvimBackboneConfig(hurt).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"has type='os\.mkdir', which no registry"):
+    with pytest.raises(CheckpointError, match=r"has type='os\.mkdir', which is no registered"):
         transformers.AutoBackbone.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
     assert not (tmp_path / 'hurt').exists()
 

@@ -33,7 +33,7 @@ def repository(tmp_path):
 def test_functions_are_not_called(repository, tmp_path, place):
     hurt = {'type': 'os.mkdir', 'path': str(tmp_path / 'hurt')}
     model = {'model': hurt, 'part': {**CONFIG, 'norm_cfg': hurt}, 'list': {**CONFIG, 'x': {'__tuple__': [hurt]}}}[place]
-    with pytest.raises(checkpoints.CheckpointError, match=r"has type='os.mkdir'.*, which no registry of OpenMMLab has"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"has type='os.mkdir'.*, which is no registered part"):
         hub.from_pretrained(repository(model))
     assert not (tmp_path / 'hurt').exists()
 
@@ -53,16 +53,33 @@ def test_mmengine_would_call_them(tmp_path):
         ({'init_cfg': {'type': 'Pretrained', 'checkpoint': 'http://x/y'}}, 'has init_cfg.checkpoint=.*, a file'),
         ({'test_cfg': {'nms': {'type': "__import__('os').mkdir('x')"}}}, 'has type="__import__.*in test_cfg.nms, '),
         ({'warp_mode': "print('x')"}, 'has warp_mode=.*, which could be a call'),
-        ({'norm_cfg': {'type': 'antigravity'}}, "has type='antigravity' in norm_cfg, which no registry"),
-        ({'norm_cfg': {'type': 'antigravity.LN'}}, "has type='antigravity.LN' in norm_cfg, which no registry"),
-        ({'norm_cfg': {'type': 'mmengine.registry.init_default_scope'}}, 'in norm_cfg, which no registry'),
+        ({'norm_cfg': {'type': 'antigravity'}}, "has type='antigravity' in norm_cfg, which is no registered"),
+        ({'norm_cfg': {'type': 'antigravity.LN'}}, "has type='antigravity.LN' in norm_cfg, which is no registered"),
+        ({'norm_cfg': {'type': 'mmengine.registry.init_default_scope'}}, 'in norm_cfg, which is no registered'),
         ({'norm_cfg': {'type': 'LN', '_scope_': 'antigravity'}}, "_scope_ of .* is 'antigravity', which is neither"),
+        ({'test_cfg': {'nms': {'type': 'exec'}}}, "has type='exec' in test_cfg.nms, which"),
+        ({'x': {'type': '__main__'}}, "has type='__main__' in x, which"),
+        ({'loss': {'class_weight': 'pkl'}}, "has loss.class_weight='pkl', a file"),
+        ({'teacher_ckpt': 'hostile'}, "has teacher_ckpt='hostile', a file"),
+        ({'x': 'folder/hostile'}, "has x='folder/hostile', a file"),
+        ({'x': '[A["os"] for A.b in c]'}, 'has x=.*, which could be a call'),
+        ({'trust_remote_code': True}, 'has trust_remote_code=True, which would run code from elsewhere'),
+        ({'norm_cfg': {'type': 'LN', '_scope_': []}}, r'_scope_ of .* is \[\], which is neither'),
         ({'norm_cfg': {'type': 'LN', '_scope_': 5}}, '_scope_ of .* is 5, which is neither'),
     ],
 )  # fmt: skip
 def test_what_a_config_may_not_say(repository, change, words):
     with pytest.raises(checkpoints.CheckpointError, match=words):
         hub.from_pretrained(repository({**CONFIG, **change}))
+
+
+def test_parts_that_evaluate_texts_or_read_files(repository, tmp_path):
+    """They are registered, but no parts of what is kept in repositories."""
+    pytest.importorskip('mmdet')
+    warp = {'type': 'mmdet.CameraMotionCompensation', 'warp_mode': 'cv2.MOTION_EUCLIDEAN'}
+    for name in ('mmdet.StrongSORT', 'StrongSORT'):
+        with pytest.raises(checkpoints.CheckpointError, match=f"has type='{name}', which is no registered"):
+            hub.from_pretrained(repository({'type': name, 'cmc': warp}, default_scope='mmdet'))
 
 
 def test_scopes_of_unknown_packages(repository):
