@@ -78,6 +78,13 @@ def _load(file: str) -> Config:
         return Config.fromfile(CONFIGS / file)
 
 
+def need(library):
+    """Skip a test of models of mmseg or mmdet where they cannot be imported; mmdet also without compiled operators."""
+    pytest.importorskip(library, reason=f'{library} is not installed')
+    if library == 'mmdet':
+        pytest.importorskip('mmcv._ext', reason='mmcv has no compiled operators, which detectors need')
+
+
 def load_config(file: str) -> Config:
     """Read a config by its path below ``configs/``; the caller owns the copy."""
     return copy.deepcopy(_load(file))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import small_detectors
-from checkout import CONFIGS
+from checkout import CONFIGS, need
 from families import FAMILY_CASES, each
 from mmengine.registry import MODELS, init_default_scope
 
@@ -127,6 +127,7 @@ def test_large_scale_jittering(file, load):
 
 @pytest.mark.parametrize('file', HIERARCHICAL)
 def test_mambavision(file, load):
+    need('mmdet')
     cfg = load(file)
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.betas, optimizer.weight_decay) == ('AdamW', (0.9, 0.999), 0.05)

@@ -3,7 +3,7 @@
 import pytest
 import small_detectors
 import torch
-from checkout import is_detector, load_config
+from checkout import is_detector, load_config, need
 from mmengine.config import Config
 
 from mmvim.cli import UserError, build_model, has_accelerator, set_precision
@@ -31,8 +31,12 @@ def take_first_step(cfg: Config, narrow, detector: bool) -> None:
 
 
 def test_first_step_of_every_recipe(recipe_to_start, narrow):
+    if is_detector(recipe_to_start):
+        need('mmdet')
     take_first_step(load_config(recipe_to_start), narrow, is_detector(recipe_to_start))
 
 
 def test_first_step_of_every_entry(entry_to_start, narrow):
+    if is_detector(entry_to_start):
+        need('mmdet')
     take_first_step(load_config(entry_to_start), narrow, is_detector(entry_to_start))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import need
 from test_full_size import build_on_meta, count
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +81,7 @@ def test_another_model_has_another_size(published):
 
 
 def test_dense_models_have_the_computed_size(published, load):
-    pytest.importorskip('mmdet', reason='mmdet is not installed')
+    need('mmdet')
     for _, entry in published:
         if 'Config' in entry:
             cfg = load(entry['Config'].removeprefix('configs/'))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checkout import need
 from families import FAMILY_CASES, each
 from layer_decay_models import LR, MAMBA_VISION, Backbone, Segmentor, build, settings
 from mmengine.config import Config
@@ -171,7 +172,7 @@ def test_scheduler_keeps_the_scales():
 @pytest.mark.parametrize('scope', ['mmengine', 'mmvim', 'mmseg', 'mmdet'])
 def test_found_from_any_default_scope(scope):
     if scope in ('mmseg', 'mmdet'):
-        pytest.importorskip(scope)
+        need(scope)
     with DefaultScope.overwrite_default_scope(scope):
         assert len(build(Segmentor(), layer_decay_rate=0.5).optimizer.param_groups) > 2
 

@@ -1,7 +1,10 @@
 """What holds for every backbone that mmvim registers, on small versions of them."""
 
+from importlib import import_module
+
 import pytest
 import torch
+from checkout import need
 from families import ADAPTERS, FAMILY_CASES, each, one_of_each
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
@@ -44,7 +47,8 @@ def test_a_backbone_that_is_not_covered_is_seen(monkeypatch):
 @pytest.mark.parametrize('family', FAMILY_CASES)
 def test_builds_under_a_foreign_default_scope(scope, family):
     case = FAMILY_CASES[family]
-    registry = pytest.importorskip(f'{scope}.registry', reason=f'{scope} is not installed').MODELS
+    need(scope)
+    registry = import_module(f'{scope}.registry').MODELS
     with DefaultScope.overwrite_default_scope(scope):
         assert type(registry.build(case.config(next(iter(case.variants))))) is case.backbone
 

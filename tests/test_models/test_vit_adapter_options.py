@@ -1,8 +1,11 @@
 """The ViT-Adapter's arguments, beginnings, graphs and FLOPs."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from adapters import PLAINMAMBA, SMALL, VIM, build, lively
+from checkout import need
 from families import FAMILY_CASES
 from mmengine.registry import DefaultScope
 from test_backbones import image
@@ -13,7 +16,8 @@ from mmvim.models.backbones.vit_adapter import equal_groups
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
 def test_builds_under_a_foreign_default_scope(scope):
-    registry = pytest.importorskip(f'{scope}.registry').MODELS
+    need(scope)
+    registry = import_module(f'{scope}.registry').MODELS
     with DefaultScope.overwrite_default_scope(scope):
         built = registry.build({'type': 'mmvim.ViTAdapter', 'backbone': dict(VIM), **SMALL})
     assert type(built) is ViTAdapter and type(built.plain) is Vim
