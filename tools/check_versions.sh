@@ -159,6 +159,10 @@ Which versions the tests have been run with, by `tools/check_versions.sh`, which
 (`requires-python`): the pinned numpy and scipy have no wheels for it. A row that has not been run says so; the file of one that
 has names each test that failed. Where the project is hosted all rows run once a week.
 
+On the lowest PyTorch, 2.6, models train, test and predict. Its Triton (3.2) is too old for the kernels, so that GPUs take plain
+PyTorch; programs of `torch.compile` and `torch.export` are not made as they should be, and FSDP2 has no CPUs: that is what fails
+there. For GPUs take 2.7 or newer.
+
 | Python | PyTorch | packages | mmcv | tests | passed | failed | skipped | commit, date |
 |-|-|-|-|-|-|-|-|-|
 TEXT
