@@ -92,19 +92,27 @@ def constants(inner, path):
     inner['data/constants/opaque_obj_0'] = pickle.dumps(Hurt(path))
 
 
-def size(inner, path):
-    def change(text):
-        model = json.loads(text)
-        for value in model['graph_module']['graph']['sym_int_values'].values():
-            if 'as_expr' in value:
-                value['as_expr']['expr_str'] = f"__import__('os').mkdir({str(path)!r})"
-        for value in model['graph_module']['graph']['tensor_values'].values():
-            for side in value['sizes']:
-                if 'as_expr' in side:
-                    side['as_expr']['expr_str'] = f"__import__('os').mkdir({str(path)!r})"
+def set_sizes(inner, text):
+    """Replace every size of the graph that is no number."""
+
+    def change(content):
+        model = json.loads(content)
+        values = model['graph_module']['graph']
+        sides = [side for value in values['tensor_values'].values() for side in value['sizes']]
+        for side in (*sides, *values['sym_int_values'].values()):
+            if 'as_expr' in side:
+                side['as_expr']['expr_str'] = text
         return json.dumps(model)
 
     graph(inner, change)
+
+
+def set_guard(inner, text):
+    graph(inner, lambda content: json.dumps({**json.loads(content), 'guards_code': [text]}))
+
+
+def size(inner, path):
+    set_sizes(inner, f"__import__('os').mkdir({str(path)!r})")
 
 
 def name_of_input(inner, path):
@@ -137,12 +145,7 @@ def structure(inner, path):
 
 
 def guard(inner, path):
-    def change(text):
-        model = json.loads(text)
-        model['guards_code'] = [f"__import__('os').mkdir({str(path)!r})"]
-        return json.dumps(model)
-
-    graph(inner, change)
+    set_guard(inner, f"__import__('os').mkdir({str(path)!r})")
 
 
 def library(inner, path):
@@ -156,29 +159,13 @@ def opened(inner, path):
 
 def size_over_two_lines(inner, path):
     """SymPy drops line ends before it parses, so that what was within quotes is not any more."""
-    evil = f"Symbol('a\\\n' #'+str(__import__('os').mkdir('{path}')))#\n)"
-
-    def change(text):
-        model = json.loads(text)
-        for value in model['graph_module']['graph']['tensor_values'].values():
-            for side in value['sizes']:
-                if 'as_expr' in side:
-                    side['as_expr']['expr_str'] = evil
-        return json.dumps(model)
-
-    graph(inner, change)
+    set_sizes(inner, f"Symbol('a\\\n' #'+str(__import__('os').mkdir('{path}')))#\n)")
 
 
 def text_in_a_guard(inner, path):
     """PyTorch puts guards between double quotes."""
     evil = f"+str(__import__('os').mkdir('{path}'))+"
-
-    def change(text):
-        model = json.loads(text)
-        model['guards_code'] = [f'1 != {evil!r}']
-        return json.dumps(model)
-
-    graph(inner, change)
+    set_guard(inner, f'1 != {evil!r}')
 
 
 def names_of_sample_inputs(inner, path):
